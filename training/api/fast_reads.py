@@ -38,7 +38,7 @@ def events_text(query: Mapping[str, Any]) -> str:
     """The answer of ``/events``. Raises BadValue and JobNotFound."""
     since = parse.whole_number(query.get("since_index"), "since_index", default=0)
     limit = parse.whole_number(query.get("limit"), "limit", default=parse.DEFAULT_PAGE, largest=parse.LARGEST_PAGE, smallest=1)
-    form = query.get("media", "data")
+    form = query.get("media") or "data"
     if form not in ("data", "url"):
         raise BadValue("media", "media is neither data nor url.", got=form, expected="data or url")
     job = parse.job_of(query.get("job_id"))

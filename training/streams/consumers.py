@@ -36,7 +36,7 @@ def position_of(query: Mapping[str, str], last_event_id: str) -> StreamPosition:
 
     ``Last-Event-ID`` wins over ``since_index``: a browser that reconnects sends the address of its first visit again.
     """
-    form = query.get("media", "data")
+    form = query.get("media") or "data"
     if form not in ("data", "url"):
         raise BadValue("media", "media is neither data nor url.", got=form, expected="data or url")
     since = whole_number(query.get("since_index"), "since_index", default=0)

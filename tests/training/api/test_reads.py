@@ -120,7 +120,6 @@ def test_events_are_numbered_without_gaps_and_read_in_pages(api: Training, tmp_p
         "limit=x",
         "media=x",
         "limit=",
-        "media=",
     ],
 )
 def test_a_bad_number_is_named(api: Training, query: str) -> None:

@@ -100,7 +100,7 @@ def test_the_disk_estimate_leaves_out_cached_entries(training: Training) -> None
     text = training.home / "cache/text/ab"
     text.mkdir(parents=True)
     for number in range(2):
-        (text / f"{number:064x}.safetensors").write_bytes(bytes(100))
+        (text / f"ab{number:062x}.safetensors").write_bytes(bytes(100))
     stored(training.home / "cache/text", [100] * 40)
     latents_alone = examine(training).understood["disk"]["caches_bytes"]
     assert 0 < latents_alone < before
@@ -111,7 +111,7 @@ def test_the_disk_estimate_leaves_out_cached_entries(training: Training) -> None
     each = latents_alone // images
     vae = training.home / "cache/vae/cd"
     vae.mkdir(parents=True)
-    (vae / f"{0:064x}.safetensors").write_bytes(bytes(each + 200))
+    (vae / f"cd{0:062x}.safetensors").write_bytes(bytes(each + 200))
     stored(training.home / "cache/vae", [*[each + 80] * (images - 3), 4 * each + 80])
     assert examine(training).understood["disk"]["caches_bytes"] == 2 * each
 

@@ -74,13 +74,6 @@ class ImageSet(FileSet):
         ge=0,
         le=1,
     )
-    metadata_backend: Literal["discovery", "parquet", "huggingface"] = option(
-        "discovery",
-        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet. huggingface: the columns width "
-        "and height of a huggingface set, where they are right.",
-        synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("webshart",),
-    )
     repeats: int = option(0, "Number of additional times that each sample is seen in an epoch: it is seen repeats + 1 times.", ge=0)
     probability: float = option(
         1.0, "Weight with which batches of this set come before those of other sets in an epoch. 0: the set is not trained on.", ge=0
@@ -113,16 +106,6 @@ class ImageSet(FileSet):
         None, "Id of the text_embeds set that caches this set's captions. Empty: the default one.", aliases=("text_embed_cache",)
     )
     cache_dir_vae: str | None = option(None, "Folder of this set's cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
-    write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
-    vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
-    vae_cache_ondemand: bool = option(
-        False, "Encode the images of this set when a batch first needs them, and store their latents. Also on with the option of that name."
-    )
-    vae_cache_disable: bool = option(
-        False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
-    )
-    compress_cache: bool | None = option(None, "Compress the cached latents of this set, without loss. Empty: compress_disk_cache.")
-    max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     @property
     def gates(self) -> Gates:

@@ -47,24 +47,7 @@ class ReferenceSet(FileSet):
         "Shape of the crop, for reference_loose. square: a square. preserve: the aspect ratio of the reference.",
         later=("random", "closest"),
     )
-    metadata_backend: Literal["discovery", "parquet", "huggingface"] = option(
-        "discovery",
-        "Source of the image sizes. discovery: the headers of the files. parquet: the table in parquet. huggingface: the columns width "
-        "and height of a huggingface set, where they are right.",
-        synonyms={"json": "discovery", "filesystem": "discovery"},
-        later=("webshart",),
-    )
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
-    write_batch_size: int = option(128, "Number of cache entries that are computed before they are written together.", ge=1)
-    vae_batch_size: int = option(4, "Number of images that are encoded together for the cache.", ge=1)
-    vae_cache_ondemand: bool = option(
-        False, "Encode the images of this set when a batch first needs them, and store their latents. Also on with the option of that name."
-    )
-    vae_cache_disable: bool = option(
-        False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
-    )
-    compress_cache: bool | None = option(None, "Compress the cached latents of this set, without loss. Empty: compress_disk_cache.")
-    max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)
 
     def option(self, field: str) -> str:
         """Returns the name of a field in problems; of a generated set in the entry that generates it."""

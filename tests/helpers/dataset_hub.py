@@ -6,11 +6,10 @@ import hashlib
 import io
 import json
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,6 +18,8 @@ import pyarrow
 import pytest
 from PIL import Image
 from pyarrow import parquet
+
+from tests.helpers.loopback import served_by
 
 TOKEN = "hf_testing"
 REPO = r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)"
@@ -170,15 +171,8 @@ def _facts(path: str, content: bytes) -> dict[str, Any]:
 @contextmanager
 def dataset_hub() -> Iterator[DatasetHub]:
     hub = DatasetHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with served_by(_Handler, hub=hub) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def png(number: int, size: tuple[int, int] = (96, 96)) -> bytes:

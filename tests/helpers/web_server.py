@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
+
+from tests.helpers.loopback import served_by
 
 
 def picture(width: int = 20, height: int = 10, kind: str = "PNG") -> bytes:
@@ -93,9 +94,5 @@ class _Handler(BaseHTTPRequestHandler):
 def serving() -> Iterator[WebServer]:
     """A server without files, at a free port."""
     web = WebServer()
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": web})) as http:
-        http.daemon_threads = True
-        web.url = f"http://127.0.0.1:{http.server_address[1]}"
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+    with served_by(_Handler, web=web) as web.url:
         yield web
-        http.shutdown()

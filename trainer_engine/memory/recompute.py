@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer_engine.config.family_spec import FEED_FORWARD
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.memory.saved_tensors import SavedOnHost
@@ -109,7 +110,7 @@ class _Checkpointing:
 
 def is_feed_forward(module: nn.Module) -> bool:
     """Whether a module is the feed-forward part of a block. Networks of diffusers with a class of their own for it name it alike."""
-    return type(module).__name__ == "FeedForward"
+    return type(module).__name__.endswith(FEED_FORWARD)
 
 
 def _feed_forwards_in(blocks: set[nn.Module]) -> Iterator[nn.Module]:

@@ -23,6 +23,7 @@ PIPELINES = {
     "sdxl": "StableDiffusionXLPipeline",
     "wan": "WanPipeline",
     "z_image": "ZImagePipeline",
+    "flux2": "Flux2KleinPipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -57,6 +58,11 @@ def output_of(family: str, network: nn.Module) -> Tensor:
     if family == "z_image":
         images, prompts = torch.randn(2, 16, 1, 4, 6, generator=generator), [prompt[0], prompt[1, :20]]
         return torch.stack(network(list(images), torch.tensor([0.3, 0.7]), prompts, return_dict=False)[0])
+    if family == "flux2":
+        tokens, prompts = torch.randn(2, 12, 128, generator=generator), torch.randn(2, 8, 96, generator=generator)
+        places = torch.arange(20)[:, None].expand(-1, 4)
+        given = {"timestep": torch.tensor([0.3, 0.7]), "txt_ids": places[:8], "img_ids": places[8:], "return_dict": False}
+        return network(tokens, prompts, **given)[0]
     added = {"text_embeds": torch.randn(2, 32, generator=generator), "time_ids": torch.full((2, 6), 64.0)} if family == "sdxl" else None
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     return network(latents, torch.tensor([300, 700]), encoder_hidden_states=prompt, added_cond_kwargs=added, return_dict=False)[0]

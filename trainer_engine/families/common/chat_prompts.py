@@ -11,42 +11,62 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding
 
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+Chat = list[dict[str, Any]]
+"""Messages as ``apply_chat_template`` takes them."""
+
+
+def question(prompt: str) -> Chat:
+    """The prompt as the only message, by the user."""
+    return [{"role": "user", "content": prompt}]
 
 
 class ChatEncoder:
-    """Loaded when it is first needed. A prompt is the message of a user, and the model is about to answer it."""
+    """The states of a language model for prompts in its chat template. The model is loaded when it is first needed."""
 
-    def __init__(self, load: Callable[[], Loaded], device: torch.device, *, layer: int, token_limit: int, **template: Any) -> None:
-        """``layer`` counts the states of the model, the input's first; ``template`` are further variables of the chat template."""
+    def __init__(
+        self,
+        load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+        device: torch.device,
+        *,
+        layers: Sequence[int],
+        token_limit: int,
+        keeps_padding: bool = False,
+        as_chat: Callable[[str], Chat] = question,
+        **template: Any,
+    ) -> None:
+        """``layers`` count the states of the model, beginning with its input; those of several layers stand side by side for each token.
+
+        ``keeps_padding``: the states of the padding are part of the result, since they depend on the prompt and the network attends to
+        them. ``template`` are the variables of the chat template.
+        """
         self._load = load
         self._device = device
-        self._layer = layer
+        self._layers = tuple(layers)
         self._limit = token_limit
+        self._keeps_padding = keeps_padding
+        self._as_chat = as_chat
         self._template = template
-        self._loaded: Loaded | None = None
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     def free(self) -> None:
         self._loaded = None
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
-        """The states (T, D) of the tokens of each prompt, those of the template included, on the CPU; longer ones are cut off."""
+        """The states (T, D x layers) of the tokens of each prompt on the CPU, those of the template included; longer ones are cut off."""
         loaded = self._loaded  # another thread may drop it at any time
         if loaded is None:
             self._loaded = loaded = self._load()
         model, tokenizer = loaded
-        texts = [self._as_message(tokenizer, prompt) for prompt in prompts]
-        tokens = tokenizer(texts, padding="max_length", max_length=self._limit, truncation=True, return_tensors="pt").to(self._device)
-        mask = tokens.attention_mask.bool()
-        states = model(input_ids=tokens.input_ids, attention_mask=mask, output_hidden_states=True).hidden_states[self._layer]
-        return [state[real].clone() for state, real in zip(states.cpu(), mask.cpu(), strict=True)]
-
-    def _as_message(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-        messages = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **self._template)
-        assert isinstance(text, str)
-        return text
+        texts = [tokenizer.apply_chat_template(self._as_chat(prompt), tokenize=False, **self._template) for prompt in prompts]
+        tokens = tokenizer(
+            texts, padding="max_length", max_length=self._limit, truncation=True, add_special_tokens=False, return_tensors="pt"
+        ).to(self._device)
+        states = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask.bool(), output_hidden_states=True).hidden_states
+        joined = torch.cat([states[layer] for layer in self._layers], dim=-1).cpu()
+        if self._keeps_padding:
+            return [one.clone() for one in joined]
+        return [one[real].clone() for one, real in zip(joined, tokens.attention_mask.bool().cpu(), strict=True)]
 
 
 def padded(prompts: Sequence[PromptEmbedding]) -> PromptBatch:

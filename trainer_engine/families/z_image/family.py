@@ -10,13 +10,14 @@ import torch
 from diffusers import ZImagePipeline
 from PIL import Image
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
 from trainer_engine.families.common.autoencoder import Autoencoder
-from trainer_engine.families.common.chat_prompts import ChatEncoder, Loaded, padded, ragged
+from trainer_engine.families.common.chat_prompts import ChatEncoder, padded, ragged
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.z_image.components import ZImageComponents
@@ -43,7 +44,14 @@ class ZImage(Family):
         super().__init__(options, devices)
         self.parts = ZImageComponents(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
-        self.text = ChatEncoder(self._load_text, devices.device, layer=STATES, token_limit=self.token_limit, enable_thinking=True)
+        self.text = ChatEncoder(
+            self._load_text,
+            devices.device,
+            layers=(STATES,),
+            token_limit=self.token_limit,
+            add_generation_prompt=True,
+            enable_thinking=True,
+        )
 
     # ---- encoders ----
 
@@ -58,7 +66,7 @@ class ZImage(Family):
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         return [{"embeds": states} for states in self.text.encode(prompts)]
 
-    def _load_text(self) -> Loaded:
+    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         encoder = self.parts.load_text_encoder(self.devices.text)
         self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
         return encoder, self.parts.load_tokenizer()

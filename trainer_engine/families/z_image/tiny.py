@@ -26,7 +26,7 @@ def make_tiny(folder: Path, *, seed: int = 0) -> Path:
         )
         for token in (transformer.x_pad_token, transformer.cap_pad_token):  # zeros would hide what is padded
             nn.init.normal_(token, std=PAD_SCALE)
-        encoder = build_qwen3(len(tokenizer))
+        encoder = build_qwen3(len(tokenizer)).model
     parts = {
         "transformer": transformer,
         "text_encoder": encoder,

@@ -60,7 +60,8 @@ lint-rest: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m trainer_engine.config.options.docs | diff docs/options.md -
-	$(BIN)/python -m training.preflight.memory_table > docs/memory.md.new && mv docs/memory.md.new docs/memory.md
+	$(BIN)/python -m training.preflight.memory_table | diff docs/memory.md -
+	$(BIN)/python -m training.preflight.families_page | diff docs/families.md -
 	$(BIN)/python -m trainer_engine.config.datasets.docs | diff docs/datasets.md -
 
 lint-schema: $(STAMP)
@@ -76,6 +77,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m trainer_engine.config.options.docs > docs/options.md.new && mv docs/options.md.new docs/options.md
 	$(BIN)/python -m training.preflight.memory_table > docs/memory.md.new && mv docs/memory.md.new docs/memory.md
+	$(BIN)/python -m training.preflight.families_page > docs/families.md.new && mv docs/families.md.new docs/families.md
 	$(BIN)/python -m trainer_engine.config.datasets.docs > docs/datasets.md.new && mv docs/datasets.md.new docs/datasets.md
 
 clean:

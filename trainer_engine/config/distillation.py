@@ -22,6 +22,8 @@ class DistillationSpec:
     """Repository or flavour to train instead."""
     flavours: frozenset[str] = frozenset()
     """Flavours whose published weights are distilled."""
+    repositories: frozenset[str] = frozenset()
+    """Repositories of distilled weights that nothing else tells apart."""
     restored: frozenset[str] = frozenset()
     """Flavours that were trained from distilled weights until they needed many steps again."""
     words: frozenset[str] = FEW_STEP_WORDS
@@ -43,6 +45,8 @@ class DistillationSpec:
             return ""
         if flavour in self.flavours:
             return f"the flavour {flavour} is"
+        if name in self.repositories:
+            return f"{name} is"
         known = sorted(self.words & {word.lower() for word in WORDS.findall(PurePath(name).name)})
         if known:
             return f"their name, {PurePath(name).name}, has the word {known[0]}"

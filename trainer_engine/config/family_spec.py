@@ -56,6 +56,8 @@ def frozen_components(*folders: str) -> Mapping[str, Component]:
     return {folder: Component(folder, f"{folder}.") for folder in folders}
 
 
+FEED_FORWARD = "FeedForward"
+"""End of the names of the classes of feed-forward layers."""
 OTHER_PREFIXES = ("unet.", "diffusion_model.")
 """Prefixes that other programs put before the module names of the only trained component."""
 
@@ -247,6 +249,11 @@ class FamilySpec:
     def latent_frames(self, frames: int) -> int:
         """Returns how many frames the latents of a clip have; 1 for an image."""
         return (frames - 1) // self.frame_stride + 1
+
+    @property
+    def has_feed_forward(self) -> bool:
+        """Whether its blocks have feed-forward layers of their own, which can be computed in parts."""
+        return any(name.endswith(FEED_FORWARD) for name in self.adapters.module_classes)
 
     @property
     def trained(self) -> Mapping[str, Component]:

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers.models.attention import AttentionModuleMixin, FeedForward
+from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer_engine.config.family_spec import FEED_FORWARD
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.memory.saved_tensors import SavedOnHost
@@ -68,7 +69,7 @@ class _Checkpointing:
         if recomputes and not options.recomputes_parts:
             self._recompute_blocks(module, whole)
         elif recomputes:
-            for part in _inside(FeedForward, chosen):
+            for part in _feed_forwards_in(chosen):
                 part.forward = partial(self._recompute, part.forward)
         if options.gradient_checkpointing_offload_attention:
             self._offload_attention(module, whole)
@@ -107,8 +108,14 @@ class _Checkpointing:
         )
 
 
-def _inside(kind: type[nn.Module], blocks: set[nn.Module]) -> Iterator[nn.Module]:
-    return (part for block in blocks for part in block.modules() if isinstance(part, kind))
+def is_feed_forward(module: nn.Module) -> bool:
+    """Whether a module is the feed-forward part of a block. Networks of diffusers with a class of their own for it name it alike."""
+    return type(module).__name__.endswith(FEED_FORWARD)
+
+
+def _feed_forwards_in(blocks: set[nn.Module]) -> Iterator[nn.Module]:
+    """The feed-forward parts of blocks."""
+    return (part for block in blocks for part in block.modules() if is_feed_forward(part))
 
 
 def _recomputed(function: Function, *arguments: Any, **more: Any) -> Any:

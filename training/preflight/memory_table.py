@@ -110,10 +110,10 @@ def _sizes(spec: FamilySpec) -> list[str]:
 
 
 def _rows(spec: FamilySpec, flavour: str) -> Iterator[str]:
-    parameters, edge = spec.parameters[flavour], _edge(spec, flavour)
+    parameters, edge = spec.parameters[flavour], usual_edge(spec, flavour)
     start = f"| {spec.title} `{flavour}` | {parameters / 1e9:.1f} billion | {edge} |"
     if "full" in spec.model_types:
-        yield f"{start} full | - | {_gib(spec, flavour, edge, {'model_type': 'full'})} | - | - |"
+        yield f"{start} full | - | {training_gib(spec, flavour, edge, {'model_type': 'full'})} | - | - |"
     for name in TYPES:
         if name != "no_change" and name not in spec.adapters.base_precisions:
             continue
@@ -123,17 +123,18 @@ def _rows(spec: FamilySpec, flavour: str) -> Iterator[str]:
             {"musubi_blocks_to_swap": max(1, layer_count(parameters) // 2)},
             {"enable_group_offload": True},
         )
-        cells = [_gib(spec, flavour, edge, {**values, **offload}) for offload in offloads]
+        cells = [training_gib(spec, flavour, edge, {**values, **offload}) for offload in offloads]
         yield f"{start} LoRA | {'bfloat16' if name == 'no_change' else f'`{name}`'} | " + " | ".join(cells) + " |"
 
 
-def _edge(spec: FamilySpec, flavour: str) -> int:
+def usual_edge(spec: FamilySpec, flavour: str) -> int:
     """The edge of the images that the published weights are for, in pixels, as names and descriptions tell it."""
     named = next((edge for word, edge in EDGES.items() if word in flavour), None)
     return named or next((edge for word, edge in EDGES.items() if f"{word} pixels" in spec.description), USUAL_EDGE)
 
 
-def _gib(spec: FamilySpec, flavour: str, edge: int, values: Mapping[str, Any]) -> str:
+def training_gib(spec: FamilySpec, flavour: str, edge: int, values: Mapping[str, Any]) -> str:
+    """The estimated memory of a step with one square image of this edge in pixels, in GiB, as a table shows it."""
     options = _options(spec, flavour, values)
     run = EstimatedRun(options=options, spec=spec, parameters=spec.parameters[flavour], tensors=None)
     return f"{step_memory(run, _images(edge, options)).total / GIB:.1f}"

@@ -22,14 +22,18 @@ PIPELINES = {
     "sd2x": "StableDiffusionPipeline",
     "sdxl": "StableDiffusionXLPipeline",
     "wan": "WanPipeline",
+    "z_image": "ZImagePipeline",
+    "flux2": "Flux2KleinPipeline",
 }
+UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
 RESULT = "pytorch_lora_weights.safetensors"
 
 
 def trained(place: Path, family: str, **options: Any) -> Path:
     """The folder with the adapter of a run of two steps."""
-    chosen = {"model_type": "lora", "lora_rank": 4, "lora_alpha": 2, "learning_rate": 0.05, "max_train_steps": 2, **options}
+    usual = {"model_type": "lora", "lora_rank": 4, "lora_alpha": 2, "learning_rate": 0.05, "max_train_steps": 2}
+    chosen = {**usual, **UNDISTILLED.get(family, {}), **options}
     run = train_here(place, model_family=family, model=str(tiny_model(family)), **chosen)
     assert run.code == 0
     return run.output_dir
@@ -51,6 +55,14 @@ def output_of(family: str, network: nn.Module) -> Tensor:
     if family == "wan":
         latents = torch.randn(2, 16, 1, 4, 6, generator=generator)
         return network(latents, torch.tensor([300.0, 700.0]), prompt, return_dict=False)[0]
+    if family == "z_image":
+        images, prompts = torch.randn(2, 16, 1, 4, 6, generator=generator), [prompt[0], prompt[1, :20]]
+        return torch.stack(network(list(images), torch.tensor([0.3, 0.7]), prompts, return_dict=False)[0])
+    if family == "flux2":
+        tokens, prompts = torch.randn(2, 12, 128, generator=generator), torch.randn(2, 8, 96, generator=generator)
+        places = torch.arange(20)[:, None].expand(-1, 4)
+        given = {"timestep": torch.tensor([0.3, 0.7]), "txt_ids": places[:8], "img_ids": places[8:], "return_dict": False}
+        return network(tokens, prompts, **given)[0]
     added = {"text_embeds": torch.randn(2, 32, generator=generator), "time_ids": torch.full((2, 6), 64.0)} if family == "sdxl" else None
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     return network(latents, torch.tensor([300, 700]), encoder_hidden_states=prompt, added_cond_kwargs=added, return_dict=False)[0]
@@ -116,7 +128,13 @@ def test_a_lycoris_adapter_trains_and_resumes_to_the_same_bytes(tmp_path: Path, 
     assert spec is not None
     config = tmp_path / "lycoris.json"
     config.write_text(json.dumps(dict(spec.adapters.lycoris_start) | {"factor": 4}, default=dict))
-    chosen = {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(config), "max_train_steps": 4}
+    chosen = {
+        "model_type": "lora",
+        "lora_type": "lycoris",
+        "lycoris_config": str(config),
+        "max_train_steps": 4,
+        **UNDISTILLED.get(family, {}),
+    }
     model = str(tiny_model(family))
     straight = train_here(tmp_path / "straight", model_family=family, model=model, **chosen)
     train_here(tmp_path / "resumed", model_family=family, model=model, stop_after=2, **chosen)

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import PixArtTransformer2DModel
-from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.network_steps import FAMILIES, family_of, loss_of
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.memory import recompute
-from trainer_engine.memory.recompute import enable_checkpointing, repeated_blocks
+from trainer_engine.memory.recompute import enable_checkpointing, is_feed_forward, repeated_blocks
 from trainer_engine.memory.transfers import Transfers, Wait
 
 CPU = torch.device("cpu")
@@ -97,7 +96,7 @@ def test_the_chosen_parts_are_computed_twice_and_no_gradient_changes(
     wanted = one_step(deep_pixart())
     network = enabled(deep_pixart(), **memory)
     # A feed-forward part is called by its own forward: its first layer is what shows that it computes again.
-    parts = [part.net[0].proj for part in network.modules() if isinstance(part, FeedForward)]
+    parts = [part.net[0].proj for part in network.modules() if is_feed_forward(part)]
     with counted(repeated_blocks(network)) as calls, counted(parts) as inner:
         found = one_step(network)
     assert calls == blocks and inner == feed_forward
@@ -189,4 +188,4 @@ def test_every_family_has_blocks_with_feed_forward_parts(name: str) -> None:
     network = family_of(name).load_network()
     blocks = repeated_blocks(network)
     assert len(blocks) >= 2
-    assert any(isinstance(part, FeedForward) for block in blocks for part in block.modules())
+    assert any(is_feed_forward(part) for block in blocks for part in block.modules())

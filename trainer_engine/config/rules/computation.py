@@ -101,7 +101,7 @@ def options_of_layers_have_an_effect(values: Values) -> Iterator[Problem]:
     if values[CHUNK] is not None and not values[CHUNKED]:
         yield Problem.note(CHUNK, "no_effect", f"{CHUNKED} is off: {CHUNK} has no effect.", got=values[CHUNK])
     family_spec = find_spec(str(values.get("model_family", "")))
-    if values[CHUNKED] and family_spec is not None and "FeedForward" not in family_spec.adapters.module_classes:
+    if values[CHUNKED] and family_spec is not None and not family_spec.has_feed_forward:
         message = f"{family_spec.title} has no feed-forward layers of the usual kind: {CHUNKED} has no effect."
         yield Problem.note(CHUNKED, "no_effect", message, got=True)
     for reason in _unfused(values):

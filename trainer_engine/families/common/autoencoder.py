@@ -5,13 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from trainer_engine.config.options.computation import AutoencoderOptions
 from trainer_engine.families.common.autoencoder_memory import save_memory
+
+CELLS = 2
+"""Edge of the squares of latent cells that a ``ShuffledAutoencoder`` puts together."""
 
 
 class ImageNotFinite(ValueError):
@@ -54,8 +59,7 @@ class Autoencoder:
         latents, not a sample: the cache holds what the image is. ``exact`` computes in float32."""
         with self._computing, _computing_in(self.model, torch.float32 if exact else None) as vae:
             latents = vae.encode(pixels.to(self._device, vae.dtype)).latent_dist.mode().float()
-            scaled: Tensor = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-            return scaled.to(vae.dtype).cpu()
+            return self._scaled(vae, latents).to(vae.dtype).cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -73,9 +77,38 @@ class Autoencoder:
 
     def _decode(self, latents: Tensor, dtype: torch.dtype | None) -> Tensor:
         with self._computing, _computing_in(self.model, dtype) as vae:
-            unscaled = latents.to(self._device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+            unscaled = self._unscaled(vae, latents.to(self._device, torch.float32))
             pixels: Tensor = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float()
             return pixels
+
+    def _scaled(self, vae: Any, latents: Tensor) -> Tensor:
+        """The latents of the autoencoder as the network takes them, in float32."""
+        scaled: Tensor = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+        return scaled
+
+    def _unscaled(self, vae: Any, latents: Tensor) -> Tensor:
+        """The inverse of ``_scaled``."""
+        unscaled: Tensor = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        return unscaled
+
+
+class ShuffledAutoencoder(Autoencoder):
+    """With latents as Flux.2 has them: squares of 2 x 2 cells become channels, each of which is normalised with its own statistics."""
+
+    def _scaled(self, vae: Any, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 4 C, h/2, w/2)."""
+        mean, deviation = self._statistics(vae)
+        return (pixel_unshuffle(latents, CELLS) - mean) / deviation
+
+    def _unscaled(self, vae: Any, latents: Tensor) -> Tensor:
+        mean, deviation = self._statistics(vae)
+        return pixel_shuffle(latents * deviation + mean, CELLS)
+
+    @staticmethod
+    def _statistics(vae: Any) -> tuple[Tensor, Tensor]:
+        """(mean, standard deviation), each (1, 4 C, 1, 1): those of the batch norm that the autoencoder was trained with."""
+        mean, variance = (statistic.float().view(1, -1, 1, 1) for statistic in (vae.bn.running_mean, vae.bn.running_var))
+        return mean, (variance + vae.config.batch_norm_eps).sqrt()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from diffusers.models.attention import AttentionModuleMixin, FeedForward
+from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.fused_projections import fuse_projections
+from trainer_engine.memory.recompute import is_feed_forward
 
 CHUNK_TOKENS = 1024
 
@@ -124,7 +125,7 @@ def _with_backend(network: nn.Module, mechanism: AttentionMechanism) -> Iterator
 def chunk_feed_forward(network: nn.Module, tokens: int) -> None:
     """Compute the feed-forward layers of a network for at most ``tokens`` of the tokens of each sample at a time."""
     for layer in network.modules():
-        if isinstance(layer, FeedForward):
+        if is_feed_forward(layer):
             layer.forward = _in_chunks(layer.forward, tokens)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, FluxControlNetModel, FluxTransformer2DModel, SchedulerMixin
+from diffusers import FluxControlNetModel, FluxTransformer2DModel, SchedulerMixin
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
@@ -16,35 +15,14 @@ from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.families.common.controlnet import load_controlnet, new_controlnet
+from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
+from trainer_engine.families.common.flow_samplers import flow_scheduler
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
 from trainer_engine.families.flux.spec import SPEC
-from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
-
-SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
-    "unipc": ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}),
-}
-"""``validation_noise_scheduler`` -> class and what it needs; the others know no flow matching."""
-
+from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
 
 DEFAULT_LAYERS: Mapping[str, int] = {"num_layers": 4, "num_single_layers": 10}
 """Blocks of a new ControlNet, as diffusers makes it."""
-
-
-class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]  # mypy does not read diffusers' types
-    """As the pipelines ask a sampler. Some tell it the even steps that it makes by itself, and all tell it a shift for the size of the
-    image, which its class refuses where the schedule is the same for every size."""
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        mu: float | None = None,
-        sigmas: Sequence[float] | None = None,
-    ) -> None:
-        steps = num_inference_steps if sigmas is None else len(sigmas)
-        super().set_timesteps(steps, device, mu=mu if self.config.use_dynamic_shifting else None)
 
 
 class FluxParts(PartFinder):
@@ -86,12 +64,7 @@ class FluxParts(PartFinder):
 
     def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
         """The base model's own sampler, or the one called so, on the base model's schedule."""
-        config = self.scheduler_config()
-        name, needs = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
-        if needs:
-            needs = {**needs, "flow_shift": config.get("shift") or 1.0}  # where it does not depend on the size of the image
-        scheduler = make_scheduler(config, name, needs, self.base.name)
-        return FlowSolver.from_config(scheduler.config) if isinstance(scheduler, DPMSolverMultistepScheduler) else scheduler
+        return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
 
 
 def controlnet_of(network: FluxTransformer2DModel, **layers: int) -> FluxControlNetModel:

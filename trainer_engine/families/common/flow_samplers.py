@@ -1,0 +1,66 @@
+"""Samplers of flow matching, as validation images of families with a schedule of sigmas are made with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
+
+from trainer_engine.weights.loading import make_scheduler
+
+FLOW = MappingProxyType({"prediction_type": "flow_prediction", "use_flow_sigmas": True})
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+        "unipc": ("UniPCMultistepScheduler", FLOW),
+        "dpm++": ("DPMSolverMultistepScheduler", FLOW),
+    }
+)
+"""``validation_noise_scheduler`` -> class of diffusers and its settings beside the shift of the schedule."""
+
+
+class FlowSolver(DPMSolverMultistepScheduler):  # type: ignore[misc]  # mypy does not read diffusers' types
+    """As the pipelines ask a sampler. Some tell it the even steps that it makes by itself, and all tell it a shift for the size of the
+    image, which its class refuses where the schedule is the same for every size."""
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        mu: float | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        steps = num_inference_steps if sigmas is None else len(sigmas)
+        super().set_timesteps(steps, device, mu=mu if self.config.use_dynamic_shifting else None)
+
+
+class FlowPredictor(UniPCMultistepScheduler):  # type: ignore[misc]  # mypy does not read diffusers' types
+    """Takes the steps that a pipeline names as a list, which its class multiplies as an array."""
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        super().set_timesteps(num_inference_steps, device, None if sigmas is None else np.asarray(sigmas), mu)
+
+
+AS_ASKED: Mapping[type[SchedulerMixin], Any] = MappingProxyType(
+    {DPMSolverMultistepScheduler: FlowSolver, UniPCMultistepScheduler: FlowPredictor}
+)
+"""Class of diffusers -> the same class, which takes its steps as the pipelines name them."""
+
+
+def flow_scheduler(config: Mapping[str, Any], sampler: str | None, base: str) -> SchedulerMixin:
+    """The sampler of a base model's ``config``, or the named one on the same schedule. ``base`` names the model in errors."""
+    name, settings = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
+    if settings:
+        settings = {**settings, "flow_shift": config.get("shift") or 1.0}  # where it does not depend on the size of the image
+    scheduler = make_scheduler(config, name, settings, base)
+    return AS_ASKED[type(scheduler)].from_config(scheduler.config) if type(scheduler) in AS_ASKED else scheduler

@@ -1,0 +1,99 @@
+"""Finds and loads the components of a Flux.2 pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel, SchedulerMixin
+from transformers import (
+    AutoTokenizer,
+    Mistral3ForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Tokenizer,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
+
+from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
+from trainer_engine.families.common.flow_samplers import flow_scheduler
+from trainer_engine.families.common.pipeline_folder import CopiedPart
+from trainer_engine.families.flux2.spec import SPEC
+from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
+
+KLEIN_LAYERS, DEV_LAYERS = (9, 18, 27), (10, 20, 30)
+"""The states of the text encoder that the network takes, side by side."""
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+class Flux2Components(PartFinder):
+    """The components of the pipeline."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options, SPEC)
+
+    @property
+    def is_klein(self) -> bool:
+        return (self.options.model_flavour or SPEC.default_flavour) != "dev"
+
+    def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> Flux2Transformer2DModel:
+        """From the base model, or from a folder that holds ``config.json`` and weights."""
+        network = load_diffusers(Flux2Transformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
+        assert isinstance(network, Flux2Transformer2DModel)
+        network.register_to_config(_name_or_path=self.base.name)
+        return network
+
+    def load_shuffled_vae(self, dtype: torch.dtype | None) -> AutoencoderKLFlux2:
+        """``dtype`` None keeps the type of the weights."""
+        vae = load_diffusers(AutoencoderKLFlux2, self.find("vae"), dtype)
+        assert isinstance(vae, AutoencoderKLFlux2)
+        return vae
+
+    def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The text encoder without what makes no states: the layers behind the last one that is read, the head, the part for images."""
+        part = self.find("text_encoder")
+        if self.is_klein:
+            model, layers = load_text_encoder(Qwen3Model, part, dtype), KLEIN_LAYERS
+        else:
+            model, layers = load_text_encoder(Mistral3ForConditionalGeneration, part, dtype).model.language_model, DEV_LAYERS
+        assert isinstance(model, PreTrainedModel)
+        del model.layers[layers[-1] + 1 :]
+        return model
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(Qwen2Tokenizer if self.is_klein else AutoTokenizer, self.find("tokenizer"))
+        return tokenizer
+
+    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
+        """The base model's own sampler, or the named one, on the base model's schedule."""
+        return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
+
+    def copied(self) -> dict[str, CopiedPart]:
+        """What the result of a full fine-tune has as the base model has it."""
+        encoder = Qwen3ForCausalLM if self.is_klein else Mistral3ForConditionalGeneration
+        parts = {name: self.find(name) for name in ("vae", "text_encoder", "tokenizer")}
+        has_processor = any((parts["tokenizer"].folder / name).is_file() for name in PROCESSOR_FILES)
+
+        def saving(load: Callable[[], AutoencoderKLFlux2 | PreTrainedModel | PreTrainedTokenizerBase]) -> Callable[[Path], None]:
+            return lambda folder: load().save_pretrained(folder)
+
+        return {
+            "vae": CopiedPart("diffusers", "AutoencoderKLFlux2", parts["vae"], saving(lambda: self.load_shuffled_vae(None))),
+            "text_encoder": CopiedPart(
+                "transformers",
+                encoder.__name__,
+                parts["text_encoder"],
+                saving(lambda: load_text_encoder(encoder, parts["text_encoder"], torch.bfloat16)),
+                is_text=True,
+            ),
+            "tokenizer": CopiedPart(
+                "transformers",
+                "PixtralProcessor" if has_processor else type(self.load_tokenizer()).__name__,
+                parts["tokenizer"],
+                saving(self.load_tokenizer),
+                is_text=True,
+            ),
+        }

@@ -1,0 +1,212 @@
+"""Flux.2 as the trainer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import Flux2KleinPipeline, Flux2Pipeline
+from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.sdnq_settings import weights_identity
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
+from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
+from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder
+from trainer_engine.families.common.pipeline_folder import PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.flux2.components import DEV_LAYERS, KLEIN_LAYERS, Flux2Components
+from trainer_engine.families.flux2.spec import DISTILLED, SPEC
+from trainer_engine.families.flux2.tokens import image_positions, packed, prompt_positions, unpacked
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.runtime.devices import Devices
+
+TRAINED_GUIDANCE = 1.0
+"""Guidance that a network with an input for it is trained at: that of the data itself."""
+STAND_IN = Image.new("RGB", (64, 64))
+"""Tells a pipeline that there are references, whose latents it has; the size is the least that it takes."""
+KEPT_POSITIONS = 128
+"""Combinations of image sizes whose positions stay on the device."""
+
+
+class Flux2(Family):
+    """Black Forest Labs, 2025.
+
+    A prompt is ``{"embeds": (T, D)}``: the states of three layers of the text encoder side by side, of all T tokens. The network attends to
+    the padding, whose states depend on the prompt.
+    """
+
+    spec = SPEC
+    parts: Flux2Components
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        super().__init__(options, devices)
+        self.parts = Flux2Components(options.model)
+        self.autoencoder = ShuffledAutoencoder(lambda: self.parts.load_shuffled_vae(devices.vae), devices.device, options.autoencoder)
+        self._image_positions = lru_cache(maxsize=KEPT_POSITIONS)(image_positions)
+        self._prompt_positions = lru_cache(maxsize=KEPT_POSITIONS)(prompt_positions)
+        template: dict[str, Any] = {"layers": DEV_LAYERS, "as_chat": _with_system_message, "add_generation_prompt": False}
+        if self.parts.is_klein:
+            template = {"layers": KLEIN_LAYERS, "add_generation_prompt": True, "enable_thinking": False}
+        self.text = ChatEncoder(self._load_text, devices.device, token_limit=self.token_limit, keeps_padding=True, **template)
+
+    # ---- encoders ----
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
+        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
+
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        return self.autoencoder.encode(pixels, exact=exact)
+
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        return [{"embeds": states} for states in self.text.encode(prompts)]
+
+    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        encoder = self.parts.load_language_model(self.devices.text)
+        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
+        return encoder, self.parts.load_tokenizer()
+
+    def free_encoders(self) -> None:
+        self.autoencoder.free()
+        self.text.free()
+        free_device_memory(self.devices.device)
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        return {"embeds": torch.stack([prompt["embeds"] for prompt in prompts])}
+
+    # ---- the network ----
+
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        network: nn.Module = self.parts.load_transformer(dtype, folder)
+        return network
+
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        _, height, width = latent_shape
+        return height * width
+
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """Return the velocity of the image. References follow its tokens in the sequence; the output for their tokens is dropped."""
+        device, dtype = self.devices.device, self.devices.network
+        images = [image.to(device, dtype) for image in (inputs.noisy_latents, *inputs.references)]
+        embeds = inputs.prompts["embeds"].to(device, dtype)
+        height, width = images[0].shape[-2:]
+        # Filled on the device: a number from the host would be copied there in every pass.
+        guidance = images[0].new_full((len(embeds),), TRAINED_GUIDANCE) if _takes_guidance(network) else None
+        output = network(
+            hidden_states=packed(images),
+            timestep=inputs.timesteps.to(device, torch.float32),
+            guidance=guidance,
+            encoder_hidden_states=embeds,
+            txt_ids=self._prompt_positions(embeds.shape[1], device),
+            img_ids=self._image_positions(tuple((image.shape[-2], image.shape[-1]) for image in images), device),
+            return_dict=False,
+        )[0]
+        return unpacked(output, height, width)
+
+    # ---- validation and the result ----
+
+    @property
+    def pipeline_name(self) -> str:
+        return "Flux2KleinPipeline" if self.parts.is_klein else "Flux2Pipeline"
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Arguments of the pipeline that are no components."""
+        flavour = self.options.model.model_flavour or SPEC.default_flavour
+        return {"is_distilled": flavour in DISTILLED} if self.parts.is_klein else {}
+
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
+        parts = {"vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler), "transformer": network}
+        kind = _KleinWithReferences if self.parts.is_klein else _DevWithReferences
+        pipeline = kind(tokenizer=None, text_encoder=None, **parts, **self._settings)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @torch.no_grad()
+    def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
+        """``request.guidance`` is an input of dev; in klein it is classifier-free guidance with the negative prompt."""
+        device, dtype = self.devices.device, self.devices.network
+        embeds = self.collate_prompts([request.prompt, request.negative])["embeds"].to(device, dtype)
+        cell = SPEC.latents.scale_factor_px
+        height, width = request.height // cell, request.width // cell
+        pipeline.references = [reference[None].to(device, dtype) for reference in request.references]
+        final: list[Tensor] = []
+
+        def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            final[:] = [unpacked(tensors["latents"], height, width)]
+            if on_step is not None:
+                on_step(SamplerStep(index + 1, float(timestep), final[0]))
+            return {}
+
+        with self.devices.autocast():
+            pipeline(
+                image=[STAND_IN] if pipeline.references else None,
+                prompt_embeds=embeds[:1],
+                **({"negative_prompt_embeds": embeds[1:]} if self.parts.is_klein else {}),
+                height=request.height,
+                width=request.width,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance,
+                generator=request.generator(),
+                output_type="latent",
+                callback_on_step_end=report,
+            )
+        return self.preview(final[0])
+
+    def preview(self, latents: Tensor) -> Image.Image:
+        pixels = self.autoencoder.decode(latents)[0].clamp(-1, 1).add(1).mul(127.5).round()
+        return Image.fromarray(pixels.permute(1, 2, 0).to("cpu", torch.uint8).numpy())
+
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
+        plan = PipelinePlan(
+            spec=SPEC,
+            pipeline=self.pipeline_name,
+            base_model=self.parts.base.name,
+            trained=trained_parts(self, network),
+            copied=self.parts.copied(),
+            scheduler=self.parts.make_scheduler(),
+            dtype=str(self.devices.weights).removeprefix("torch."),
+            objective=self.prediction_type,
+            settings=self._settings,
+        )
+        write_pipeline(folder, plan, self.options)
+
+
+def _with_system_message(prompt: str) -> Chat:
+    chat: Chat = format_input([prompt], SYSTEM_MESSAGE)[0]
+    return chat
+
+
+def _takes_guidance(network: nn.Module) -> bool:
+    return bool(cast("DiffusersNetwork", unwrap(network)).config.guidance_embeds)
+
+
+class _References:
+    """Takes the latents of its references in place of their pixels."""
+
+    references: Sequence[Tensor] = ()
+    """(1, C, h, w) each, as the network takes them."""
+
+    def prepare_image_latents(self, images: Any, batch_size: int, generator: Any, device: torch.device, dtype: torch.dtype) -> Any:
+        sizes = [(1, 1), *((one.shape[-2], one.shape[-1]) for one in self.references)]
+        return packed(self.references), image_positions(sizes, device)[None, 1:]
+
+
+class _KleinWithReferences(_References, Flux2KleinPipeline):  # type: ignore[misc]  # mypy does not read diffusers' types
+    pass
+
+
+class _DevWithReferences(_References, Flux2Pipeline):  # type: ignore[misc]
+    pass
+
+
+FAMILY = Flux2

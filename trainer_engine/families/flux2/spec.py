@@ -1,0 +1,138 @@
+"""Flux.2: a rectified-flow transformer that reads prompts through a language model (Black Forest Labs, 2025)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from trainer_engine.config.distillation import DistillationSpec
+from trainer_engine.config.family_spec import (
+    AdapterSpec,
+    Component,
+    FamilySpec,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    frozen_components,
+)
+from trainer_engine.config.precisions import QUANTISED
+
+KLEIN_BASE = "black-forest-labs/FLUX.2-klein-base-9B"
+FLAVOURS = MappingProxyType(
+    {
+        "dev": "black-forest-labs/FLUX.2-dev",
+        "klein-4b": "black-forest-labs/FLUX.2-klein-base-4B",
+        "klein-9b": KLEIN_BASE,
+        "klein-4b-distilled": "black-forest-labs/FLUX.2-klein-4B",
+        "klein-9b-distilled": "black-forest-labs/FLUX.2-klein-9B",
+    }
+)
+DISTILLED = frozenset({"klein-4b-distilled", "klein-9b-distilled"})
+ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj")
+
+
+def non_commercial(name: str) -> MappingProxyType[str, str]:
+    """The licence of the weights of a flavour, as the head of a model card states it."""
+    link = f"https://huggingface.co/{FLAVOURS[name]}/blob/main/LICENSE.md"
+    return MappingProxyType({"license": "other", "license_name": "flux-non-commercial-license", "license_link": link})
+
+
+SPEC = FamilySpec(
+    name="flux2",
+    title="Flux.2",
+    description="Rectified-flow transformer that edits with any number of reference images: dev has 32 billion parameters and a Mistral "
+    "text encoder, klein has 4 or 9 billion and Qwen3.",
+    flavours=FLAVOURS,
+    default_flavour="klein-9b",
+    model_types=("full", "lora"),
+    objective="flow_matching",
+    prediction_types=("flow_matching",),
+    components=MappingProxyType(
+        {
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            **frozen_components("vae", "text_encoder"),
+        }
+    ),
+    prompts=PromptSpec(
+        token_limit=512,
+        text_encoders=("Qwen3 8B, or Mistral Small 3",),
+        joins_sequence=True,
+        encoder_parameters=(6_024_834_048,),
+        width=12_288,
+        stores_padding=True,
+    ),
+    latents=LatentSpec(alignment_px=16, channels=128, scale_factor_px=16, previews_in_full=True),
+    repeated_blocks=("Flux2TransformerBlock", "Flux2SingleTransformerBlock"),
+    distillation=DistillationSpec(base=KLEIN_BASE, flavours=DISTILLED, repositories=frozenset(FLAVOURS[flavour] for flavour in DISTILLED)),
+    sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++")),
+    adapters=AdapterSpec(
+        module_classes=(
+            "Flux2Attention",
+            "Flux2ParallelSelfAttention",
+            "Flux2FeedForward",
+            "Flux2TransformerBlock",
+            "Flux2SingleTransformerBlock",
+            "Linear",
+        ),
+        class_aliases=MappingProxyType(
+            {"Attention": ("Flux2Attention", "Flux2ParallelSelfAttention"), "FeedForward": ("Flux2FeedForward",)}
+        ),
+        lycoris_start=MappingProxyType(
+            {
+                "algo": "lokr",
+                "multiplier": 1.0,
+                "full_matrix": True,
+                "linear_dim": 10000,
+                "linear_alpha": 1,
+                "factor": 16,
+                "apply_preset": {
+                    "target_module": ["Flux2Attention", "Flux2FeedForward", "Flux2ParallelSelfAttention"],
+                    "module_algo_map": {
+                        "Flux2Attention": {"factor": 16},
+                        "Flux2FeedForward": {"factor": 8},
+                        "Flux2ParallelSelfAttention": {"factor": 16},
+                    },
+                },
+            }
+        ),
+        lora_targets=MappingProxyType({"attention": ATTENTION}),
+        default_lora_target="attention",
+        base_precisions=QUANTISED,
+    ),
+    aliases=("flux.2",),
+    known_as=MappingProxyType(
+        {
+            "flux2": "dev",
+            "flux2_dev": "dev",
+            "flux2_klein_4b": "klein-4b",
+            "flux2_klein_9b": "klein-9b",
+            "flux_2_klein_base_4b": "klein-4b",
+            "flux_2_klein_base_9b": "klein-9b",
+        }
+    ),
+    activation_share=1.43,
+    defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.0, "validation_num_inference_steps": 50}),
+    flavour_defaults=MappingProxyType(
+        {
+            "dev": MappingProxyType({"validation_num_inference_steps": 28}),
+            **dict.fromkeys(DISTILLED, MappingProxyType({"validation_guidance": 1.0, "validation_num_inference_steps": 4})),
+        }
+    ),
+    parameters=MappingProxyType(
+        {
+            "dev": 32_223_281_152,
+            **dict.fromkeys(("klein-4b", "klein-4b-distilled"), 3_875_544_576),
+            **dict.fromkeys(("klein-9b", "klein-9b-distilled"), 9_078_581_248),
+        }
+    ),
+    architectures=MappingProxyType(
+        {"dev": "flux-2-dev", **dict.fromkeys(FLAVOURS.keys() - {"dev"}, "flux-2-klein")},
+    ),
+    licenses=MappingProxyType(
+        {
+            **{flavour: non_commercial(flavour) for flavour in ("dev", "klein-9b", "klein-9b-distilled")},
+            **dict.fromkeys(("klein-4b", "klein-4b-distilled"), MappingProxyType({"license": "apache-2.0"})),
+        }
+    ),
+    takes_references=frozenset(FLAVOURS),
+)

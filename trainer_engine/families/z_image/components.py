@@ -1,0 +1,42 @@
+"""Finds and loads the components of a Z-Image pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import SchedulerMixin, ZImageTransformer2DModel
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3Model
+
+from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
+from trainer_engine.families.common.flow_samplers import flow_scheduler
+from trainer_engine.families.z_image.spec import SPEC
+from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
+
+
+class ZImageComponents(PartFinder):
+    """The components of the pipeline."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options, SPEC)
+
+    def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> ZImageTransformer2DModel:
+        """From the base model, or from a folder that holds ``config.json`` and weights."""
+        network = load_diffusers(ZImageTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
+        assert isinstance(network, ZImageTransformer2DModel)
+        network.register_to_config(_name_or_path=self.base.name)
+        return network
+
+    def load_text_encoder(self, dtype: torch.dtype) -> Qwen3Model:
+        encoder = load_text_encoder(Qwen3Model, self.find("text_encoder"), dtype)
+        assert isinstance(encoder, Qwen3Model)
+        return encoder
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(Qwen2Tokenizer, self.find("tokenizer"))
+        return tokenizer
+
+    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
+        """The base model's own sampler, or the named one, on the base model's schedule."""
+        return flow_scheduler(self.scheduler_config(), sampler, self.base.name)

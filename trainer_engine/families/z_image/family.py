@@ -1,0 +1,172 @@
+"""Z-Image as the trainer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ZImagePipeline
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.sdnq_settings import weights_identity
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
+from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.chat_prompts import ChatEncoder, padded, ragged
+from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.z_image.components import ZImageComponents
+from trainer_engine.families.z_image.spec import SPEC
+from trainer_engine.runtime.devices import Devices
+
+STATES = -2
+"""The states of the text encoder that the network takes: those before its last layer."""
+PATCH_CELLS = 2
+"""Latent cells along the height and the width of a token."""
+
+
+class ZImage(Family):
+    """Tongyi-MAI, 2025, "Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer".
+
+    A prompt is ``{"embeds": (T, D)}``: Qwen3's states of its tokens in the chat template. The network takes a list of prompts without
+    padding; it pads each to a multiple of 32 with a token that it has learned, and hides what a shorter prompt of a batch lacks.
+    """
+
+    spec = SPEC
+    parts: ZImageComponents
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        super().__init__(options, devices)
+        self.parts = ZImageComponents(options.model)
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
+        self.text = ChatEncoder(
+            self._load_text,
+            devices.device,
+            layers=(STATES,),
+            token_limit=self.token_limit,
+            add_generation_prompt=True,
+            enable_thinking=True,
+        )
+
+    # ---- encoders ----
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
+        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
+
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        return self.autoencoder.encode(pixels, exact=exact)
+
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        return [{"embeds": states} for states in self.text.encode(prompts)]
+
+    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        encoder = self.parts.load_text_encoder(self.devices.text)
+        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
+        return encoder, self.parts.load_tokenizer()
+
+    def free_encoders(self) -> None:
+        self.autoencoder.free()
+        self.text.free()
+        free_device_memory(self.devices.device)
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        return padded(prompts)
+
+    # ---- the network ----
+
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        network: nn.Module = self.parts.load_transformer(dtype, folder)
+        return network
+
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        _, height, width = latent_shape
+        return height * width // PATCH_CELLS**2
+
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """Return the velocity (B, C, h, w). The network counts time from noise to image, and predicts the way back."""
+        device, dtype = self.devices.device, self.devices.network
+        latents = inputs.noisy_latents.to(device, dtype).unsqueeze(2)
+        time = 1 - inputs.timesteps.to(device, torch.float32)
+        outputs = network(list(latents.unbind()), time, ragged(inputs.prompts, device, dtype), return_dict=False)[0]
+        return -torch.stack(outputs).squeeze(2)
+
+    # ---- validation and the result ----
+
+    @property
+    def pipeline_name(self) -> str:
+        return "ZImagePipeline"
+
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> ZImagePipeline:
+        pipeline = ZImagePipeline(
+            tokenizer=None,
+            text_encoder=None,
+            vae=self.autoencoder.model,
+            scheduler=self.parts.make_scheduler(sampler),
+            transformer=network,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @torch.no_grad()
+    def generate(
+        self, pipeline: ZImagePipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
+    ) -> Image.Image:
+        """The pipeline adds ``guidance`` times the difference to the prediction for the prompt, so that 0 is no guidance."""
+        prompt, negative = ragged(self.collate_prompts([request.prompt, request.negative]), self.devices.device, self.devices.network)
+
+        def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            if on_step is not None:
+                on_step(SamplerStep(index + 1, float(timestep), tensors["latents"]))
+            return {}
+
+        with self.devices.autocast():
+            latents = pipeline(
+                prompt_embeds=[prompt],
+                negative_prompt_embeds=[negative],
+                height=request.height,
+                width=request.width,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance,
+                generator=request.generator(),
+                output_type="latent",
+                callback_on_step_end=report,
+            ).images
+        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
+        return image
+
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
+        def save_vae(target: Path) -> None:
+            self.parts.load_vae(None).save_pretrained(target, safe_serialization=True)
+
+        def save_text_encoder(target: Path) -> None:
+            self.parts.load_text_encoder(torch.bfloat16).save_pretrained(target)
+
+        def save_tokenizer(target: Path) -> None:
+            self.parts.load_tokenizer().save_pretrained(target)
+
+        find = self.parts.find
+        plan = PipelinePlan(
+            spec=SPEC,
+            pipeline="ZImagePipeline",
+            base_model=self.parts.base.name,
+            trained=trained_parts(self, network),
+            copied={
+                "vae": CopiedPart("diffusers", "AutoencoderKL", find("vae"), save_vae),
+                "text_encoder": CopiedPart("transformers", "Qwen3Model", find("text_encoder"), save_text_encoder, is_text=True),
+                "tokenizer": CopiedPart("transformers", "Qwen2Tokenizer", find("tokenizer"), save_tokenizer, is_text=True),
+            },
+            scheduler=self.parts.make_scheduler(),
+            dtype=str(self.devices.weights).removeprefix("torch."),
+            objective=self.prediction_type,
+        )
+        write_pipeline(folder, plan, self.options)
+
+
+FAMILY = ZImage

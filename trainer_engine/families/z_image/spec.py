@@ -1,0 +1,99 @@
+"""Z-Image: a transformer with one stream for the tokens of prompt and image (Tongyi-MAI, 2025)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from trainer_engine.config.distillation import DistillationSpec
+from trainer_engine.config.family_spec import (
+    AdapterSpec,
+    Component,
+    FamilySpec,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    frozen_components,
+)
+from trainer_engine.config.precisions import QUANTISED
+
+BASE, TURBO = "Tongyi-MAI/Z-Image", "Tongyi-MAI/Z-Image-Turbo"
+ASSISTANTS = MappingProxyType(
+    {
+        "turbo": "ostris/zimage_turbo_training_adapter:zimage_turbo_training_adapter_v1.safetensors",
+        "turbo-ostris-v2": "ostris/zimage_turbo_training_adapter:zimage_turbo_training_adapter_v2.safetensors",
+    }
+)
+"""Distilled flavour -> the adapter that it is trained beside; both have the same weights."""
+FLAVOURS = MappingProxyType({"base": BASE, "turbo": TURBO, "turbo-ostris-v2": TURBO, "ostris-de-turbo": "ostris/Z-Image-De-Turbo"})
+ATTENTION = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
+
+SPEC = FamilySpec(
+    name="z_image",
+    title="Z-Image",
+    description="Flow-matching transformer of 6 billion parameters with a Qwen3 4B text encoder. The turbo flavours are distilled: "
+    "they are trained beside an assistant adapter.",
+    flavours=FLAVOURS,
+    default_flavour="turbo-ostris-v2",
+    model_types=("full", "lora"),
+    objective="flow_matching",
+    prediction_types=("flow_matching",),
+    components=MappingProxyType(
+        {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
+    ),
+    prompts=PromptSpec(
+        token_limit=512,
+        text_encoders=("Qwen3 4B",),
+        joins_sequence=True,
+        mask="boolean",
+        encoder_parameters=(4_022_468_096,),
+        width=2560,
+    ),
+    latents=LatentSpec(alignment_px=64, channels=16, scale_factor_px=8, preview_decoder="madebyollin/taef1"),
+    repeated_blocks=("ZImageTransformerBlock",),
+    distillation=DistillationSpec(
+        base=BASE,
+        flavours=frozenset(ASSISTANTS),
+        restored=frozenset({"ostris-de-turbo"}),
+        assistant=ASSISTANTS["turbo-ostris-v2"],
+    ),
+    sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++")),
+    adapters=AdapterSpec(
+        module_classes=("Attention", "FeedForward", "ZImageTransformerBlock", "Linear"),
+        lycoris_start=MappingProxyType(
+            {
+                "algo": "lokr",
+                "multiplier": 1.0,
+                "full_matrix": True,
+                "linear_dim": 10000,
+                "linear_alpha": 1,
+                "factor": 16,
+                "apply_preset": {
+                    "target_module": ["Attention", "FeedForward"],
+                    "module_algo_map": {"Attention": {"factor": 16}, "FeedForward": {"factor": 8}},
+                },
+            }
+        ),
+        lora_targets=MappingProxyType({"attention": ATTENTION}),
+        default_lora_target="attention",
+        base_precisions=QUANTISED,
+    ),
+    aliases=("z-image", "zimage"),
+    known_as=MappingProxyType(
+        {"zimage": "base", "z_image": "base", "zimage_base": "base", "zimage_turbo": "turbo", "zimage_deturbo": "ostris-de-turbo"}
+    ),
+    companion=TURBO,
+    activation_share=1.2,
+    defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.0, "validation_num_inference_steps": 50}),
+    flavour_defaults=MappingProxyType(
+        {
+            flavour: MappingProxyType(
+                {"validation_guidance": 0.0, "validation_num_inference_steps": 8, "assistant_lora_path": ASSISTANTS[flavour]}
+            )
+            for flavour in ASSISTANTS
+        }
+    ),
+    parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 6_154_908_736)),
+    licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "apache-2.0"}))),
+    architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "z-image")),
+)

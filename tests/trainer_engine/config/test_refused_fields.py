@@ -16,12 +16,6 @@ from trainer_engine.contract.errors import Problem, errors_in
 
 SOUND = {"auto_split": True, "sample_rate": 16000, "channels": 1, "duration_interval": 3.0, "allow_zero_audio": False}
 SONGS = {"id": "songs", "type": "huggingface", "dataset_type": "audio", "dataset_name": "owner/songs", "audio": {"channels": 1}}
-    "id": "songs",
-    "type": "huggingface",
-    "dataset_type": "audio",
-    "dataset_name": "owner/songs",
-    "audio": {"max_duration_seconds": 30},
-}
 CLIPS = {"id": "clips", "dataset_type": "video", "instance_data_dir": "/clips", "video": {"num_frames": 49, "min_frames": 49}}
 TEXTS = {"id": "texts", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache/text"}
 GIVEN: dict[str, Any] = {

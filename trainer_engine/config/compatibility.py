@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer_engine.config.datasets import parse_dataloader
+from trainer_engine.config.datasets.refused import reason_of_field
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options.refused import Reason, refusal_of
 from trainer_engine.config.options.registry import canonical_name, not_available
 from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.contract.errors import Level, Problem
 
-FAMILY = "model_family"
+FAMILY, FLAVOUR = "model_family", "model_flavour"
 SETTING = "setting"
 """The reason of an obstacle that the user can remove: a wrong, missing or contradictory value."""
 UNKNOWN = "unknown"
@@ -50,7 +51,7 @@ class Compatibility:
     datasets: int | None
     """Number of datasets in the file; None if no file was given."""
     obstacles: tuple[Obstacle, ...]
-    """Ranked by reason. Options that belong to a missing family alone are part of the obstacle of the family."""
+    """Ranked by reason. Options and fields that belong to a missing family alone are part of the obstacle of the family."""
     notes: tuple[Problem, ...]
     """Warnings and notes about what is accepted."""
 
@@ -101,7 +102,11 @@ def reason_of(problem: Problem) -> str:
         return Reason.FAMILY.value
     if problem.code != "not_available":
         return SETTING
-    return refusal_of(problem.option).reason.value if problem.option in not_available() else Reason.LATER.value
+    if problem.option == FLAVOUR:
+        return Reason.FAMILY.value
+    if problem.option in not_available():
+        return refusal_of(problem.option).reason.value
+    return reason_of_field(problem.option, problem.got).value if "." in problem.option else Reason.LATER.value
 
 
 def _usable(given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
@@ -111,5 +116,5 @@ def _usable(given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
 
 
 def _folded(obstacles: list[Obstacle]) -> list[Obstacle]:
-    """Leaves out the options that other families have for themselves: they come with the family."""
+    """Leaves out what other families have for themselves, options and fields of datasets: it comes with the family."""
     return [one for one in obstacles if one.reason != Reason.FAMILY.value or one.problem.option == FAMILY]

@@ -231,6 +231,8 @@ class FamilySpec:
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
     """Flavours that need reference images."""
+    other_flavours: tuple[str, ...] = ()
+    """Flavours of the configuration format that are other models, with other inputs, and are not implemented."""
     controlnet: ControlNetSpec | None = None
     """The family's ControlNet; None if diffusers has none."""
     beside: FamilySpec | None = None

@@ -45,10 +45,6 @@ class Pairing:
             self._by_stem.setdefault(os.path.splitext(file.name)[0], []).append(file)
         self._broken = {os.path.splitext(file.name)[0]: file for file in self.found.left_out}
 
-    @property
-    def _captions(self) -> tuple[str, ...]:
-        return self.references.generated.captions if self.references.generated else ()
-
     def reference_of(self, sample: Sample) -> Reference | None:
         """Returns the reference of a sample, or None if there is no usable one; ``problems`` reports the reason."""
         found = self._partners(sample.name)
@@ -87,7 +83,7 @@ class Pairing:
             name=file.name,
             size_bytes=file.size_bytes,
             version=file.version,
-            captions=self._captions,
+            captions=self.references.captions,
             random_name=sample.name,
             references=(),
             remark=file.remark,
@@ -100,7 +96,7 @@ class Pairing:
         if isinstance(planned, LeftOut):
             self.unusable.append(f"{printable(file.name)} ({planned.reason})")
             return None
-        return replace(planned, captions=self._captions)
+        return replace(planned, captions=self.references.captions)
 
     def problems(self) -> Iterator[Problem]:
         images, option, noun = self.images, self.references.place_option, self.references.noun

@@ -152,3 +152,16 @@ def test_video_is_a_field_of_the_format_that_is_there() -> None:
     assert "video" not in later()
     everything, _ = parse({**CLIPS, "crop": True, "crop_style": "center", "repeats": 3, "probability": 0.5, "resolution_type": "pixel"})
     assert (only(everything).crop, only(everything).repeats, only(everything).resolution_type) == (True, 3, "pixel")
+
+
+def test_clips_of_every_length_begin_at_the_least_that_is_asked_for() -> None:
+    lengths = {"bucket_strategy": "resolution_frames", "frame_interval": 25, "min_frames": 25, "max_frames": 250}
+    dataloader, problems = parse(clips(**lengths))
+    assert errors_in(problems) == []
+    assert only(dataloader).video == ClipLength.model_validate({"num_frames": 25, **lengths})
+    video = only(dataloader).video
+    assert video is not None and [video.trained_frames(count, 4) for count in (25, 60, 119, 250)] == [25, 49, 97, 249]
+    stepped, _ = parse(clips(bucket_strategy="resolution_frames", frame_interval=16))
+    assert only(stepped).video == ClipLength(num_frames=13, min_frames=13, bucket_strategy="resolution_frames", frame_interval=16)
+    free, _ = parse(clips(bucket_strategy="resolution_frames"))
+    assert only(free).video == ClipLength(num_frames=1, min_frames=1, bucket_strategy="resolution_frames")

@@ -59,7 +59,8 @@ def test_options_of_another_family_stand_in_the_way_of_a_family_that_is_here() -
     ("option", "value", "reason"),
     [
         ("trust_remote_code", True, "unsafe"),
-        ("delete_unwanted_images", True, "unsafe"),
+        ("accelerate_extra_args", "--debug", "unsafe"),
+        ("delete_nsfw_images", True, "unsafe"),
         ("crepa_enabled", True, "research"),
         ("twinflow_enabled", "true", "research"),
         ("distillation_method", "dcm", "research"),
@@ -91,7 +92,7 @@ def test_a_missing_option_and_a_contradiction_are_settings() -> None:
 def test_fields_of_datasets_are_reported_with_their_place() -> None:
     datasets = [{**DATASETS[0], "audio": {"sample_rate": 1}}, {**DATASETS[1], "colour": "red"}]
     found = obstacles(check_compatibility(HERE, datasets))
-    assert ("later", "dataloader[0].audio", "not_available") in found
+    assert ("family", "dataloader[0].audio", "not_available") in found
     assert ("unknown", "dataloader[1].colour", "unknown_field") in found
 
 
@@ -142,3 +143,23 @@ def test_assistants_routes_and_offsets_of_a_configuration_are_accepted() -> None
     report = check_compatibility(foreign, [{**pictures, "timestep_sampling_offset": -0.3}, texts])
     assert obstacles(report) == [] and report.starts
     assert obstacles(check_compatibility({**foreign, "--disable_assistant_lora": "true"}, DATASETS)) == []
+
+
+@pytest.mark.parametrize("flavour", ["i2v-14b-2.1", "i2v-14b-2.1-720p", "ti2v-5b-2.2", "vace-14b-2.1"])
+def test_a_flavour_that_is_another_model_is_named_like_a_family(flavour: str) -> None:
+    given = {**ELSEWHERE, "--model_family": "wan", "--model_flavour": flavour}
+    assert obstacles(check_compatibility(given, DATASETS)) == [("family", "model_flavour", "not_available")]
+
+
+def test_a_flavour_that_nobody_knows_is_a_setting() -> None:
+    given = {**ELSEWHERE, "--model_family": "wan", "--model_flavour": "t2v-9000b"}
+    assert obstacles(check_compatibility(given, DATASETS)) == [("setting", "model_flavour", "unknown_flavour")]
+
+
+def test_a_request_to_delete_files_is_a_note_that_nothing_is_deleted() -> None:
+    given = {**HERE, "--delete_problematic_images": True, "--delete_unwanted_images": "true"}
+    report = check_compatibility(given, [{**DATASETS[0], "delete_problematic_images": True}, DATASETS[1]])
+    assert report.starts
+    wanted = {"delete_problematic_images", "delete_unwanted_images", "dataloader[0].delete_problematic_images"}
+    said = {note.option: note.message for note in report.notes if note.option in wanted}
+    assert set(said) == wanted and all("nothing is deleted" in text for text in said.values())

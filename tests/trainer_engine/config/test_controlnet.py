@@ -204,3 +204,28 @@ def test_several_sets_of_control_images_take_turns() -> None:
     assert ("dataloader[0].conditioning_data", "several_controls") in codes(together)
     _, in_turn = datasets(*entries, conditioning_multidataset_sampling="random")
     assert codes(in_turn) == set()
+
+
+def test_a_conditioning_set_of_such_a_run_holds_control_images_unless_it_says_otherwise() -> None:
+    silent = {"id": "edges", "dataset_type": "conditioning", "instance_data_dir": "/data/edges"}
+    found, problems = datasets({**IMAGES, "conditioning_data": "edges"}, silent)
+    assert codes(problems) == set() and found.reference_sets[0].conditioning_type == "controlnet"
+    again, problems = datasets(*found.as_document())
+    assert codes(problems) == set() and again.reference_sets == found.reference_sets
+    _, problems = datasets({**IMAGES, "conditioning_data": "edges"}, silent, controlnet=False)
+    assert ("dataloader[1].conditioning_type", "missing") in codes(problems)
+
+
+@pytest.mark.parametrize(("family", "flavour", "looks"), [("flux", "kontext", True), ("flux", "dev", False), ("flux", None, False)])
+def test_control_images_without_a_controlnet_need_a_network_that_takes_references(family: str, flavour: str | None, looks: bool) -> None:
+    entries = [{**IMAGES, "conditioning": {"type": "canny", "conditioning_type": "controlnet", "captions": ["a cat"]}}]
+    found, problems = datasets(*entries, controlnet=False, model_family=family, model_flavour=flavour, model_type="lora")
+    wanted = set() if looks else {("dataloader[0].conditioning_data", "needs_controlnet")}
+    assert codes(problems) == wanted
+    assert found.reference_sets[0].captions == ("a cat",)
+
+
+@pytest.mark.parametrize("family", ["qwen_image", "longcat_image", "kandinsky5-image", "flux2"])
+def test_it_is_not_known_what_a_network_that_is_not_here_looks_at(family: str) -> None:
+    _, problems = datasets({**IMAGES, "conditioning_data": ["edges"]}, CONTROLS, controlnet=False, model_family=family)
+    assert codes(problems) == set()

@@ -138,6 +138,15 @@ def test_sizes_are_taken_from_rows_if_the_metadata_are() -> None:
         ({"caption_column": ["a", 5], "huggingface": None}, "caption_column", "not_text"),
         ({"caption_column": "other"}, "caption_column", "conflicting_values"),
         ({"split": "a", "huggingface": {"split": "b"}}, "split", "conflicting_values"),
+        ({"huggingface": {"dataset_name": "owner/others"}}, "dataset_name", "conflicting_values"),
+        ({"dataset_name": None, "huggingface": {"dataset_name": "owner/captions"}}, "dataset_name", "missing"),
+        (
+            {"fallback_caption_column": "a", "huggingface": {"fallback_caption_column": "b"}},
+            "fallback_caption_column",
+            "conflicting_values",
+        ),
+        ({"huggingface": {"description_column": ["a"]}}, "huggingface", "not_text"),
+        ({"huggingface": {"width_column": "/w"}}, "huggingface", "not_a_name"),
         ({"huggingface": "settings.json"}, "huggingface", "not_an_object"),
         ({"huggingface": ["a"]}, "huggingface", "not_an_object"),
         ({"huggingface": {"caption_colum": "a"}}, "huggingface", "unknown_field"),
@@ -198,3 +207,47 @@ def test_row_options_of_a_wrong_entry_raise_its_first_refusal() -> None:
     assert isinstance(wrong, ImageSet)
     with pytest.raises(ValueError, match="split is not a name"):
         row_options(wrong)
+
+
+def test_the_name_of_the_dataset_may_be_repeated_in_the_object() -> None:
+    repeated = read(huggingface={"dataset_name": CAPTIONED["dataset_name"], "caption_column": "text"})
+    assert repeated == read(huggingface={"caption_column": "text"})
+    here = {**CAPTIONED, "dataset_name": "/data/rows", "huggingface": {"dataset_name": "rows"}}
+    assert errors_in(parse(here)[1]) == []
+
+
+def test_columns_of_other_captions_are_tried_in_their_order() -> None:
+    assert read().fallback_columns == ()
+    assert read(fallback_caption_column="tags").fallback_columns == ("tags",)
+    inside = {"fallback_caption_column": "tags", "description_column": "description"}
+    assert read(huggingface=inside).fallback_columns == ("tags", "description")
+    _, problems = parse({**DOMOKUN, "fallback_caption_column": "tags"})
+    assert [(problem.option, problem.code) for problem in problems] == [("dataloader[0].fallback_caption_column", "no_effect")]
+
+
+def test_columns_of_sizes_have_names_of_their_own() -> None:
+    assert read().size_columns == ("width", "height")
+    assert read(huggingface={"width_column": "original_width", "height_column": "h"}).size_columns == ("original_width", "h")
+
+
+@pytest.mark.parametrize("fields", [{"streaming": True, "num_proc": 16}, {"streaming": "true"}])
+def test_hints_of_rows_may_stand_outside_of_the_object(fields: dict[str, Any]) -> None:
+    _, problems = parse({**DOMOKUN, **fields})
+    assert [(problem.option, problem.code, problem.level) for problem in problems] == [
+        (f"dataloader[0].{name}", "no_effect", Level.NOTE) for name in fields
+    ]
+    assert parse({**DOMOKUN, "streaming": False})[1] == []
+
+
+@pytest.mark.parametrize("name", ["file_extension", "num_frames_column", "fps_column"])
+def test_what_files_say_themselves_is_a_hint_of_rows(name: str) -> None:
+    _, problems = parse({**DOMOKUN, "huggingface": {name: "something"}})
+    assert [(problem.option, problem.code) for problem in problems] == [(f"dataloader[0].huggingface.{name}", "no_effect")]
+
+
+def test_rows_have_captions_of_columns_unless_the_entry_says_otherwise() -> None:
+    silent = {name: value for name, value in DOMOKUN.items() if name != "caption_strategy"}
+    dataloader, problems = parse(silent)
+    assert errors_in(problems) == [] and dataloader.image_sets[0].caption_strategy == "huggingface"
+    local = {"id": "files", "type": "local", "instance_data_dir": "/data", "cache_dir_vae": "cache/files"}
+    assert parse(silent, local)[0].image_sets[1].caption_strategy == "filename"

@@ -140,7 +140,6 @@ def test_a_flavour_that_edits_needs_references_and_another_takes_none(tmp_path: 
         ({0: {"conditioning_data": ["nowhere"]}}, ("dataloader[0].conditioning_data", "unknown_reference")),
         ({0: {"conditioning_data": 3}}, ("dataloader[0].conditioning_data", "not_a_list")),
         ({0: {"conditioning_data": None}}, ("dataloader[1].id", "not_linked")),
-        ({1: {"conditioning_type": "controlnet"}}, ("dataloader[0].conditioning_data", "needs_controlnet")),
         ({1: {"conditioning_type": None}}, ("dataloader[1].conditioning_type", "missing")),
         ({1: {"instance_data_dir": "/nowhere"}}, ("dataloader[1].instance_data_dir", "missing_folder")),
         ({1: {"source_dataset_id": "texts"}}, ("dataloader[1].source_dataset_id", "unknown_reference")),
@@ -173,3 +172,47 @@ def test_sizes_of_the_references_set_give_way_with_a_note(tmp_path: Path) -> Non
     _, problems = parse_dataloader(entries, {"model_family": "flux", "output_dir": "o"})
     (problem,) = [problem for problem in problems if problem.code == "follows_partner"]
     assert (problem.option, problem.level) == ("dataloader[1].resolution", Level.NOTE)
+
+
+@pytest.mark.parametrize("kind", ["reference_strict", "reference_loose", "controlnet"])
+def test_a_conditioning_set_may_have_captions_of_its_own(kind: str, tmp_path: Path) -> None:
+    paint(tmp_path / "edits", PAIRS)
+    paint(tmp_path / "refs", PAIRS)
+    entries = document(tmp_path, kind)
+    entries[1] |= {"caption_strategy": "instanceprompt", "instance_prompt": ["make it blue", "blue"]}
+    report, problems = looked_at(tmp_path, entries)
+    assert reported(problems) == set()
+    for sample in report.sets[0].samples:
+        assert sample.captions != ("make it blue", "blue")
+        assert sample.references[0].sample.captions == ("make it blue", "blue")
+
+
+@pytest.mark.parametrize("strategy", ["textfile", "filename", "parquet", None])
+def test_other_captions_of_a_conditioning_set_are_a_note(strategy: str | None, tmp_path: Path) -> None:
+    paint(tmp_path / "edits", PAIRS)
+    paint(tmp_path / "refs", PAIRS)
+    entries = document(tmp_path)
+    entries[1] |= {"caption_strategy": strategy, "instance_prompt": "blue"}
+    report, problems = looked_at(tmp_path, entries)
+    assert reported(problems) == set()
+    noted = {problem.option for problem in problems if problem.code == "no_effect"}
+    assert noted == {"dataloader[1].instance_prompt", *(["dataloader[1].caption_strategy"] if strategy else [])}
+    assert all(sample.references[0].sample.captions == () for sample in report.sets[0].samples)
+
+
+def test_captions_of_a_conditioning_set_need_their_text(tmp_path: Path) -> None:
+    entries = document(tmp_path)
+    entries[1] |= {"caption_strategy": "instanceprompt"}
+    _, problems = looked_at(tmp_path, entries)
+    assert ("dataloader[1].instance_prompt", "missing") in reported(problems)
+
+
+def test_a_network_that_takes_references_looks_at_control_images_of_the_size_of_their_image(tmp_path: Path) -> None:
+    paint(tmp_path / "edits", {"a.png": (160, 96)})
+    paint(tmp_path / "refs", {"a.png": (160, 96)})
+    report, problems = looked_at(tmp_path, document(tmp_path, "controlnet", crop_style="random"))
+    assert reported(problems) == set()
+    [sample] = report.sets[0].samples
+    assert crop_window(sample.references[0].sample, 3) == crop_window(sample, 3)
+    _, refused = looked_at(tmp_path, document(tmp_path, "controlnet"), flavour="dev")
+    assert ("dataloader[0].conditioning_data", "needs_controlnet") in reported(refused)

@@ -40,6 +40,8 @@ def read_video(draft: EntryDraft, family: str, framerate: float | None) -> None:
         return
     clips = given or ClipLength()
     usual = min(LONGEST_CLIP, max(1, int((framerate or USUAL_RATE) * USUAL_SECONDS)))
+    if clips.bucket_strategy == "resolution_frames":
+        usual = clips.min_frames or clips.frame_interval or 1  # the least; a longer clip gives as many as it has
     frames = _aligned(draft, clips.num_frames, usual, spec)
     _check(draft, clips, frames)
     draft.values[FIELD] = clips.model_copy(update={"num_frames": frames, "min_frames": clips.min_frames or frames})

@@ -8,13 +8,17 @@ from typing import Any
 from trainer_engine.config.controlnet import CONTROL, WEIGHTS
 from trainer_engine.config.datasets.entry import EntryDraft
 from trainer_engine.config.datasets.masks import MASKS
+from trainer_engine.config.families import find_spec
 from trainer_engine.contract.errors import Problem
 
 OPTION = "controlnet"
 
 
 def problems(values: Mapping[str, Any], images: Sequence[EntryDraft], references: Sequence[EntryDraft]) -> Iterator[Problem]:
-    """Yields the problems of control images: sets without them in a run of a ControlNet, and sets with them in another run."""
+    """Yields the problems of control images: sets without them in a run of a ControlNet, and sets with them where nothing looks at them.
+
+    A network that takes references looks at control images as at references of the same size.
+    """
     of_files = {one.id: str(one.values.get("conditioning_type")) for one in references}
     for draft in images:
         made = {one.id_of(draft.id): one.conditioning_type for one in draft.values.get("conditioning", ())}
@@ -23,10 +27,16 @@ def problems(values: Mapping[str, Any], images: Sequence[EntryDraft], references
         if values[OPTION]:
             yield from _of_regularisation(draft, values)
             yield from _of_a_controlnet(draft, shown, together=values["conditioning_multidataset_sampling"] == "combined")
-        elif CONTROL in shown.values():
+        elif CONTROL in shown.values() and not _may_show_references(values):
             named = ", ".join(id for id, kind in shown.items() if kind == CONTROL)
-            what = f"{named} holds control images, which only a ControlNet looks at."
-            yield _of(draft, "needs_controlnet", what, got=named, expected="controlnet=true, or another conditioning_type")
+            what = f"{named} holds control images, which this network does not look at without a ControlNet."
+            yield _of(draft, "needs_controlnet", what, got=named, expected="controlnet=true, or a model that takes references")
+
+
+def _may_show_references(values: Mapping[str, Any]) -> bool:
+    """Whether the network of a run looks at references, or belongs to a family that is not here, of which that is not known."""
+    spec = find_spec(str(values["model_family"] or ""))
+    return spec is None or (values["model_flavour"] or spec.default_flavour) in spec.takes_references
 
 
 def _of_a_controlnet(draft: EntryDraft, shown: Mapping[str, str], *, together: bool) -> Iterator[Problem]:

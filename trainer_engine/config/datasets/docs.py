@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from trainer_engine.config.dataset_tables import fields_of, generator_specs
 from trainer_engine.config.datasets.conditioning import common_fields
-from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER
 from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.names import SETS, later, specs, table_entries
 from trainer_engine.config.datasets.object_fields import CaptionShuffle, ClipLength, TableFile
 from trainer_engine.config.datasets.parse import INHERITED
+from trainer_engine.config.datasets.refused import KINDS, refusal_of_field
 from trainer_engine.config.datasets.sizes import TYPICAL_TOKENS, size_rows
 from trainer_engine.config.families import specs as specs_of_families
 from trainer_engine.config.option import OptionGroup, OptionSpec, spec_of
@@ -89,8 +89,8 @@ never replaced: to fetch one again, remove it.
   its commit when a run starts, and a commit is part of a row's address. Latents depend on the content of images alone, so they stay valid.
 - **Sizes**: with `metadata_backend` `huggingface` and columns `width` and `height`, images need not be opened. The columns are first
   compared with some images, and are not used if they are wrong. Without them every image is read once; the sizes are remembered.
-- **Captions**: `caption_strategy` is `huggingface` or `instanceprompt`. Each column, and each text of a list in a column, is one of several
-  alternative captions.
+- **Captions**: `caption_strategy` is `huggingface`, which is the default here, or `instanceprompt`. Each column, and each text of a list
+  in a column, is one of several alternative captions. A row without any takes that of `fallback_caption_column`.
 - **References**: two sets may read two columns of the same rows: the set of images names the conditioning set in `conditioning_data`, and
   each has its own `image_column`.
 
@@ -209,7 +209,8 @@ An image set names sets of `dataset_type` `conditioning` in `conditioning_data`.
 whatever its `dataset_type`. The partner of an image has the same name, including folders, with the same suffix or another one. It is an
 error if an image has no partner, or several with other suffixes, or, with `reference_strict`, a partner of another size. A reference
 without an image is a warning. The option `conditioning_multidataset_sampling` decides whether a sample is trained with its references from
-all sets or with one at a time.
+all sets or with one at a time. A sample has the captions of its image; `caption_strategy` `instanceprompt` gives a conditioning set
+captions of its own (`instance_prompt`), for samples whose only reference is of that set. Other caption strategies have no effect there.
 
 ## How references are generated
 
@@ -237,7 +238,8 @@ with `conditioning_type` `controlnet`, or a generated one, whose type is then al
 found by name like a reference, has the size of its image, and is scaled and cropped exactly like it, also at random. A ControlNet of Stable
 Diffusion sees its pixels, which are decoded when a batch needs them: the cache only records which files can be decoded. That of Flux.1 sees
 its latents, which are cached. A sample has one control image; with sets from several generators, `conditioning_multidataset_sampling`
-`random` takes one at a time. References of other types are refused in such a run, and control images in any other.
+`random` takes one at a time. References of other types are refused in such a run. Without the option, a network that takes references looks
+at control images as at references of the same size; any other run refuses them.
 
 ```json
 {"id": "rooms", "instance_data_dir": "/data/rooms", "caption_strategy": "textfile", "conditioning": [{"type": "canny"}]}
@@ -315,7 +317,8 @@ SPECIAL = {
     "the path of a `.json` or `.txt` file with one on each line. See [Captions](#captions). Default: empty.",
     "conditioning": "An object, or a list of objects: conditioning sets that are generated from the images of this set, see below. "
     "Default: empty.",
-    "instance_prompt": "A text, or a list of texts of which each sample gets one at a time. Default: the option `instance_prompt`.",
+    "instance_prompt": "A text, or a list of texts of which each sample gets one at a time. Default: the option `instance_prompt`; of a "
+    "conditioning set none.",
     "crop_aspect_buckets": "The aspect ratios that `crop_aspect` `random` and `closest` choose from: numbers, or objects of `aspect` and "
     "`weight` whose weights add up to 1. Default: empty.",
 }
@@ -328,6 +331,7 @@ TITLES = {
     "image": "Fields of sets of images and clips",
     "conditioning": "Fields of conditioning sets",
     "text_embeds": "Fields of text_embeds sets",
+    "image_embeds": "Fields of image_embeds sets",
 }
 
 
@@ -387,10 +391,10 @@ def _lines() -> Iterator[str]:
         yield f"With `type` `{generator.name}`, {generator.help}\n"
         yield from map(describe, fields_of(generator).values())
         yield ""
-    yield "## Known, not available yet\n"
-    yield f"Types of datasets: {', '.join(f'`{name}`' for name in DATASET_TYPES_LATER)}.\n"
-    yield "The format also has these fields, but this trainer does not implement them yet. It accepts only their defaults:"
-    yield ", ".join(f"`{name}`" for name in later()) + "."
+    yield "## Known, refused\n"
+    yield "The format also has these types of datasets and these fields. Of a field only the default is accepted:\n"
+    yield from (f"- `dataset_type` `{name}`: {refusal.about}." for name, refusal in KINDS.items())
+    yield from (f"- `{name}`: {refusal_of_field(name).about}." for name in later())
 
 
 if __name__ == "__main__":

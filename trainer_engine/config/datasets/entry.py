@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, SourceSpec, caption_specs, fields_of, source_specs
 from trainer_engine.config.datasets.fields import FileSet, option_name
-from trainer_engine.config.datasets.hints import GONE, HINTS
+from trainer_engine.config.datasets.hints import GONE, HINTS, OF_REFERENCES
 from trainer_engine.config.datasets.names import (
     KIND,
     OF_IMAGES,
@@ -23,6 +23,7 @@ from trainer_engine.config.datasets.names import (
     specs,
     table_entries,
 )
+from trainer_engine.config.datasets.refused import KINDS, refusal_of_field
 from trainer_engine.config.json_fields import WrongValue
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.values import parse_float, parse_text, parse_value
@@ -105,11 +106,22 @@ def is_disabled(draft: EntryDraft) -> bool:
 
 def read_kind(draft: EntryDraft) -> None:
     """Reads the kind of the entry. ``kind`` remains empty if it is unknown or not available."""
-    kind = _plain(draft, KIND, "dataset_type")
+    kind = None if _is_refused(draft) else _plain(draft, KIND, "dataset_type")
     if kind in OF_IMAGES and draft.raw.get("conditioning_type"):
         kind = "conditioning"
     storage = _plain(draft, specs(kind or "image")["type"], "type")
     draft.kind = kind if kind and storage else ""
+
+
+def _is_refused(draft: EntryDraft) -> bool:
+    """Whether the entry is of a kind that is refused for a reason, which is reported."""
+    given = draft.raw.get("dataset_type")
+    word = given.strip().lower() if isinstance(given, str) else ""
+    if word not in KINDS:
+        return False
+    what, expected = f"dataset_type={word} is not available: {KINDS[word].about}.", f"one of {', '.join(KIND.choices)}"
+    draft.error("dataset_type", "not_available", what, got=word, expected=expected, hint="leave the entry out")
+    return True
 
 
 def read_names(draft: EntryDraft) -> None:
@@ -128,8 +140,8 @@ def read_names(draft: EntryDraft) -> None:
             _note_hint(draft, name, value)
         elif name in later():
             if not _is_default(value, later()[name]):
-                what = f"{name} is not available yet."
-                draft.error(name, "not_available", what, got=value, hint="leave it out; it has no effect yet")
+                what = f"{name} is not available: {refusal_of_field(name).about}."
+                draft.error(name, "not_available", what, got=value, hint="leave it out")
         elif not _is_default(value, _default_elsewhere(name)):
             owner = next(kind for kind in SETS if name in allowed(kind))
             what = f"{name} has no effect on a set of type {draft.kind}."
@@ -181,6 +193,12 @@ def read_values(draft: EntryDraft, inherited: Mapping[str, Any]) -> None:
         _refuse_others(draft, own.keys() | _note_without_effect(draft) | ({FOLDER_FIELD} if has_folder else set()))
 
 
+def usual_captions(draft: EntryDraft, chosen: str) -> str:
+    """Returns the caption strategy of an entry that names none: that of the options, or the first that suits its source."""
+    fitting = _source_of(draft).captions
+    return chosen if not fitting or chosen in fitting else fitting[0]
+
+
 def check_tables(draft: EntryDraft) -> None:
     """Runs the checks that the source and the caption strategy of an entry declare."""
     for entry in (_source_of(draft), caption_specs().get(draft.values.get("caption_strategy", ""))):
@@ -189,8 +207,9 @@ def check_tables(draft: EntryDraft) -> None:
 
 
 def _without_effect(draft: EntryDraft) -> Mapping[str, str]:
-    """Returns the fields that the source of an entry does not need, each with the reason."""
-    return _source_of(draft).without_effect if issubclass(SETS[draft.kind], FileSet) else {}
+    """Returns the fields that the source of an entry does not need, or its kind, each with the reason."""
+    own = _source_of(draft).without_effect if issubclass(SETS[draft.kind], FileSet) else {}
+    return {**own, **OF_REFERENCES} if draft.kind == "conditioning" else own
 
 
 def _note_without_effect(draft: EntryDraft) -> set[str]:
@@ -210,7 +229,7 @@ def _value(draft: EntryDraft, spec: OptionSpec, default: Any) -> Any:
     given = draft.raw.get(spelled) if spelled else None
     value = _plain(draft, spec, spelled) if spelled else None
     silent = given is None or (isinstance(given, str) and not given.strip())
-    if name == "caption_strategy" and spelled and given is None:
+    if name == "caption_strategy" and spelled and given is None and draft.kind in OF_IMAGES:
         what = "training without captions is not available yet."
         draft.error(name, "not_available", what, got="null", hint="leave caption_strategy out, or choose one")
     if spec.required and silent:

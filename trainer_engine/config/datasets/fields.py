@@ -10,16 +10,6 @@ from trainer_engine.config.dataset_tables import FOLDER_FIELD, SOURCES_LATER, So
 from trainer_engine.config.datasets.object_fields import TableFile
 from trainer_engine.config.option import OptionGroup, option
 
-DATASET_TYPES_LATER = (
-    "audio",
-    "image_embeds",
-    "conditioning_image_embeds",
-    "distillation_cache",
-    "caption",
-    "grounding",
-)
-
-
 Group = TypeVar("Group", bound=OptionGroup)
 GroupClass = type[Group]
 
@@ -145,6 +135,16 @@ class TextSet(Entry):
         """Folder of the cached embeddings. Parsing always fills it in."""
         assert self.cache_dir is not None
         return self.cache_dir
+
+
+class LatentSet(Entry):
+    """A place for the cached latents of the image set that names it in ``image_embeds``."""
+
+    type: Literal["local"] = option("local", "Storage of the latents. local: a folder on this machine.", later=SOURCES_LATER)
+    dataset_type: Literal["image_embeds"] = "image_embeds"
+    cache_dir: str | None = option(
+        None, "Folder of the latents of the image set that names this set in image_embeds. Empty: that set's cache_dir_vae."
+    )
 
 
 def eval_crop(style: str) -> str:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from trainer_engine.config.json_fields import WrongValue, parse_bool
-from trainer_engine.config.options.hints import SCANS
+from trainer_engine.config.options.hints import LEFT_OUT, SCANS, UNWANTED
 from trainer_engine.config.options.values import parse_text
 
 
@@ -40,10 +40,18 @@ HINTS: Mapping[str, Hint] = MappingProxyType(
         "image_processing_batch_size": Hint("images are decoded ahead by as many threads as max_workers allows", _whole),
         "hash_filenames": Hint("entries of caches are always named by the content of their file", parse_bool),
         "cache_file_suffix": Hint("entries of caches are named by the content of their file, so datasets cannot mistake them", parse_text),
+        "delete_problematic_images": Hint(LEFT_OUT, parse_bool),
+        "delete_unwanted_images": Hint(UNWANTED, parse_bool),
         "scan_for_errors": Hint("each entry of a cache has a checksum, and a damaged one is computed again", parse_bool),
     }
 )
 """Field -> why any value of it needs nothing."""
+
+_OF_ITS_IMAGE = "a sample has the captions of its image, unless its only reference has caption_strategy=instanceprompt"
+OF_REFERENCES: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("caption_strategy", "prepend_instance_prompt", "only_instance_prompt"), _OF_ITS_IMAGE)
+)
+"""Fields of captions that configurations also give to conditioning sets -> why they need nothing there."""
 
 GONE: Mapping[str, str] = MappingProxyType({"ignore_epochs": "num_train_epochs or max_train_steps sets when a run ends"})
 """Fields that were removed from the format, in which they had no effect -> what to use instead."""

@@ -105,6 +105,9 @@ class ImageSet(FileSet):
     text_embeds: str | None = option(
         None, "Id of the text_embeds set that caches this set's captions. Empty: the default one.", aliases=("text_embed_cache",)
     )
+    image_embeds: str | None = option(
+        None, "Id of an image_embeds set, whose cache_dir is the folder of this set's cached latents if it gives no cache_dir_vae."
+    )
     cache_dir_vae: str | None = option(None, "Folder of this set's cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
 
     @property

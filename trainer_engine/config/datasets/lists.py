@@ -14,6 +14,8 @@ from trainer_engine.config.options.values import parse_float, parse_text
 WEIGHT_TOLERANCE = 0.001
 FILTERS = "caption_filter_list"
 FILTER_FILES = (".json", ".txt")
+INSTANCE_PROMPT = ("instanceprompt", "instance_prompt")
+"""Spellings of the caption strategy of ``instance_prompt``."""
 MOST_FILTERS, LONGEST_FILTER = 1_000, 1_000
 
 
@@ -36,6 +38,19 @@ def read_prompts(draft: EntryDraft, inherited: str | None) -> None:
                 "instance_prompt", "missing", "instance_prompt contains a blank text.", got=given, expected="text, or a list of texts"
             )
     draft.values["instance_prompt"] = tuple(prompts)
+
+
+def read_reference_captions(draft: EntryDraft) -> None:
+    """Reads ``instance_prompt`` of a conditioning set, which counts with ``caption_strategy`` instanceprompt."""
+    read_prompts(draft, None)
+    if draft.raw.get("caption_strategy") in INSTANCE_PROMPT:
+        if not draft.values["instance_prompt"]:
+            what = "caption_strategy=instanceprompt needs instance_prompt."
+            draft.error("instance_prompt", "missing", what, expected="text, or a list of texts")
+    elif draft.values["instance_prompt"]:
+        what = "instance_prompt has no effect without caption_strategy=instanceprompt: a sample has the captions of its image."
+        draft.note("instance_prompt", "no_effect", what)
+        draft.values["instance_prompt"] = ()
 
 
 def read_references(draft: EntryDraft) -> None:

@@ -10,14 +10,20 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer_engine.config.dataset_tables import TableEntry, caption_specs, fields_of, source_specs, table_paths
-from trainer_engine.config.datasets.fields import DATASET_TYPES_LATER, Entry, TextSet
+from trainer_engine.config.datasets.fields import Entry, LatentSet, TextSet
 from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.image_set import ImageSet
 from trainer_engine.config.datasets.reference_set import ReferenceSet
+from trainer_engine.config.datasets.refused import KINDS
 from trainer_engine.config.option import OptionSpec, spec_of
 
 SETS: Mapping[str, type[Entry]] = MappingProxyType(
-    {"image": ImageSet, "video": ImageSet, "eval": ImageSet, "conditioning": ReferenceSet, "text_embeds": TextSet}
+    {
+        **dict.fromkeys(("image", "video", "eval"), ImageSet),
+        "conditioning": ReferenceSet,
+        "text_embeds": TextSet,
+        "image_embeds": LatentSet,
+    }
 )
 TRAINED_ON = ("image", "video")
 """Values of ``dataset_type`` for sets that are trained on."""
@@ -54,7 +60,7 @@ KIND = OptionSpec(
     required=False,
     optional=False,
     choices=tuple(SETS),
-    later=DATASET_TYPES_LATER,
+    later=tuple(KINDS),
     synonyms=MappingProxyType({}),
     aliases=(),
     bounds=MappingProxyType({}),
@@ -114,8 +120,9 @@ def known_names() -> frozenset[str]:
 
 EVERYDAY = frozenset(
     (
-        *("id", "type", "audio", "video", "csv", "parquet", "huggingface", "conditioning", "default", "disable", "disabled", "source"),
-        *("split", "revision", "resolution", "probability", "repeats", "dataset_name", "aws_access_key_id", "aws_secret_access_key"),
+        *("id", "type", "audio", "video", "metadata", "csv", "parquet", "huggingface", "conditioning", "default", "disable", "disabled"),
+        *("source", "split", "revision", "resolution", "probability", "repeats", "dataset_name"),
+        *("aws_access_key_id", "aws_secret_access_key"),
         *("aws_session_token", "aws_region_name", "aws_endpoint_url", "aws_bucket_name", "aws_data_prefix", "aws_max_pool_connections"),
     )
 )

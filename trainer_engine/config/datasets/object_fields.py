@@ -62,7 +62,8 @@ class ClipLength(OptionGroup):
     num_frames: int | None = option(
         None,
         "Number of frames that are trained on, the first ones of each clip. It is rounded down to a length that the model takes. "
-        "Empty: those of five seconds at the option framerate, or at 30 a second.",
+        "Empty: those of five seconds at the option framerate, or at 30 a second; with bucket_strategy=resolution_frames as many as each "
+        "clip has, from min_frames on.",
         ge=1,
         le=LONGEST_CLIP,
     )

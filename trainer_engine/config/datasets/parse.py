@@ -12,10 +12,12 @@ import trainer_engine.config.datasets.conditioning as conditioning
 import trainer_engine.config.datasets.controls as controls
 import trainer_engine.config.datasets.entry as reading
 import trainer_engine.config.datasets.eval_sets as eval_sets
+import trainer_engine.config.datasets.latent_sets as latent_sets
 import trainer_engine.config.datasets.lists as lists
 import trainer_engine.config.datasets.masks as masks
 import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
+from trainer_engine.config.controlnet import CONTROL
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
 from trainer_engine.config.datasets.fields import TextSet
 from trainer_engine.config.datasets.image_set import ImageSet
@@ -147,6 +149,7 @@ def parse_dataloader(
     references = [draft for draft in active if draft.kind == "conditioning"]
     evals = [draft for draft in active if draft.kind == "eval"]
     rules.text_sets_exist([*images, *evals], texts)
+    latent_sets.resolve([*images, *evals], [draft for draft in active if draft.kind == "image_embeds"])
     rules.references_have_partners([*images, *evals], references)
     conditioning.ids_are_free([*images, *evals], active)
     conditioning.captions_are_of_one_reference([*images, *evals], context.values["conditioning_multidataset_sampling"])
@@ -221,8 +224,11 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
     if draft.kind == "text_embeds":
         reading.read_values(draft, {"cache_dir": context.text_folder(), **{name: context.values[name] for name in OF_TEXTS}})
         lists.read_filters(draft)
+    elif draft.kind == "image_embeds":
+        reading.read_values(draft, {})
     elif draft.kind in OF_IMAGES:
         inherited = {**{name: context.values[name] for name in INHERITED}, **clips.defaults_of(draft)}
+        inherited["caption_strategy"] = reading.usual_captions(draft, inherited["caption_strategy"])
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
         lists.read_prompts(draft, context.values["instance_prompt"])
@@ -238,9 +244,12 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         if draft.kind == "eval":
             eval_sets.settle(draft)
     elif draft.kind == "conditioning":
+        if context.values["controlnet"] is True and draft.raw.get("conditioning_type") in (None, ""):
+            draft.raw = {**draft.raw, "conditioning_type": CONTROL}
         inherited = {name: context.values[name] for name in (*SIZED, *CACHED)}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})
         _convert_sizes(draft, context.values["resolution_type"])
+        lists.read_reference_captions(draft)
         objects.read_table(draft, context.table_columns)
         rules.table_is_given(draft)
         rules.sizes_suit_the_source(draft)

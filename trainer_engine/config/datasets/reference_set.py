@@ -24,9 +24,11 @@ class ReferenceSet(FileSet):
         ...,
         "How a file is used with its partner. reference_strict: the network looks at it; it has the same size and is cropped at the same "
         "place. reference_loose: the network looks at it; it has any size and is cropped by itself. controlnet: the ControlNet that is "
-        "trained looks at it; it has the same size and is cropped at the same place. mask: its brightness weights the loss at each place. "
-        "segmentation: everything in it that is not black weights the loss in full.",
+        "trained looks at it as at a reference_strict; a network that takes references does so without a ControlNet. mask: its brightness "
+        "weights the loss at each place. segmentation: everything in it that is not black weights the loss in full.",
     )
+    instance_prompt: tuple[str, ...] = ()
+    """Captions of samples whose only reference is of this set, one at a time; empty for those of the images."""
     generated: GeneratedReference | None = Field(default=None, exclude=True)
     """How its files are generated from the images of its partner's set; None for files that exist."""
     source_dataset_id: str | None = option(None, "Id of the image set that names this set in conditioning_data. Not required.")
@@ -48,6 +50,16 @@ class ReferenceSet(FileSet):
         later=("random", "closest"),
     )
     cache_dir_vae: str | None = option(None, "Folder of the references' cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
+
+    def as_entry(self) -> dict[str, Any]:
+        values = super().as_entry()
+        chosen = {"caption_strategy": "instanceprompt"} if self.instance_prompt else {}
+        return {**{name: value for name, value in values.items() if name != "instance_prompt" or value}, **chosen}
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Captions of samples whose only reference is of this set, one at a time; empty for those of the images."""
+        return self.generated.captions if self.generated else self.instance_prompt
 
     def option(self, field: str) -> str:
         """Returns the name of a field in problems; of a generated set in the entry that generates it."""

@@ -9,6 +9,8 @@ from trainer_engine.config.json_fields import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem
 
 SCANS = ("vae", "aspect", "text", "metadata")
+LEFT_OUT = "files that cannot be read are left out and named, and nothing is deleted"
+UNWANTED = "images that do not fit the limits of their set are left out and counted, and nothing is deleted"
 _WORKERS = "images are read ahead by as many threads as max_workers allows"
 HINTS: Mapping[str, str] = MappingProxyType(
     {
@@ -32,6 +34,8 @@ HINTS: Mapping[str, str] = MappingProxyType(
         "debug_dataset_loader": "the report of the datasets says what was found and what was left out",
         "enable_multiprocessing": "files are read and decoded by threads beside the training",
         "text_embed_full_cache": "embeddings of all prompts are cached before the training",
+        "delete_problematic_images": LEFT_OUT,
+        "delete_unwanted_images": UNWANTED,
         "ignore_missing_files": "files that are gone are left out and named",
         "override_dataset_config": "entries of caches depend on the settings of their dataset, so other settings cannot take wrong ones",
         "vae_cache_scan_behaviour": "each entry of a cache has a checksum, and a damaged one is computed again",

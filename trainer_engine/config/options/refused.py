@@ -38,12 +38,12 @@ class Refusal:
 
 
 _CODE = "it runs code that it downloads"
-_DELETES = "it deletes files of a dataset, and this trainer leaves them out instead"
+_DELETES = "it deletes files of a dataset"
 _SCREEN = "it screens images with a classifier"
 _LAUNCH = "it passes arguments to another program"
 _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.UNSAFE, _CODE, ("trust_remote_code",)),
-    (Reason.UNSAFE, _DELETES, ("delete_unwanted_images", "delete_problematic_images", "delete_nsfw_images")),
+    (Reason.UNSAFE, _DELETES, ("delete_nsfw_images",)),
     (Reason.UNSAFE, _LAUNCH, ("accelerate_extra_args",)),
     (Reason.UNSAFE, "it loads a tracker from a file of Python code", ("custom_tracker",)),
     (Reason.RESEARCH, "it belongs to CREPA, an alignment of features between frames", ("crepa_*",)),

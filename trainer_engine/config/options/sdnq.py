@@ -66,5 +66,5 @@ class SdnqOptions(OptionGroup):
     sdnq_compile_mode: Literal["auto", "disabled"] = option(
         "auto",
         "Whether the library compiles its kernels. auto: on a GPU where Triton is installed. disabled: never.",
-        synonyms={"": "auto", "none": "disabled", "off": "disabled", "never": "disabled", "false": "disabled"},
+        synonyms={"": "auto", "compile": "auto", **dict.fromkeys(("eager", "none", "off", "never", "false"), "disabled")},
     )

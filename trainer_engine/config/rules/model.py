@@ -53,7 +53,11 @@ def family_problems(values: dict[str, Any]) -> Iterator[Problem]:
 
 def _flavour(values: dict[str, Any], family_spec: FamilySpec) -> Iterator[Problem]:
     flavour = values.get("model_flavour")
-    if flavour is not None and flavour not in family_spec.flavours:
+    if flavour in family_spec.other_flavours:
+        message = f"{family_spec.title} {flavour} is a model with other inputs, which is not available yet."
+        expected = f"one of {', '.join(family_spec.flavours)}"
+        yield Problem.error("model_flavour", "not_available", message, got=flavour, expected=expected)
+    elif flavour is not None and flavour not in family_spec.flavours:
         message = f"{family_spec.title} has no flavour {flavour!r}."
         hint = "leave it out to use your own weights by path" if values.get("pretrained_model_name_or_path") else ""
         expected = f"one of {', '.join(family_spec.flavours)}"

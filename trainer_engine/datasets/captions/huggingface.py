@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainer_engine.datasets.captions.base import CaptionsOf, CaptionStrategy, NoCaption
@@ -20,21 +20,24 @@ NAME = "huggingface"
 def _prepare(entry: ImageSet, source: Source) -> CaptionsOf:
     if not isinstance(source, ColumnSource):
         raise ValueError(f"type={entry.type} has no columns")
-    wanted = row_options(entry).caption_columns
+    options = row_options(entry)
+    wanted = options.caption_columns
     names = wanted or tuple(name for name in DEFAULT_CAPTIONS if name in source.columns())[:1]
-    if not names:
+    if not names and not options.fallback_columns:
         message = "caption_column is missing, and there is no column caption or text"
         raise WrongField("caption_column", "missing", message, choices=source.columns())
-    columns = [source.column(name) for name in names]
-    return lambda name: _captions(name, names, columns)
+    tried = [names, *((name,) for name in options.fallback_columns)]
+    columns = [[source.column(name) for name in group] for group in tried]
+    return lambda name: _captions(name, [one for group in tried for one in group], columns)
 
 
-def _captions(name: str, names: tuple[str, ...], columns: list[Callable[[str], Any]]) -> tuple[str, ...]:
-    """Returns the texts of all columns in a row. Raises NoCaption."""
-    found = tuple(dict.fromkeys(text for column in columns for text in _texts(column(name))))
-    if not found:
-        raise NoCaption(f"its row has no caption in {' or '.join(names)}")
-    return found
+def _captions(name: str, names: Sequence[str], tried: Sequence[Sequence[Callable[[str], Any]]]) -> tuple[str, ...]:
+    """Returns the texts in a row of all columns of the first group that has one. Raises NoCaption."""
+    for columns in tried:
+        found = tuple(dict.fromkeys(text for column in columns for text in _texts(column(name))))
+        if found:
+            return found
+    raise NoCaption(f"its row has no caption in {' or '.join(names)}")
 
 
 def _texts(cell: object) -> list[str]:

@@ -11,7 +11,7 @@ from trainer_engine.config.dataset_tables import CheckedEntry
 from trainer_engine.config.hub import HubSettings
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.sources.base import Fetching, Source, SourceKind
-from trainer_engine.datasets.sources.hub.options import HubFields, OptionReader, row_options
+from trainer_engine.datasets.sources.hub.options import STREAMING, HubFields, OptionReader, row_options
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
@@ -24,8 +24,9 @@ def _check(draft: CheckedEntry) -> None:
     reader.read(trusts_sizes=False)
     for refusal in reader.refusals:
         draft.error(refusal.field, refusal.code, f"{refusal.what}.", got=refusal.got, expected=refusal.expected)
-    if draft.values["own_fields"].get("caption_column") and draft.values.get("caption_strategy") != NAME:
-        reader.notes["caption_column"] = f"captions come from it only with caption_strategy={NAME}"
+    for name in ("caption_column", "fallback_caption_column"):
+        if draft.values["own_fields"].get(name) and draft.values.get("caption_strategy") != NAME:
+            reader.notes[name] = f"captions come from it only with caption_strategy={NAME}"
     for name, reason in reader.notes.items():
         draft.note(name, "no_effect", f"{name} has no effect: {reason}.")
 
@@ -59,6 +60,7 @@ SOURCE = SourceKind(
     captions=(NAME, "instanceprompt"),
     without_effect=MappingProxyType(
         {
+            **STREAMING,
             "instance_data_dir": "the rows of dataset_name are read",
             "cache_dir": "downloads lie in the cache of the hub (HF_HOME), and latents in cache_dir_vae",
         }

@@ -44,6 +44,10 @@ SPEC = FamilySpec(
     "Its schedule is shifted by 3 at 480p; the one for 720p is flow_schedule_shift=5.",
     flavours=FLAVOURS,
     default_flavour="t2v-480p-1.3b-2.1",
+    other_flavours=(
+        *("i2v-14b-2.1", "i2v-14b-2.1-720p", "i2v-14b-2.2-high", "i2v-14b-2.2-low", "animegen-t2v-high", "animegen-t2v-low"),
+        *("flf2v-14b-2.1", "vace-1.3b-2.1", "vace-14b-2.1", "ti2v-5b-2.2"),
+    ),
     model_types=("full", "lora"),
     objective="flow_matching",
     prediction_types=("flow_matching",),

@@ -360,6 +360,28 @@ def test_captions_of_several_columns_lists_and_objects_are_alternatives(hub: Dat
     assert {sample.captions for sample in prompted.sets[0].samples} == {("a domokun",)}
 
 
+def test_a_row_without_a_caption_takes_that_of_another_column(hub: DatasetHub, tmp_path: Path) -> None:
+    cells = rows(3, text=["first", None, " "], tags=["a", "b, c", None], description=["x", "y", "z"])
+    hub.repo(REPO, shards(1, cells))
+    report = examined(tmp_path, caption_column="text", fallback_caption_column="tags", huggingface={"description_column": "description"})
+    assert [sample.captions for sample in report.sets[0].samples] == [("first",), ("b, c",), ("z",)]
+    without = examined(tmp_path, caption_column="text", fallback_caption_column="tags")
+    assert names(without) == ["train-00000/000000.png", "train-00000/000001.png"]
+    assert [file.reason for file in without.sets[0].left_out] == ["its row has no caption in text or tags"]
+    problem = refused(tmp_path, caption_column="text", fallback_caption_column="nowhere")
+    assert problem.code == "column_not_found" and "nowhere" in problem.message and "tags" in problem.expected
+
+
+def test_sizes_are_read_from_the_columns_that_the_entry_names(hub: DatasetHub, tmp_path: Path) -> None:
+    cells = rows(2)
+    sizes = [(sample.width, sample.height) for sample in examined(tmp_path).sets[0].samples[:2]]
+    for row, (width, height) in zip(cells, sizes, strict=True):
+        row |= {"w": width, "h": height, "width": 7, "height": 7}
+    hub.repo(REPO, shards(1, cells))
+    report = examined(tmp_path, huggingface={"width_column": "w", "height_column": "h"})
+    assert [(sample.width, sample.height) for sample in report.sets[0].samples] == sizes
+
+
 def test_validate_scans_what_is_in_the_cache(hub: DatasetHub, tmp_path: Path) -> None:
     examined(tmp_path)
     report = checked(tmp_path, datasets=datasets(tmp_path), hf_home=tmp_path / "hf")

@@ -23,11 +23,20 @@ DEFAULT_CAPTIONS = ("caption", "text")
 MOST_TILES = 64
 MOST_COLUMNS = 32
 LONGEST_NAME = 250
-IDLE = {
+FALLBACKS = ("fallback_caption_column", "description_column")
+"""Columns of the caption of a row that has none in ``caption_column``, in the order in which they are tried."""
+SIZES = ("width_column", "height_column")
+STREAMING = {
     "streaming": "files are downloaded once, into the hub's cache, and their rows are read from there",
     "num_proc": "rows are filtered while they are listed, without further processes",
 }
-"""Hints of the format whose purpose is fulfilled anyway."""
+"""Hints of the format whose purpose is fulfilled anyway. They stand in the object, or outside of it."""
+IDLE = {
+    **STREAMING,
+    "file_extension": "rows are opened by what their content is",
+    **dict.fromkeys(("num_frames_column", "fps_column"), "lengths and frame rates are those in the headers of the clips"),
+}
+"""Hints that the object may hold."""
 
 
 class HubFields(OptionGroup):
@@ -49,12 +58,14 @@ class HubFields(OptionGroup):
         json=True,
         shape="the name of a column, or a list of names",
     )
+    fallback_caption_column: str | None = option(None, "Column of the caption of a row that has none in caption_column.")
     huggingface: str | None = option(
         None,
-        "Object of further settings: split, revision, image_column, video_column and caption_column, as above; config_name, a "
-        "configuration of the dataset; filter_func, conditions for rows (quality_thresholds with quality_column, collection, min_width, "
-        "min_height); composite_image_config, to take one of several images that stand side by side (enabled, image_count, select_index, "
-        "counted from 0).",
+        "Object of further settings: the fields of this list, but for itself; config_name, a configuration of the dataset; "
+        "description_column, which is tried after fallback_caption_column; width_column and height_column, the columns of the sizes for "
+        "metadata_backend=huggingface (width and height unless they are given); filter_func, conditions for rows (quality_thresholds with "
+        "quality_column, collection, min_width, min_height); composite_image_config, to take one of several images that stand side by side "
+        "(enabled, image_count, select_index, counted from 0).",
         json=True,
         shape="an object",
     )
@@ -80,10 +91,13 @@ class RowOptions:
     """Column of the images or clips."""
     has_clips: bool = False
     caption_columns: tuple[str, ...] = ()
+    fallback_columns: tuple[str, ...] = ()
+    """Columns of the caption of a row without one in ``caption_columns``, in the order in which they are tried."""
+    size_columns: tuple[str, str] = ("width", "height")
     filter: RowFilter = RowFilter()
     tile: Tile | None = None
     trusts_sizes: bool = False
-    """Whether the columns width and height give the sizes of the images."""
+    """Whether ``size_columns`` give the sizes of the images."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,9 @@ class OptionReader:
         inner = self._object(self.given.get(OBJECT), OBJECT)
         known = {name: self._either(name, inner) for name in ("split", "revision", "image_column", "video_column")}
         columns = self._columns(inner)
+        first, second = self._either(FALLBACKS[0], inner), self._name(inner.pop(FALLBACKS[1], None), f"{OBJECT}.{FALLBACKS[1]}")
+        width, height = (self._name(inner.pop(name, None), f"{OBJECT}.{name}") for name in SIZES)
+        repeated = self._name(inner.pop("dataset_name", None), f"{OBJECT}.dataset_name")
         config_name = self._name(inner.pop("config_name", None), f"{OBJECT}.config_name") or ""
         chosen = self._part(inner, "filter_func", read_filter) or RowFilter()
         tile = self._part(inner, "composite_image_config", _read_tile)
@@ -122,7 +139,7 @@ class OptionReader:
             self.refuse(OBJECT, "unknown_field", f"huggingface has no field {name[:100]!r}", name[:100])
         if tile and known["video_column"]:
             self.refuse(OBJECT, "conflicting_values", "composite_image_config takes images apart, and video_column reads clips")
-        self._names_a_dataset(self.given.get("dataset_name"))
+        self._names_a_dataset(self.given.get("dataset_name"), repeated)
         return RowOptions(
             split=known["split"] or "train",
             revision=known["revision"],
@@ -130,6 +147,8 @@ class OptionReader:
             column=known["video_column"] or known["image_column"] or IMAGE_COLUMN,
             has_clips=bool(known["video_column"]),
             caption_columns=columns,
+            fallback_columns=tuple(name for name in (first, second) if name),
+            size_columns=(width or "width", height or "height"),
             filter=chosen,
             tile=tile,
             trusts_sizes=trusts_sizes,
@@ -193,7 +212,10 @@ class OptionReader:
             self.refuse(OBJECT, wrong.code, f"huggingface.{name} {wrong}", given, wrong.hint)
             return None
 
-    def _names_a_dataset(self, name: object) -> None:
+    def _names_a_dataset(self, name: object, repeated: str | None) -> None:
+        """``repeated``: the name in the object, which may only repeat the other one."""
+        if repeated and isinstance(name, str) and name != repeated and not name.endswith(f"/{repeated}"):
+            self.refuse("dataset_name", "conflicting_values", "dataset_name and huggingface.dataset_name differ", name, "one of them")
         if isinstance(name, str) and name and not is_repository(name) and not name.startswith("/"):
             expected = "owner/name, or the path of a folder or of a parquet file"
             self.refuse("dataset_name", "not_a_dataset", f"{name!r} is neither a repository id nor a path", name, expected)

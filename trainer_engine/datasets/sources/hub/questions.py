@@ -144,7 +144,7 @@ def _check(answers: HubAnswers, options: RowOptions, *, captions: bool) -> None:
     from trainer_engine.datasets.sources.hub.media_column import media_column
 
     media_column(schema, options)
-    for path in options.caption_columns if captions else ():
+    for path in (*options.caption_columns, *options.fallback_columns) if captions else ():
         root_of("caption_column", path, schema.names)
     for path in _filtered(options):
         root_of(OBJECT, path, schema.names)

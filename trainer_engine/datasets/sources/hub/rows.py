@@ -19,7 +19,6 @@ from trainer_engine.datasets.sources.hub.snapshot import Snapshot
 from trainer_engine.datasets.sources.hub.tiles import tile_of
 
 OF_SHARDS = re.compile(r"-of-\d{5}(?:-[0-9a-f]+)?\Z")
-SIZES = ("width", "height")
 TRIED_ROWS = 2
 """Rows at both ends of a file whose images are opened, to see whether the columns width and height are right."""
 UNKNOWN_SIZE = 0
@@ -118,12 +117,13 @@ class RowSource(ColumnSource):
 
     @cached_property
     def _sizes(self) -> dict[str, list[tuple[int, int]]]:
-        """The sizes of all rows by the columns width and height; empty if they are not to be trusted."""
-        if not self.options.trusts_sizes or self.options.has_clips or not set(SIZES) <= set(self.columns()):
+        """The sizes of all rows by the columns of sizes; empty if they are not to be trusted."""
+        names = self.options.size_columns
+        if not self.options.trusts_sizes or self.options.has_clips or not set(names) <= set(self.columns()):
             return {}
         found = {}
         for stem, (_, table) in self._tables.items():
-            pairs = [tuple(_pixels(row[name]) for name in SIZES) for rows in table.read(SIZES) for row in rows]
+            pairs = [tuple(_pixels(row[name]) for name in names) for rows in table.read(names) for row in rows]
             found[stem] = [(width, height) for width, height in pairs]
             tried = {*range(min(TRIED_ROWS, len(pairs))), *range(max(0, len(pairs) - TRIED_ROWS), len(pairs))}
             if not all(self._has_size(f"{stem}/{row:06d}{self._media.suffix}", pairs[row]) for row in tried):

@@ -1,0 +1,53 @@
+"""Why a field or a kind of dataset of the format is refused, by the reasons that refused options have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from trainer_engine.config.options.refused import Reason, Refusal
+
+_SOUND = "it holds sound, for models of music and speech"
+_EMBEDS = "it caches what an image encoder makes of references, for models that have one"
+_PLACES = "it says what lies where in an image, for models with grounding"
+_SCREEN = "it screens images with a classifier"
+_SHARDS = "it reads tar shards through the webshart library"
+_MEMORY = "it keeps a cache in a file system in memory"
+
+FIELDS: Mapping[str, Refusal] = MappingProxyType(
+    {
+        **dict.fromkeys(("audio", "s2v_datasets"), Refusal(Reason.FAMILY, _SOUND)),
+        **dict.fromkeys(
+            ("conditioning_image_embeds", "cache_dir_conditioning_image_embeds", "conditioning_image_embed_batch_size"),
+            Refusal(Reason.FAMILY, _EMBEDS),
+        ),
+        "grounding": Refusal(Reason.FAMILY, _PLACES),
+        "delete_nsfw_images": Refusal(Reason.RESEARCH, _SCREEN),
+        **dict.fromkeys(("source", "metadata", "webshart"), Refusal(Reason.LATER, _SHARDS)),
+        **dict.fromkeys(("memory_filesystem_path", "memory_filesystem_size", "memory_filesystem_sudo"), Refusal(Reason.LATER, _MEMORY)),
+    }
+)
+"""Field -> why it is refused. Other fields of the format that are not implemented have no reason but that."""
+
+KINDS: Mapping[str, Refusal] = MappingProxyType(
+    {
+        "audio": Refusal(Reason.FAMILY, _SOUND),
+        "conditioning_image_embeds": Refusal(Reason.FAMILY, _EMBEDS),
+        "grounding": Refusal(Reason.FAMILY, _PLACES),
+        "distillation_cache": Refusal(Reason.RESEARCH, "it holds samples of a teacher that is distilled"),
+        "caption": Refusal(Reason.RESEARCH, "it holds captions without images, for a distillation"),
+    }
+)
+"""Value of ``dataset_type`` -> why it is refused."""
+NOT_YET = Refusal(Reason.LATER, "it is not implemented yet")
+
+
+def refusal_of_field(name: str) -> Refusal:
+    """Returns why a field of the format that is not implemented is refused."""
+    return FIELDS.get(name, NOT_YET)
+
+
+def reason_of_field(option: str, got: str) -> Reason:
+    """Returns the reason of a problem of the code ``not_available``, by its option (``dataloader[0].audio``) and the refused value."""
+    name = option.rpartition("].")[2]
+    return KINDS.get(got, NOT_YET).reason if name == "dataset_type" else refusal_of_field(name).reason

@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,22 +169,26 @@ def _log(values: Floats) -> Floats:
 
 
 KEPT = 2
-"""Epochs whose order is remembered."""
+"""Epochs whose plan is remembered."""
+Plan = TypeVar("Plan")
 
 
-class Epochs:
-    """Orders follow from their epoch alone, so planning ahead changes nothing but the time. Safe to ask from several threads."""
+class Epochs(Generic[Plan]):
+    """Plans of epochs. They follow from their epoch alone, so planning ahead changes nothing but the time.
 
-    def __init__(self, plan: Callable[[int], EpochOrder]) -> None:
+    Safe to ask from several threads.
+    """
+
+    def __init__(self, plan: Callable[[int], Plan]) -> None:
         self._plan = plan
-        self._known: dict[int, Future[EpochOrder]] = {}
+        self._known: dict[int, Future[Plan]] = {}
         self._lock = Lock()
 
-    def plan(self, epoch: int) -> EpochOrder:
-        """The order of an epoch, from 0."""
+    def plan(self, epoch: int) -> Plan:
+        """The plan of an epoch, from 0."""
         return self.prepare(epoch).result()
 
-    def prepare(self, epoch: int) -> Future[EpochOrder]:
+    def prepare(self, epoch: int) -> Future[Plan]:
         """Begin to plan an epoch in a thread, unless it is remembered; the thread ends with the plan."""
         with self._lock:
             if epoch not in self._known:

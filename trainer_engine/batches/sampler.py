@@ -6,13 +6,15 @@ epoch; the last batch of a bucket, and the last optimizer step of an epoch, are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from trainer_engine.batches.order import EpochOrder, Epochs, bucket_batches
 from trainer_engine.config.datasets.fields import ALWAYS, Gates
+from trainer_engine.datasets.epoch_crops import EpochCrops
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.timeline import TimedSet, Timeline
 from trainer_engine.runtime.seeds import derived_seed
@@ -24,7 +26,7 @@ class DataSource:
 
     id: str
     buckets: tuple[tuple[Sample, ...], ...]
-    """The samples of each bucket."""
+    """The samples of each bucket, with their crops of the first epoch."""
     passes: int
     """How often each sample is seen in an epoch."""
     weight: float
@@ -39,14 +41,30 @@ class DataSource:
     """Whether its samples keep an adapter close to the network without it."""
     timestep_offset: float = 0.0
     """What its timesteps are moved by before the sigmoid of flow matching."""
+    crops: EpochCrops | None = None
+    """The crops of its samples in each epoch; None if they do not change."""
 
     @property
     def samples(self) -> int:
         return sum(len(bucket) for bucket in self.buckets)
 
-    def seen(self, bucket: Sequence[Sample]) -> int:
-        """Samples that one of its buckets gives in an epoch."""
-        return max(len(bucket) * self.passes, self.at_least)
+    @property
+    def changes_buckets(self) -> bool:
+        return self.crops is not None and self.crops.entry.changes_aspects
+
+    def seen(self, images: int) -> int:
+        """Samples that a bucket of so many images gives in an epoch."""
+        return max(images * self.passes, self.at_least)
+
+    def buckets_in(self, epoch: int) -> Sequence[Sequence[Sample]]:
+        """The samples of each bucket of an epoch, from 0, with their crops of the first one."""
+        if self.crops is None or not self.changes_buckets:
+            return self.buckets
+        return [[self.crops.samples[index] for index in members] for members in self.crops.buckets(epoch)]
+
+    def cropped(self, sample: Sample, epoch: int) -> Sample:
+        """The sample with its crop of an epoch."""
+        return self.crops.of(sample, epoch) if self.crops else sample
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,16 @@ class Item:
 GlobalBatch = tuple[Item, ...]
 
 
+class EpochPlan(NamedTuple):
+    """What is trained on in an epoch."""
+
+    epoch: int
+    """Counted from 0."""
+    order: EpochOrder
+    buckets: Sequence[tuple[DataSource, Sequence[Sample]]]
+    """The buckets of the order: the dataset of each, and its samples."""
+
+
 class Sampler:
     """Steps are counted from 0: ``step(0)`` is what the first optimizer step takes."""
 
@@ -81,22 +109,17 @@ class Sampler:
         self.sizes = sizes
         self.seed = seed
         self.by_size = by_size
-        self._buckets = [(source, number) for source in self.sources for number in range(len(source.buckets))]
-        timed = tuple(
-            TimedSet(source.id, tuple(self._batches(source, bucket) for bucket in source.buckets), source.weight, source.gates)
-            for source in self.sources
-        )
-        self.timeline = Timeline(timed, sizes.accumulation, seed, by_size)
+        self.timeline = Timeline(tuple(map(self._timed, self.sources)), sizes.accumulation, seed, by_size)
         self._epochs = Epochs(self._plan_epoch)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of an epoch in which all sets are trained on."""
+        """Batches of an epoch in which all sets are trained on, with the buckets of the first epoch."""
         return sum(sum(one.batches) for one in self.timeline.sets)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of the first epoch; others differ if sets begin or end."""
+        """Optimizer steps of the first epoch; others differ if sets begin or end, or if their buckets change."""
         return self.timeline.steps_per_epoch
 
     def epoch_of(self, step: int) -> int:
@@ -115,27 +138,35 @@ class Sampler:
     def _batch_size(self, source: DataSource) -> int:
         return source.batch or self.sizes.batch
 
-    def _batches(self, source: DataSource, bucket: Sequence[Sample]) -> int:
-        return -(-source.seen(bucket) // self._batch_size(source))
+    def _timed(self, source: DataSource) -> TimedSet:
+        def batches(images: Iterable[int]) -> tuple[int, ...]:
+            return tuple(-(-source.seen(count) // self._batch_size(source)) for count in images)
 
-    def _batch(self, plan: EpochOrder, number: int) -> GlobalBatch:
-        bucket = int(plan.buckets[number])
-        source, place = self._buckets[bucket]
-        samples = source.buckets[place]
-        return tuple(Item(source.id, samples[index]) for index in plan.samples[bucket][plan.numbers[number]].tolist())
+        timed = TimedSet(source.id, batches(map(len, source.buckets)), source.weight, source.gates)
+        if source.crops is None or not source.changes_buckets:
+            return timed
+        sizes = source.crops.bucket_sizes
+        return timed._replace(changing=lambda epoch: batches(sizes(epoch)))
 
-    def _plan_epoch(self, epoch: int) -> EpochOrder:
+    def _batch(self, plan: EpochPlan, number: int) -> GlobalBatch:
+        order, bucket = plan.order, int(plan.order.buckets[number])
+        source, samples = plan.buckets[bucket]
+        chosen = order.samples[bucket][order.numbers[number]].tolist()
+        return tuple(Item(source.id, source.cropped(samples[index], plan.epoch)) for index in chosen)
+
+    def _plan_epoch(self, epoch: int) -> EpochPlan:
         buckets, numbers = self.timeline.order(epoch)
         used = frozenset(np.unique(buckets).tolist())
+        members = [(source, number, bucket) for source in self.sources for number, bucket in enumerate(source.buckets_in(epoch))]
         samples = tuple(
             bucket_batches(
-                len(source.buckets[number]),
-                source.seen(source.buckets[number]),
+                len(bucket),
+                source.seen(len(bucket)),
                 self._batch_size(source),
                 derived_seed(self.seed, "bucket", epoch, source.id, number),
             )
             if place in used
             else np.zeros((0, 1), np.int32)
-            for place, (source, number) in enumerate(self._buckets)
+            for place, (source, number, bucket) in enumerate(members)
         )
-        return EpochOrder(buckets, numbers, samples)
+        return EpochPlan(epoch, EpochOrder(buckets, numbers, samples), [(source, bucket) for source, _, bucket in members])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -29,13 +29,15 @@ REFRESHED_SECONDS = 1.0
 class LatentCache:
     """The latents of the samples of one image set. ``read`` is fast and thread-safe."""
 
-    def __init__(self, family: Family, store: CacheStore, seed: int, when: Encoded = Encoded.AHEAD) -> None:
+    def __init__(self, family: Family, store: CacheStore, seed: int, when: Encoded = Encoded.AHEAD, *, crops_change: bool = False) -> None:
+        """``crops_change``: each epoch has entries of its own, which ``release`` removes."""
         self.family = family
+        self.crops_change = crops_change
         self.store = store
         self.seed = seed
         self.when = when
         self.addresses: dict[str, str] = {}
-        """Name of a sample -> address of its entry, for every usable sample."""
+        """Name of a sample -> address of its entry, for every usable sample; with its crop of the first epoch."""
         self.contents: dict[str, str] = {}
         """Name of a sample -> sha256 of its file, for every readable file."""
         self.left_out: list[tuple[Sample, str]] = []
@@ -48,7 +50,7 @@ class LatentCache:
         self._fingerprint = family.image_fingerprint(store.hashes)
         self.encoder = BatchEncoder(family)
         self._in_memory = InMemoryCache()
-        self._shard = store.writer()
+        self._shard = store.writer(is_short_lived=crops_change)
         """Kept while the run trains, if entries are made on demand: choosing a shard anew for each would read its index each time."""
         self._encoding = threading.Lock()
         self._refreshed = time.monotonic()
@@ -70,6 +72,8 @@ class LatentCache:
         Raises KeyError for a sample that was left out, BrokenImage if the image file is gone too.
         """
         address = self.addresses[sample.name]
+        if sample.epoch:
+            address = self.address(sample)
         known = self._in_memory.get(address) or self.store.get(address)
         return self._in_memory.keep(address, known or self._compute(sample, address))["latents"].float()
 
@@ -86,6 +90,14 @@ class LatentCache:
             self.store.put_all({address: {"latents": latents}}, self._shard if self.when is Encoded.ON_DEMAND else None)
         self.made += 1
         return {"latents": latents}
+
+    def release(self, samples: Iterable[Sample], needed: Iterable[Sample]) -> int:
+        """Remove the entries of samples, except of those that are still needed. Returns how many were removed."""
+        self._in_memory = InMemoryCache()
+        if self.when is Encoded.NEVER_STORED:
+            return 0
+        gone = {self.address(sample) for sample in samples}.difference(map(self.address, needed))
+        return self.store.release(gone, self._shard)
 
     def leave_out(self, sample: Sample, reason: str) -> None:
         """Exclude a sample from training."""
@@ -133,6 +145,7 @@ def cache_latents(
     write_batch_size: int,
     workers: int,
     when: Encoded = Encoded.AHEAD,
+    crops_change: bool = False,
     ranks: Ranks = ALONE,
     on_progress: Advance = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -143,13 +156,14 @@ def cache_latents(
     places random crops. ``workers`` threads decode. Entries are written in groups of ``write_batch_size``, so that an interrupted run
     continues where it stopped. Images that cannot be read, and images whose latents are unusable also in float32, are left out. With
     another ``when`` than ``AHEAD`` nothing is encoded; files without an entry are decoded once, so that broken ones are left out here too.
+    ``crops_change``: the crops are those of the first epoch, and other epochs have others.
     Raises ModelUnavailable, DiskFull, OutOfMemory.
     """
-    cache = ranks.first_then_others(lambda: LatentCache(family, store, seed, when))
+    cache = ranks.first_then_others(lambda: LatentCache(family, store, seed, when, crops_change=crops_change))
     workers = min(workers, THREADS_PER_CORE * (os.cpu_count() or 1))
     share = Share(ranks, [sample.name for sample in samples])
     missing = _missing(cache, samples, share, workers, ranks)
-    if ranks.rank == 0 and when is not Encoded.NEVER_STORED:
+    if ranks.rank == 0 and when is not Encoded.NEVER_STORED and not crops_change:
         store.note_use(cache.addresses.values(), **entries_of("latents", family))
     mine = set(share.of([sample.name for sample in missing]))
     done = len(samples) - len(missing)

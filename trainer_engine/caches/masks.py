@@ -45,10 +45,13 @@ class MaskCache:
         self._in_memory = InMemoryCache()
 
     def read(self, sample: Sample, size: tuple[int, int]) -> Tensor:
-        """(1, h, w) float32 in [0, 1] on the CPU, for latents of ``size`` (h, w). A missing or damaged entry is computed again.
+        """(1, h, w) float32 in [0, 1] on the CPU, for latents of ``size`` (h, w). A missing or damaged entry is computed again;
+        crops of later epochs are not stored.
 
         Raises KeyError for a mask that was left out, BrokenImage if the file is gone too.
         """
+        if sample.epoch:  # the crop of one epoch is used a few times at most
+            return self._values(sample, size)
         address = self._address(sample, self.contents[sample.name], size)
         known = self._in_memory.get(address) or self.store.get(address)
         return self._in_memory.keep(address, known or self._compute(sample, address, size))["mask"]

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,14 @@ from trainer_engine.contract.atomic import means_full
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.datasets.shards import older
+from trainer_engine.datasets.shards.collect import release
 from trainer_engine.datasets.shards.folder import SHARDS, ShardFolder
 from trainer_engine.datasets.shards.record import PACKED, PLAIN
 from trainer_engine.datasets.shards.uses import TOUCHED_SECONDS, note_use
 from trainer_engine.datasets.shards.writer import Entry, ShardWriter
 from trainer_engine.families.base import Family
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 """Increases when a change of the code changes the content of entries for the same inputs."""
@@ -124,9 +128,24 @@ class CacheStore:
                 own.close()
         self.refresh()
 
-    def writer(self) -> ShardWriter:
-        """A writer for ``put_all``, which keeps a shard to itself until it is closed."""
-        return ShardWriter(self.folder / SHARDS)
+    def writer(self, *, is_short_lived: bool = False) -> ShardWriter:
+        """A writer for ``put_all``, which keeps a shard to itself until it is closed. ``is_short_lived``: its entries are released soon."""
+        return ShardWriter(self.folder / SHARDS, is_short_lived=is_short_lived)
+
+    def release(self, addresses: Collection[str], writer: ShardWriter) -> int:
+        """Remove entries that no run needs any more; ``writer`` lets go of its shard for it. Returns how many were removed.
+
+        An entry that cannot be removed stays; ``simpletuner cache gc`` removes it later.
+        """
+        with self._writing:
+            try:
+                writer.close()
+                return release(self.folder, addresses)
+            except OSError as error:
+                log.warning("The cache %s keeps entries that are needed no more: %s", self.folder, error)
+                return 0
+            finally:
+                self.refresh()
 
     def _entry(self, address: str, tensors: Mapping[str, Tensor]) -> Entry:
         content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -84,6 +84,15 @@ def bucket_key(target: Size, rounding: int) -> str:
 def clip_bucket(key: str, frames: int) -> str:
     """Returns the name of the bucket of clips with this many frames, from that of images of their size."""
     return f"{key} of {frames} frames"
+
+
+def paired_bucket(key: str, target: Size, references: Iterable[Size]) -> str:
+    """Returns the name of the bucket of images whose references have these sizes.
+
+    Tensors of a batch are stacked, so images of one size with references of different sizes are in different buckets.
+    """
+    other = [f"{width}x{height}" for width, height in references if (width, height) != target]
+    return f"{key} with {', '.join(other)}" if other else key
 
 
 def fill_buckets(samples: Sequence[Sample]) -> dict[str, list[int]]:

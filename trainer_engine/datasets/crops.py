@@ -40,9 +40,10 @@ def _cropped(frame: Image.Image, sample: Sample, left_top: tuple[int, int]) -> I
 
 
 def crop_window(sample: Sample, seed: int) -> tuple[int, int]:
-    """Returns (left, top) of a sample's crop. A random one depends only on the seed and the file's name in its dataset."""
+    """Returns (left, top) of a sample's crop. A random one depends only on the seed, the file's name in its dataset and the epoch."""
+    purpose = f"window {seed} epoch {sample.epoch}" if sample.epoch else f"window {seed}"
     return geometry.window_offset(
-        sample.resized, sample.target, sample.crop.style, random_numbers(sample.random_name or sample.name, f"window {seed}")
+        sample.resized, sample.target, sample.crop.style, random_numbers(sample.random_name or sample.name, purpose)
     )
 
 

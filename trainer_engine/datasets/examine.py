@@ -236,6 +236,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
     except (OSError, ValueError) as error:
         report.problems.append(unusable_captions(entry, error))
         return report
+    report.fitter = planner.fitter
     changes = context.changes[entry.id]
     try:
         for outcome in changes.apply(_plan_all(planner, found, min(entry.max_workers, MOST_THREADS))):

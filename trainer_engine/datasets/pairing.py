@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from trainer_engine.config.datasets import ImageSet, ReferenceSet
 from trainer_engine.contract.errors import Problem
+from trainer_engine.datasets.buckets import paired_bucket
 from trainer_engine.datasets.index import Discovery, ImageFile
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.samples import Reference, Sample
@@ -60,7 +61,7 @@ class Pairing:
                 self.missing.append(printable(sample.name))
             return None
         [file] = found
-        made = self._loose(file) if self.references.conditioning_type == "reference_loose" else self._strict(sample, file)
+        made = self._strict(sample, file) if self.references.shares_crops else self._loose(file)
         return Reference(self.references.id, made) if made else None
 
     def _partners(self, name: str) -> list[ImageFile]:
@@ -125,19 +126,14 @@ class Pairing:
 
 
 def pair(samples: Sequence[Sample], pairings: Sequence[Pairing]) -> list[Sample]:
-    """Returns the samples that have a reference in every conditioning set and a mask if there are masks, with these.
-
-    Tensors of a batch are stacked, so images of one size with references of different sizes are in different buckets.
-    """
+    """Returns the samples that have a reference in every conditioning set and a mask if there are masks, with these."""
     paired = []
     for sample in samples:
         found = [(pairing, partner) for pairing in pairings if (partner := pairing.reference_of(sample))]
         if len(found) == len(pairings):
             references = tuple(partner for pairing, partner in found if not pairing.references.is_mask)
             masks = [partner for pairing, partner in found if pairing.references.is_mask]
-            sizes = [reference.sample.target for reference in references]
-            other = [f"{width}x{height}" for width, height in sizes if (width, height) != sample.target]
-            bucket = f"{sample.bucket} with {', '.join(other)}" if other else sample.bucket
+            bucket = paired_bucket(sample.bucket, sample.target, [reference.sample.target for reference in references])
             paired.append(replace(sample, references=references, bucket=bucket, mask=masks[0] if masks else None))
     return paired
 

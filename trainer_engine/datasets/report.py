@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,6 +10,8 @@ from trainer_engine.config.datasets import ImageSet, ReferenceSet
 from trainer_engine.config.datasets.fields import ALWAYS
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.buckets import Bucket, Effective
+from trainer_engine.datasets.epoch_crops import EpochCrops
+from trainer_engine.datasets.fitting import Fitter
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import LeftOut
 from trainer_engine.datasets.timeline import TimedSet, Timeline
@@ -36,6 +39,8 @@ class SetReport:
     """The set and its references, as far as a run has to fetch them before they can be examined."""
     measured_later: list[ImageSet | ReferenceSet] = field(default_factory=list)
     """The set and its references, as far as measuring them takes too long before a run starts."""
+    fitter: Fitter | None = None
+    """Fits images into its sizes; None for a set that could not be examined."""
     at_least: int = 0
     """Least number of samples that a bucket gives in an epoch; those of smaller buckets are repeated."""
 
@@ -52,13 +57,27 @@ class SetReport:
     def timed(self) -> TimedSet:
         """The set as a timeline sees it."""
         batches = tuple(bucket.batches(self.effective.batch) for bucket in self.counts)
-        return TimedSet(self.entry.id, batches, self.entry.probability, self.entry.gates)
+        timed = TimedSet(self.entry.id, batches, self.entry.probability, self.entry.gates)
+        crops = self.crops(self.samples) if self.entry.changes_aspects else None
+        if crops is None:
+            return timed
+        sizes = crops.bucket_sizes
+        return timed._replace(changing=lambda epoch: tuple(-(-self.seen(images) // self.effective.batch) for images in sizes(epoch)))
+
+    def crops(self, samples: Sequence[Sample]) -> EpochCrops | None:
+        """Returns the crops of these of its samples; None if each has the same one in all epochs."""
+        return EpochCrops(self.entry, self.fitter, samples) if self.entry.changes_crops and self.fitter else None
+
+    def seen(self, images: int) -> int:
+        """Returns the number of samples in an epoch of a bucket with so many images."""
+        return max(images * (self.entry.repeats + 1), self.at_least)
 
     @property
     def frequency(self) -> tuple[object, ...]:
         """The settings that decide how often a sample is seen, when, and toward what: part of its fingerprint in checkpoints."""
         usual: tuple[object, ...] = (self.entry.repeats + 1, self.at_least, self.entry.probability)
         usual += ("regularisation",) if self.entry.is_regularisation_data else ()
+        usual += ("new crops",) if self.entry.changes_crops else ()
         scheduled = (self.entry.train_batch_size, *self.entry.gates)
         return usual if scheduled == (None, *ALWAYS) else (*usual, *scheduled)
 
@@ -103,5 +122,5 @@ class DatasetReport:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch in which all sets are trained on."""
+        """Optimizer steps in an epoch in which all sets are trained on, with the buckets of the first epoch."""
         return -(-self.batches_per_epoch // self.effective.accumulation)

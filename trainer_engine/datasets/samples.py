@@ -64,6 +64,8 @@ class Sample:
     """Number of frames that are trained on, the first ones of a clip; 1 for an image."""
     frame_rate: float | None = None
     """Frames a second of a clip; None for an image."""
+    epoch: int = 0
+    """The epoch, from 0, whose random crop this is; 0 for a crop that does not change."""
 
     @property
     def is_clip(self) -> bool:
@@ -86,7 +88,7 @@ SETTINGS = (
     *("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect", "crop_aspect_buckets", "max_upscale_threshold"),
     *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt", "disable_multiline_split"),
     *("caption_shuffle", "repeats", "probability", "max_num_samples", "conditioning_data", "conditioning", "is_regularisation_data"),
-    *("train_batch_size", "start_epoch", "start_step", "end_epoch", "end_step", "video"),
+    *("train_batch_size", "start_epoch", "start_step", "end_epoch", "end_step", "video", "vae_cache_clear_each_epoch"),
 )
 """Fields of a dataset that decide how its samples are trained, and therefore explain why fingerprints differ."""
 

@@ -19,7 +19,7 @@ def run_steps(options: TrainingOptions, timeline: Timeline) -> int:
 
 
 def schedule_problems(options: TrainingOptions, timeline: Timeline, entries: Sequence[ImageSet]) -> Iterator[Problem]:
-    """Yields an error if no set is left before the run ends, and a warning for each set that is never trained on."""
+    """Yields an error if no set is left before the run ends, a warning for each set that is never trained on, and notes on new crops."""
     steps, epochs, end = options.run.max_train_steps, options.run.num_train_epochs, timeline.end
     if end is not None and (steps > end or (not steps and epochs > timeline.epochs)):
         wanted = f"{steps} steps" if steps else f"{epochs} epochs"
@@ -35,6 +35,18 @@ def schedule_problems(options: TrainingOptions, timeline: Timeline, entries: Seq
                 f"dataset {entry.id}: it is never trained on, since the run ends after {total} steps in epoch {_epochs(timeline, total)}."
             )
             yield Problem.warning(entry.option(field), "never_trained", message, got=getattr(entry, field))
+        elif entry.id in timed and entry.changes_crops:
+            yield _new_crops(entry, timeline, total)
+
+
+def _new_crops(entry: ImageSet, timeline: Timeline, steps: int) -> Problem:
+    """Returns the note about a set whose images are cropped anew in each epoch: what it costs, and how long epochs are."""
+    message = f"dataset {entry.id}: its images are cropped anew in each epoch, so they are encoded while training."
+    if entry.changes_aspects:
+        lengths = [one.length for one in timeline.stretches if one.start < steps]
+        message += f" Its buckets change too: epochs have {min(lengths)} to {max(lengths)} steps."
+    hint = "the autoencoder stays in memory; the cache holds the latents of one epoch"
+    return Problem.note(entry.option("vae_cache_clear_each_epoch"), "new_crops", message, got=True, hint=hint)
 
 
 def _epochs(timeline: Timeline, steps: int) -> int:
@@ -46,7 +58,7 @@ def understood_length(options: TrainingOptions, timeline: Timeline) -> dict[str,
     """Returns the steps and epochs of a run as ``validate`` reports them; with the parts of the run if its epochs differ."""
     total = run_steps(options, timeline)
     found: dict[str, object] = {"steps": total, "epochs": _epochs(timeline, total)}
-    if any(one.gates.step_cuts or one.gates.epoch_cuts for one in timeline.sets):
+    if any(one.gates.step_cuts or one.gates.epoch_cuts or one.changing for one in timeline.sets):
         found["schedule"] = [
             {
                 "first_epoch": one.epoch + 1,

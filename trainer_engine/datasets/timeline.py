@@ -1,14 +1,15 @@
 """Which epoch each optimizer step belongs to, where sets begin and end during a run. A pure function of the sets, the seed and the step.
 
 An epoch gives every batch of every set that is trained on in it. A set that begins within an epoch adds its batches to those that are left;
-one that ends takes its own away. The epoch is over when no batch is left, so epochs may differ in length.
+one that ends takes its own away. The epoch is over when no batch is left, so epochs may differ in length. They also differ if images get
+new aspects in each epoch.
 """
 
 from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -21,15 +22,25 @@ if TYPE_CHECKING:
     from trainer_engine.batches.order import Integers
 
 
+CHANGING_EPOCHS = 1_000
+"""Epochs in which images get new aspects; afterwards they keep those of the last one. It bounds the work of counting steps."""
+
+
 class TimedSet(NamedTuple):
     """One dataset as the timeline sees it."""
 
     id: str
     batches: tuple[int, ...]
-    """Of each of its buckets, in an epoch."""
+    """Of each of its buckets, in the first epoch."""
     weight: float
     """Its ``probability``, above 0."""
     gates: Gates = ALWAYS
+    changing: Callable[[int], tuple[int, ...]] | None = None
+    """epoch, from 0 -> ``batches`` of that epoch; None if they are the same in all epochs."""
+
+    def batches_in(self, epoch: int) -> tuple[int, ...]:
+        """Returns the batches of each of its buckets in an epoch, from 0."""
+        return self.changing(epoch) if self.changing else self.batches
 
 
 class Stretch(NamedTuple):
@@ -124,17 +135,26 @@ class Timeline:
 
     def _measure(self) -> Iterator[Stretch]:
         epoch = start = 0
-        while batches := sum(sum(one.batches) for one in self._active(epoch, start)):
+        while batches := sum(sum(one.batches_in(epoch)) for one in self._active(epoch, start)):
             length = -(-batches // self.accumulation)
             epoch_cuts = [cut - 1 for one in self.sets for cut in one.gates.epoch_cuts if cut - 1 > epoch]
             step_cuts = self._step_cuts(epoch, start)
-            count = min([sys.maxsize, *(cut - epoch for cut in epoch_cuts), *((cut - start) // length for cut in step_cuts)])
+            cuts = [*(cut - epoch for cut in epoch_cuts), *((cut - start) // length for cut in step_cuts)]
+            count = min([self._alike(epoch), *cuts])
             if count == 0:
                 length, count = len(self._order(epoch, start)[0]) // self.accumulation, 1
             yield Stretch(epoch, start, length, count)
             if count == sys.maxsize:
                 return
             epoch, start = epoch + count, start + count * length
+
+    def _alike(self, epoch: int) -> int:
+        """Returns how many epochs, from this one on, have the same number of batches of each set."""
+        changing = [one for one in self.sets if one.changing]
+        for later in range(epoch + 1, CHANGING_EPOCHS if changing else 0):
+            if any(sum(one.batches_in(later)) != sum(one.batches_in(epoch)) for one in changing):
+                return later - epoch
+        return sys.maxsize
 
     def _active(self, epoch: int, steps: int) -> list[TimedSet]:
         return [one for one in self.sets if one.gates.has_epoch(epoch + 1) and one.gates.has_step(steps + 1)]
@@ -147,7 +167,7 @@ class Timeline:
         # NOTE: the server counts epochs without numpy, which it does not load.
         from trainer_engine.batches.order import PhasedOrder
 
-        found, steps, phase = PhasedOrder([one.batches for one in self.sets]), start, 0
+        found, steps, phase = PhasedOrder([one.batches_in(epoch) for one in self.sets]), start, 0
         while True:
             active = self._active(epoch, steps)
             turns = {number: (one.weight, self._phase_seed(epoch, phase, one)) for number, one in enumerate(self.sets) if one in active}

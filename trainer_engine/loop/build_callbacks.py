@@ -16,6 +16,7 @@ from trainer_engine.loop.callbacks.checkpointing import CheckpointCallback
 from trainer_engine.loop.callbacks.clip_scoring import ClipScoring
 from trainer_engine.loop.callbacks.commands import CommandsCallback
 from trainer_engine.loop.callbacks.ema import EmaCallback
+from trainer_engine.loop.callbacks.epoch_crops import EpochCropsCallback
 from trainer_engine.loop.callbacks.evaluation import EvaluationCallback
 from trainer_engine.loop.callbacks.external_validation import ExternalValidation
 from trainer_engine.loop.callbacks.hooks import HooksCallback
@@ -94,6 +95,7 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
             ),
             NonFiniteCallback(sink, parts.loader.sampler, parts.loader.collator),
             *([JournalCallback(run_context.journal_room)] if run_context.journal_room is not None else []),
+            *([EpochCropsCallback(parts.prepared)] if parts.prepared.crops_change else []),
             CommandsCallback(sink, run_context.requests, processes),
             checkpointing,
             evaluations,

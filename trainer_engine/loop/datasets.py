@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import StageKey
 from trainer_engine.contract.run import RunFolder
+from trainer_engine.datasets.epoch_crops import EpochCrops
 from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.report import DatasetReport, SetReport
@@ -101,6 +103,28 @@ class Prepared:
     def read_prompt(self, source: str, caption: str, references: Sequence[Sample] = ()) -> PromptEmbedding:
         """The embedding of a caption; ``references`` are those that the text encoder looks at."""
         return (self.captions[source] if caption or references else self.prompts).read(caption, references)
+
+    @property
+    def crops_change(self) -> bool:
+        """Whether the images of a set are cropped anew in each epoch."""
+        return any(source.crops for source in self.sources)
+
+    def release_crops(self, epoch: int) -> int:
+        """Remove the latents of an epoch, from 0, that the next one does not use. Returns how many were removed."""
+        return sum(
+            cache.release(select(epoch), select(epoch + 1))
+            for source in self.sources
+            if source.crops
+            for cache, select in self._changing_caches(source.id, source.crops)
+        )
+
+    def _changing_caches(self, set_id: str, crops: EpochCrops) -> Iterator[tuple[LatentCache, Callable[[int], Iterator[Sample]]]]:
+        """Caches of a set whose crops change, each with its samples in an epoch. Loose references keep their crop."""
+        yield self.latents[set_id], crops.images
+        for place, (reference_id, first) in enumerate(crops.samples[0].references):
+            cache = self.latents.get(reference_cache(set_id, reference_id))
+            if cache and first.random_name:
+                yield cache, partial(crops.references, place)
 
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
@@ -309,25 +333,32 @@ class Preparation:
     def _cache_images(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, LatentCache]:
         """By dataset id, and by ``reference_cache`` for the references of a set."""
         wanted: dict[str, tuple[ImageSet | ReferenceSet, list[Sample]]] = {}
+        changing: set[str] = set()
         steers = self.family.spec.steers
         for found in sets:
             wanted[found.entry.id] = found.entry, found.samples
+            changing.update([found.entry.id] if found.entry.changes_crops else [])
             if steers and not steers.sees_latents:
                 continue
             for number, one in enumerate(dataloader.references_of(found.entry)):
                 samples = [sample.references[number].sample for sample in found.samples]
-                wanted[reference_cache(found.entry.id, one.id)] = one, samples
+                name = reference_cache(found.entry.id, one.id)
+                wanted[name] = one, samples
+                changing.update([name] if found.entry.changes_crops and one.shares_crops else [])
         made: dict[str, LatentCache] = {}
         total, before = sum(len(samples) for _, samples in wanted.values()), 0
         with self.stages.stage(StageKey.VAE_CACHE) as advance:
             for name, (entry, samples) in wanted.items():
-                made[name] = self._cache_samples(entry, samples, advance_after(advance, before, total))
+                part = advance_after(advance, before, total)
+                made[name] = self._cache_samples(entry, samples, part, crops_change=name in changing)
                 before += len(samples)
         for name, (entry, _) in wanted.items():
             emit_left_out(self.stages.sink, entry.id, [(sample.name, reason) for sample, reason in made[name].left_out])
         return made
 
-    def _cache_samples(self, entry: ImageSet | ReferenceSet, samples: Sequence[Sample], advance: Advance) -> LatentCache:
+    def _cache_samples(
+        self, entry: ImageSet | ReferenceSet, samples: Sequence[Sample], advance: Advance, *, crops_change: bool
+    ) -> LatentCache:
         data = self.options.data
         cache = cache_latents(
             self.family,
@@ -338,8 +369,10 @@ class Preparation:
             write_batch_size=entry.write_batch_size,
             workers=entry.max_workers,
             when=Encoded.of(
-                on_demand=entry.vae_cache_ondemand or data.vae_cache_ondemand, disabled=entry.vae_cache_disable or data.vae_cache_disable
+                on_demand=entry.vae_cache_ondemand or data.vae_cache_ondemand or crops_change,
+                disabled=entry.vae_cache_disable or data.vae_cache_disable,
             ),
+            crops_change=crops_change,
             ranks=self.processes,
             on_progress=advance,
             should_stop=self.requests.stop_asked,

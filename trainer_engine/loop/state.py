@@ -65,7 +65,7 @@ class TrainState:
     began: float = field(default_factory=time.monotonic)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Where the time went: ``data_wait``, ``step``, ``checkpoint`` (steps stood still for one), ``checkpoint_wait`` (for an earlier one to
-    be whole), ``validation``, ``evaluation``."""
+    be whole), ``validation``, ``evaluation``, ``cache_release`` (removing latents of the epoch before)."""
 
     @property
     def epoch(self) -> int:

@@ -126,7 +126,7 @@ class BatchesSerializer(serializers.Serializer[object]):
 
 
 class EpochsSerializer(serializers.Serializer[object]):
-    """Epochs of one length, where sets begin late or end early."""
+    """Epochs of one length, where sets begin late or end early, or get new buckets in each epoch."""
 
     first_epoch = serializers.IntegerField()
     last_epoch = serializers.IntegerField()

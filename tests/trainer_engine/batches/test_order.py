@@ -183,7 +183,7 @@ def test_a_plan_takes_a_few_bytes_a_sample() -> None:
     found = sampler(source("a", (50_000,)), batch=4)
     tracemalloc.start()
     try:
-        plan = found._plan_epoch(0)
+        plan = found._plan_epoch(0).order
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

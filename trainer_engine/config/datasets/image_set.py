@@ -74,6 +74,11 @@ class ImageSet(FileSet):
         ge=0,
         le=1,
     )
+    vae_cache_clear_each_epoch: bool = option(
+        False,
+        "Crop each image anew in each epoch: at a new place with crop_style=random, to a new aspect with crop_aspect=random. Latents are "
+        "then encoded while training, as with vae_cache_ondemand, and those of an epoch are removed from the cache when it is over.",
+    )
     repeats: int = option(0, "Number of additional times that each sample is seen in an epoch: it is seen repeats + 1 times.", ge=0)
     probability: float = option(
         1.0, "Weight with which batches of this set come before those of other sets in an epoch. 0: the set is not trained on.", ge=0
@@ -109,6 +114,16 @@ class ImageSet(FileSet):
         None, "Id of an image_embeds set, whose cache_dir is the folder of this set's cached latents if it gives no cache_dir_vae."
     )
     cache_dir_vae: str | None = option(None, "Folder of this set's cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
+
+    @property
+    def changes_aspects(self) -> bool:
+        """Whether its images get new aspects in each epoch, so that the buckets of epochs differ."""
+        return self.vae_cache_clear_each_epoch and self.is_trained and self.crop and self.crop_aspect == "random"
+
+    @property
+    def changes_crops(self) -> bool:
+        """Whether its images are cropped anew in each epoch."""
+        return self.changes_aspects or (self.vae_cache_clear_each_epoch and self.is_trained and self.crop and self.crop_style == "random")
 
     @property
     def gates(self) -> Gates:

@@ -72,6 +72,11 @@ class ReferenceSet(FileSet):
         return self.conditioning_type in ("mask", "segmentation")
 
     @property
+    def shares_crops(self) -> bool:
+        """Whether each reference is cropped like its image; loose references have sizes of their own."""
+        return self.conditioning_type != "reference_loose"
+
+    @property
     def noun(self) -> str:
         """What one of its files is called in messages."""
         return "mask" if self.is_mask else "control image" if self.conditioning_type == "controlnet" else "reference"
@@ -102,6 +107,7 @@ class ReferenceSet(FileSet):
             "crop_aspect",
         )
         silent: dict[str, Any] = {"caption_strategy": "filename", "prepend_instance_prompt": False, "only_instance_prompt": False}
+        silent["vae_cache_clear_each_epoch"] = False  # references of their own size keep their crop
         if partner.is_eval:
             silent["crop_style"] = eval_crop(self.crop_style)
         free = {"minimum_image_size": None, "minimum_aspect_ratio": None, "maximum_aspect_ratio": None, "max_num_samples": None}

@@ -97,6 +97,18 @@ def upscaling_is_of_random_aspects(draft: EntryDraft) -> None:
         draft.note("max_upscale_threshold", "no_effect", "max_upscale_threshold has no effect without crop_aspect=random.", got=limit)
 
 
+def new_crops_are_random(draft: EntryDraft) -> None:
+    """Notes that nothing changes from epoch to epoch if crops are not random."""
+    values, name = draft.values, "vae_cache_clear_each_epoch"
+    if not values[name]:
+        return
+    if draft.kind == "eval":
+        draft.note(name, "no_effect", "its images are evaluated with the same crops in every epoch.", got=True)
+    elif not values["crop"] or ("random" not in (values["crop_style"], values["crop_aspect"])):
+        what = f"{name} has no effect: only crops with crop_style=random or crop_aspect=random differ from epoch to epoch."
+        draft.note(name, "no_effect", what, got=True)
+
+
 def table_is_given(draft: EntryDraft) -> None:
     """Checks that the table of captions or sizes is there, with the columns that are read."""
     values, table = draft.values, draft.values["parquet"]
@@ -152,6 +164,7 @@ IMAGE_RULES: tuple[Callable[[EntryDraft], None], ...] = (
     instance_prompt_is_given,
     schedule_has_room,
     upscaling_is_of_random_aspects,
+    new_crops_are_random,
     table_is_given,
     captions_suit_the_source,
     sizes_suit_the_source,

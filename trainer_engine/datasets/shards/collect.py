@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer_engine.datasets.shards import older
-from trainer_engine.datasets.shards.folder import SHARDS
+from trainer_engine.datasets.shards.folder import SHARDS, ShardFolder
 from trainer_engine.datasets.shards.record import Row
 from trainer_engine.datasets.shards.shard import SHARD, Reading, bad_offsets, read_content, remove
 from trainer_engine.datasets.shards.stock import Stored, stored_entries
@@ -87,6 +87,21 @@ def _remove(gone: Iterable[Stored], on_progress: Callable[[], None]) -> list[Sto
             busy += entries
         on_progress()
     return busy
+
+
+def release(folder: Path, addresses: Collection[str]) -> int:
+    """Removes entries that a run needs no more, except those in lists of uses: other runs read these. Returns how many it removed.
+
+    Shards that another process writes to are left alone. Raises OSError.
+    """
+    wanted = {bytes.fromhex(address) for address in addresses}
+    for one in use_lists(folder):
+        wanted.difference_update(one.addresses)
+    by_shard: Mapping[Path, set[int]] = defaultdict(set)
+    for place in ShardFolder(folder / SHARDS).places() if wanted else ():
+        if place.row.address in wanted:
+            by_shard[place.shard].add(place.row.offset)
+    return sum(len(offsets) for shard, offsets in by_shard.items() if compact(shard, offsets))
 
 
 def compact(shard: Path, offsets: set[int]) -> bool:

@@ -35,8 +35,10 @@ class ShardWriter:
     It goes on with the newest shard that has room and no writer. What a killed writer left incomplete there is cut off first.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int = LARGEST_BYTES) -> None:
+    def __init__(self, folder: Path, limit_bytes: int = LARGEST_BYTES, *, is_short_lived: bool = False) -> None:
+        """``is_short_lived``: the entries are removed soon, so they get shards without older entries."""
         self.folder = folder
+        self.is_short_lived = is_short_lived
         self.limit_bytes = limit_bytes
         self.others = 0
         """Number of shards that other writers had locked when this one last chose a shard."""
@@ -93,7 +95,7 @@ class ShardWriter:
         self.close()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.others = 0
-        for path in sorted(self.folder.glob(f"*{SHARD}"), reverse=True):
+        for path in () if self.is_short_lived else sorted(self.folder.glob(f"*{SHARD}"), reverse=True):
             if self._adopt(path, needed):
                 return
         path = self.folder / f"{time.time_ns():016x}-{secrets.token_hex(3)}{SHARD}"

@@ -106,7 +106,7 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
         refused = errors_in(list(schedule_problems(run_context.options, family.spec, family.scheduler_config())))
         if refused:
             raise InvalidOptions(refused)
-        objective = make_objective(family.prediction_type, family.scheduler_config(), run_context.options.objective)
+        objective = make_objective(family.prediction_type, family.scheduler_config(), family.objective_options)
     family.report = run_context.stages.sink.emit
     options = run_context.options
     for note in (*devices.notes, float32_weights_note(options.optimizer.optimizer, options.precision.mixed_precision)):
@@ -199,7 +199,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     )
     average = _average_of(network, run)
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
-    history = history_of(prepared, options, averaged=average is not None)
+    history = history_of(prepared, options, objective, averaged=average is not None)
     samples_file = FixedFile.of_json(prepared.sample_names())
     base = base_weights(options.model, family.spec, hub_cache())
     return RunComponents(

@@ -135,8 +135,7 @@ def test_options_without_a_reason_of_their_own_belong_to_work_that_is_under_way(
 
 TO_BUILD = {
     *("init_lora_step", "init_lora_ema", "prodigy_steps", "gradient_precision", "modelspec_comment", "tracker_image_layout"),
-    *("refiner_training", "refiner_training_strength", "refiner_training_invert_schedule", "sdxl_refiner_uses_full_range"),
-    *("t5_padding", "flux_fast_schedule", "flow_cubic_schedule_weights", "quantization_config"),
+    *("t5_padding", "quantization_config"),
 }
 
 

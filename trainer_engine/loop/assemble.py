@@ -45,7 +45,7 @@ from trainer_engine.loop.components import RunComponents
 from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.datasets import Preparation, Prepared
 from trainer_engine.loop.publishing import bring_wanted
-from trainer_engine.loop.restore import compare_data, find_checkpoint, restore
+from trainer_engine.loop.restore import begin, compare_data, find_checkpoint, restore
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
 from trainer_engine.loop.trainer import Trainer
@@ -82,6 +82,8 @@ def assemble(run_context: RunContext) -> Trainer:
         parts.validation_adapters = _validation_adapters(run_context, family, trainable.network)
         if saved:
             restore(parts, saved, run_context.stages.sink)
+        else:
+            begin(parts)
     publishing = publishing_of(run_context, trainable.results)
 
     def is_complete() -> bool:

@@ -55,7 +55,9 @@ from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import start_training
 from trainer_engine.optim.updates import make_update
+from trainer_engine.results.comment import make_comment
 from trainer_engine.runtime.devices import capability_of, resolve_devices
+from trainer_engine.runtime.environment import comment_variables
 from trainer_engine.weights.hub import hub_cache
 
 
@@ -79,6 +81,8 @@ def assemble(run_context: RunContext) -> Trainer:
         assistant = _assistant(run_context, family, trainable.network)
         parts = _parts(run_context, family, objective, prepared, trainable)
         parts.assistant = assistant
+        text, state = run_context.options.publishing.modelspec_comment, parts.state
+        trainable.comment = make_comment(text, lambda: (state.step, state.epoch), comment_variables(), run_context.stages.sink)
         parts.validation_adapters = _validation_adapters(run_context, family, trainable.network)
         if saved:
             restore(parts, saved, run_context.stages.sink)

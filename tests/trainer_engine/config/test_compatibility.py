@@ -134,7 +134,7 @@ def test_options_without_a_reason_of_their_own_belong_to_work_that_is_under_way(
 
 
 TO_BUILD = {
-    *("gradient_precision", "modelspec_comment", "tracker_image_layout"),
+    *("gradient_precision", "tracker_image_layout"),
     *("t5_padding", "quantization_config"),
 }
 

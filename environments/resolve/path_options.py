@@ -36,6 +36,7 @@ LOCAL = MappingProxyType(
         "data_backend_config": PathRule(Kind.FILE, must_exist=True),
         "lycoris_config": PathRule(Kind.FILE, must_exist=True),
         "init_lora": PathRule(Kind.ANY, must_exist=True),
+        "init_lora_ema": PathRule(Kind.ANY, must_exist=True),
         "accelerate_config": PathRule(Kind.FILE, must_exist=True),
     }
 )

@@ -22,6 +22,7 @@ from trainer_engine.contract.files import read_small
 TITLES = {
     Reason.FAMILY.value: "The model family",
     Reason.RESEARCH.value: "Research methods that this trainer does not implement",
+    Reason.NOT_OFFERED.value: "Not offered by this trainer",
     Reason.LATER.value: "Not implemented yet",
     Reason.UNSAFE.value: "Refused because it is unsafe",
     UNKNOWN: "Names that the format does not have",

@@ -27,6 +27,7 @@ from trainer_engine.contract.checkpoint_files import EXACT_FILE
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem
 from trainer_engine.export.adapter_file import sort_by_module
 from trainer_engine.export.conversion import to_comfyui
+from trainer_engine.results.comment import comment_header, write_comment
 
 AVERAGED = "ema"
 BELOW = ".base_layer."
@@ -94,10 +95,11 @@ class AddedAdapter(Trainable):
         is_whole = self.write_below is None and self.holds_parameters(tensors)
         exact = {} if is_whole else {name: copy(parameter.detach()) for name, parameter in self.named_parameters}
         tensors = {key: copy(tensor) for key, tensor in tensors.items()}
+        comment = comment_header(self.comment())
 
         def write(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._write(folder, tensors, {})
+            self._write(folder, tensors, comment)
             if exact:
                 save_file({name: tensor.cpu() for name, tensor in exact.items()}, folder / EXACT_FILE)
 
@@ -137,9 +139,10 @@ class AddedAdapter(Trainable):
             names = (name for name, _ in self.network.named_modules())
             adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE, self.key_prefixes)
             tensors = to_comfyui(adapter, self.comfyui_prefixes)
-        self._write(folder, tensors, {"global_step": str(step)})
+        self._write(folder, tensors, {"global_step": str(step), **comment_header(self.comment())})
         if self.write_below is not None:
             self.write_below(folder / FOLDER)
+            write_comment(folder / FOLDER, self.comment())
         if self.describe is not None and not averaged:
             write_atomically(folder / "README.md", self.describe(step, output_dir).encode())
 

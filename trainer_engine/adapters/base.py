@@ -27,6 +27,8 @@ class Trainable(ABC):
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         """The bare network of the run, with the adapter in it."""
+        self.comment: Callable[[], str] = str
+        """Gives the comment that is written into the header of files now; an empty text for none."""
 
     @property
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:

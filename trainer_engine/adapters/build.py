@@ -45,7 +45,7 @@ def _load_adapter(family: Family, checkpoint: Path | None) -> AddedAdapter:
     if checkpoint:
         adapter.restore(checkpoint)
     elif options.adapter.init_lora:
-        _start_from(adapter, Path(options.adapter.init_lora))
+        start_from(adapter, "init_lora", Path(options.adapter.init_lora))
     elif options.adapter.init_lokr_norm:
         adapter.perturb(options.adapter.init_lokr_norm)
     return adapter
@@ -117,11 +117,11 @@ def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:
     return config
 
 
-def _start_from(adapter: AddedAdapter, path: Path) -> None:
-    """init_lora: the weights of another adapter of the same form."""
+def start_from(adapter: AddedAdapter, option: str, path: Path) -> None:
+    """Gives the adapter the weights of another one of the same form, which ``option`` names. Raises InvalidOptions."""
     try:
         adapter.start_from(find_adapter(path))
     except UnusableAdapter as error:
-        raise InvalidOptions([Problem.error("init_lora", error.code, error.message, got=str(path), hint=error.hint)]) from error
+        raise InvalidOptions([Problem.error(option, error.code, error.message, got=str(path), hint=error.hint)]) from error
     except CheckpointUnusable as error:
-        raise InvalidOptions([Problem.error("init_lora", "does_not_fit", error.message, got=str(path), hint=error.hint)]) from error
+        raise InvalidOptions([Problem.error(option, "does_not_fit", error.message, got=str(path), hint=error.hint)]) from error

@@ -15,6 +15,7 @@ from trainer_engine.checkpointing.snapshot import Copy
 from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.controlnet import write_controlnet
+from trainer_engine.results.comment import write_comment
 
 PIPELINE = "pipeline"
 AVERAGED_PIPELINE = "pipeline_ema"
@@ -54,9 +55,14 @@ class Full(Trainable):
 
     def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
         if self.family.spec.steers:
-            write_controlnet(self.family, output_dir / (AVERAGED_CONTROLNET if averaged else FOLDER), self.network)
+            folder = output_dir / (AVERAGED_CONTROLNET if averaged else FOLDER)
+            write_controlnet(self.family, folder, self.network)
+            write_comment(folder, self.comment())
         else:
-            self.family.save_pipeline(output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE), self.network)
+            folder = output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE)
+            self.family.save_pipeline(folder, self.network)
+            for component in self.family.spec.trained.values():
+                write_comment(folder / component.folder, self.comment())
 
 
 def twin_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -22,7 +22,7 @@ SETTING = "setting"
 """The reason of an obstacle that the user can remove: a wrong, missing or contradictory value."""
 UNKNOWN = "unknown"
 """The reason of a name that the format does not have."""
-RANKS = (Reason.FAMILY.value, Reason.RESEARCH.value, Reason.LATER.value, Reason.UNSAFE.value, UNKNOWN, SETTING)
+RANKS = (*(reason.value for reason in (Reason.FAMILY, Reason.RESEARCH, Reason.NOT_OFFERED, Reason.LATER, Reason.UNSAFE)), UNKNOWN, SETTING)
 """Reasons, with those first that a change of the configuration helps least."""
 
 

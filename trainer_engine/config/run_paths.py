@@ -29,6 +29,7 @@ READ = (
     "assistant_lora_path",
     "lycoris_config",
     "init_lora",
+    "init_lora_ema",
     "accelerate_config",
     "publishing_config",
 )

@@ -26,7 +26,10 @@ def schedule_problems(options: TrainingOptions, timeline: Timeline, entries: Seq
         message = f"No image set is trained on after step {end}, the end of epoch {timeline.epochs}, and the run has {wanted}."
         hint = f"let one of the sets go on, or set max_train_steps to {end}" if end else "let one of the sets begin at once"
         yield Problem.error("dataloader", "nothing_to_train", message, got=steps or epochs, hint=hint)
-    total = run_steps(options, timeline)
+    total, begin = run_steps(options, timeline), options.adapter.init_lora_step or 0
+    if not steps and begin >= total and options.model.model_type == "lora" and options.adapter.init_lora:
+        message = f"The run ends after {total} steps, and init_lora_step={begin} leaves none of them."
+        yield Problem.error("init_lora_step", "nothing_to_train", message, got=begin, expected=f"less than {total}")
     timed = {one.id: one for one in timeline.sets}
     for entry in entries:
         if entry.id in timed and not timeline.is_trained(timed[entry.id], total):

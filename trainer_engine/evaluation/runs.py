@@ -10,6 +10,7 @@ from trainer_engine.evaluation.history import History
 from trainer_engine.evaluation.measure import Measuring
 from trainer_engine.loop.components import RunComponents
 from trainer_engine.loop.datasets import Prepared
+from trainer_engine.objectives.base import Objective
 from trainer_engine.runtime.distributed import Processes
 
 
@@ -27,13 +28,14 @@ def measuring(parts: RunComponents, processes: Processes) -> Measuring:
     )
 
 
-def history_of(prepared: Prepared, options: TrainingOptions, *, averaged: bool) -> History:
+def history_of(prepared: Prepared, options: TrainingOptions, objective: Objective, *, averaged: bool) -> History:
     """No evaluation yet, of what this run measures. ``averaged``: whether there is a moving average of the weights."""
     if options.evaluation.eval_loss_disable or not prepared.held_out:
         return History()
     whose = "average" if averaged and options.validation.ema_validation == "ema_only" else "live"
     together = options.data.conditioning_multidataset_sampling
-    parts: list[object] = [options.evaluation.eval_timesteps, whose]
+    points = options.evaluation.eval_timesteps
+    parts: list[object] = [objective.spread_timesteps(points).tolist() if objective.is_partial else points, whose]
     for item in prepared.held_out:
         sample = item.sample
         parts += [sample.name, prepared.latents[item.source].addresses[sample.name]]

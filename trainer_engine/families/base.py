@@ -21,6 +21,7 @@ from trainer_engine.config.controlnet import FOLDER, NAME, weights_problem
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import Component, FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.precisions import activated
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
@@ -328,6 +329,11 @@ class Family(ABC):
         if self.spec.objective == "flow_matching":  # its schedulers state nothing, or what their class has for others
             return self.spec.objective
         return self.options.model.prediction_type or str(self.scheduler_config().get("prediction_type", self.spec.objective))
+
+    @property
+    def objective_options(self) -> ObjectiveOptions:
+        """What the network learns: the options of the run, or what its weights ask for where these leave it open."""
+        return self.options.objective
 
     # ---- generation and the result ----
 

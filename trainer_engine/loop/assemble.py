@@ -45,7 +45,7 @@ from trainer_engine.loop.components import RunComponents
 from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.datasets import Preparation, Prepared
 from trainer_engine.loop.publishing import bring_wanted
-from trainer_engine.loop.restore import compare_data, find_checkpoint, restore
+from trainer_engine.loop.restore import begin, compare_data, find_checkpoint, restore
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
 from trainer_engine.loop.trainer import Trainer
@@ -55,7 +55,9 @@ from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import start_training
 from trainer_engine.optim.updates import make_update
+from trainer_engine.results.comment import make_comment
 from trainer_engine.runtime.devices import capability_of, resolve_devices
+from trainer_engine.runtime.environment import comment_variables
 from trainer_engine.weights.hub import hub_cache
 
 
@@ -79,9 +81,13 @@ def assemble(run_context: RunContext) -> Trainer:
         assistant = _assistant(run_context, family, trainable.network)
         parts = _parts(run_context, family, objective, prepared, trainable)
         parts.assistant = assistant
+        text, state = run_context.options.publishing.modelspec_comment, parts.state
+        trainable.comment = make_comment(text, lambda: (state.step, state.epoch), comment_variables(), run_context.stages.sink)
         parts.validation_adapters = _validation_adapters(run_context, family, trainable.network)
         if saved:
             restore(parts, saved, run_context.stages.sink)
+        else:
+            begin(parts)
     publishing = publishing_of(run_context, trainable.results)
 
     def is_complete() -> bool:
@@ -106,7 +112,7 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
         refused = errors_in(list(schedule_problems(run_context.options, family.spec, family.scheduler_config())))
         if refused:
             raise InvalidOptions(refused)
-        objective = make_objective(family.prediction_type, family.scheduler_config(), run_context.options.objective)
+        objective = make_objective(family.prediction_type, family.scheduler_config(), family.objective_options)
     family.report = run_context.stages.sink.emit
     options = run_context.options
     for note in (*devices.notes, float32_weights_note(options.optimizer.optimizer, options.precision.mixed_precision)):
@@ -199,7 +205,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     )
     average = _average_of(network, run)
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
-    history = history_of(prepared, options, averaged=average is not None)
+    history = history_of(prepared, options, objective, averaged=average is not None)
     samples_file = FixedFile.of_json(prepared.sample_names())
     base = base_weights(options.model, family.spec, hub_cache())
     return RunComponents(

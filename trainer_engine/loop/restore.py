@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
+from trainer_engine.adapters.adapter import AddedAdapter
+from trainer_engine.adapters.build import start_from
 from trainer_engine.checkpointing.optimizer_state import unpack_optimizer
 from trainer_engine.checkpointing.retention import remove
 from trainer_engine.config.options import TrainingOptions
@@ -98,6 +101,24 @@ def compare_data(saved: SavedRun, options: TrainingOptions, processes: int, prep
     if differing:
         message = changed_data(saved, differing)
         sink.emit(Notification(code="data_changed", title="Data changed", message=message, severity=Severity.WARNING))
+
+
+def begin(parts: RunComponents) -> None:
+    """Puts a run that begins with ``init_lora`` at its step, with the average of ``init_lora_ema``. Raises InvalidOptions.
+
+    Does nothing in other runs.
+    """
+    adapter, given = parts.trainable, parts.options.adapter
+    if not isinstance(adapter, AddedAdapter) or not given.init_lora:
+        return
+    parts.state.step = parts.state.first_step = given.init_lora_step or 0
+    if given.init_lora_ema and parts.average is not None:
+        weights = [parameter.detach().clone() for parameter in adapter.parameters]
+        start_from(adapter, "init_lora_ema", Path(given.init_lora_ema))
+        parts.average.begin()
+        with torch.no_grad():
+            for parameter, weight in zip(adapter.parameters, weights, strict=True):
+                parameter.copy_(weight)
 
 
 def restore(parts: RunComponents, saved: SavedRun, sink: EventSink) -> None:

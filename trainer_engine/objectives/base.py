@@ -31,8 +31,13 @@ class Objective(ABC):
     def spread_timesteps(self, count: int) -> Tensor:
         """The middles of ``count`` equal parts of the schedule, from data to noise: (count,) in the dtype of ``sample_timesteps``.
 
-        They depend on no option of training, so that runs can be compared.
+        They depend on no option of training but the part of the schedule that is trained at all, so that runs can be compared.
         """
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a part of the schedule is neither trained nor evaluated."""
+        return False
 
     @abstractmethod
     def add_noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:

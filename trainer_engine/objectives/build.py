@@ -29,7 +29,8 @@ def make_objective(prediction_type: str, scheduler_config: Mapping[str, Any], op
         objective = make_flow_matching(scheduler_config, options)
     elif prediction_type in DIFFUSION:
         alphas = DDPMScheduler.from_config(dict(scheduler_config)).alphas_cumprod
-        objective = DIFFUSION[prediction_type](alphas, _weighting(options), _bias(options, len(alphas)))
+        part = _part(options, len(alphas))
+        objective = DIFFUSION[prediction_type](alphas, _weighting(options), _bias(options, len(alphas), part), part)
     else:
         known = ", ".join(sorted([*DIFFUSION, FLOW_MATCHING]))
         raise ModelUnavailable(f"The base model predicts {prediction_type!r}; known here: {known}.", hint="set prediction_type")
@@ -43,16 +44,30 @@ def _weighting(options: ObjectiveOptions) -> MinSnr | None:
     return MinSnr(options.snr_gamma, options.use_soft_min_snr, options.snr_weight, options.soft_min_snr_sigma_data or 1.0)
 
 
-def _bias(options: ObjectiveOptions, count: int) -> TimestepBias | None:
-    """The sampling of a schedule with ``count`` timesteps; None for all alike. Raises InvalidOptions if the range lies beyond them."""
+def _part(options: ObjectiveOptions, count: int) -> range:
+    """The timesteps that are trained of a schedule with ``count``. Raises InvalidOptions if there are none."""
+    part = options.trained_part(count)
+    if not part:
+        strength = options.refiner_training_strength
+        message = f"refiner_training_strength={strength:g} leaves none of the {count} timesteps of the model to this network."
+        raise InvalidOptions([Problem.error("refiner_training_strength", "empty_range", message, got=strength, expected="between 0 and 1")])
+    return part
+
+
+def _bias(options: ObjectiveOptions, count: int, part: range) -> TimestepBias | None:
+    """The sampling of ``part`` of a schedule with ``count`` timesteps; None for all alike.
+
+    Raises InvalidOptions if the range lies beyond the schedule.
+    """
     strategy, multiplier = options.timestep_bias_strategy, options.timestep_bias_multiplier
     if strategy == "none" or multiplier == 1:
         return None
+    width = max(1, round(options.timestep_bias_portion * count))
+    begin, end = (0, width) if strategy == "earlier" else (count - width, count)
     if strategy == "range":
         begin, end = options.timestep_bias_begin, options.timestep_bias_end
         if end > count:
             message = f"timestep_bias_end={end} lies beyond the noise schedule of the model, which has {count} timesteps."
             raise InvalidOptions([Problem.error("timestep_bias_end", "out_of_range", message, got=end, expected=f"at most {count}")])
-        return TimestepBias(begin, end, multiplier)
-    width = max(1, round(options.timestep_bias_portion * count))
-    return TimestepBias(0, width, multiplier) if strategy == "earlier" else TimestepBias(count - width, count, multiplier)
+    begin, end = max(begin, part.start) - part.start, min(end, part.stop) - part.start
+    return TimestepBias(begin, end, multiplier) if begin < end else None

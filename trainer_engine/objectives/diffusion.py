@@ -61,22 +61,30 @@ class Diffusion(Objective):
     snr_offset: float = 0.0
     """An error of what is predicted is one of the data times SNR + this."""
 
-    def __init__(self, alphas_cumprod: Tensor, weighting: MinSnr | None = None, bias: TimestepBias | None = None) -> None:
+    def __init__(
+        self, alphas_cumprod: Tensor, weighting: MinSnr | None = None, bias: TimestepBias | None = None, part: range | None = None
+    ) -> None:
+        """``part``: the timesteps that are trained and evaluated; None for all. ``bias`` counts from its first."""
         self.weighting = weighting
         self.bias = bias
+        self.part = range(len(alphas_cumprod)) if part is None else part
         squared = alphas_cumprod.double()
         self.alphas = squared.sqrt().float()
         self.sigmas = (1 - squared).sqrt().float()
 
     def sample_timesteps(self, generators: Sequence[torch.Generator], token_count: int, offset: float = 0.0) -> Tensor:
-        """Uniform over 0 .. T-1 for any number of tokens, or by ``bias``."""
+        """Uniform over ``part`` for any number of tokens, or by ``bias``."""
         if self.bias is not None:
             shares = [torch.rand(1, generator=generator, dtype=torch.float64).item() for generator in generators]
-            return torch.tensor([self.bias.index(share, len(self.alphas)) for share in shares])
-        return torch.cat([torch.randint(len(self.alphas), (1,), generator=generator) for generator in generators])
+            return torch.tensor([self.part[self.bias.index(share, len(self.part))] for share in shares])
+        return torch.cat([torch.randint(self.part.start, self.part.stop, (1,), generator=generator) for generator in generators])
+
+    @property
+    def is_partial(self) -> bool:
+        return len(self.part) < len(self.alphas)
 
     def spread_timesteps(self, count: int) -> Tensor:
-        return ((torch.arange(count, dtype=torch.float64) + 0.5) * len(self.alphas) / count).long()
+        return self.part.start + ((torch.arange(count, dtype=torch.float64) + 0.5) * len(self.part) / count).long()
 
     def add_noise(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.coefficients(t, data)

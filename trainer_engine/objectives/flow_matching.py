@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from trainer_engine.config.options.model import ObjectiveOptions
+from trainer_engine.config.options.timesteps import parse_densities
 from trainer_engine.objectives.base import Objective
+from trainer_engine.objectives.cubic_schedule import CubicSchedule
 
 Sample = Callable[[torch.Generator, float], float]
 """(generator, offset before the sigmoid, if there is one) -> one sigma in [0, 1]."""
 SMALLEST_SIGNAL = 1e-6
+FAST_SIGMAS = (*[1.0] * 7, 0.75, 0.5, 0.25)
+"""Timesteps of a sampler with four steps, as often as each is trained: the first step decides most of the image."""
 DYNAMIC_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 """Defaults for a scheduler configuration without these values or with null; the order of the keys matters."""
 
@@ -54,7 +58,13 @@ def make_flow_matching(scheduler_config: Mapping[str, Any], options: ObjectiveOp
 
 
 def _sampler(options: ObjectiveOptions) -> Sample:
-    if options.flow_use_uniform_schedule:
+    if options.flux_fast_schedule:
+        return lambda generator, _: FAST_SIGMAS[int(torch.randint(len(FAST_SIGMAS), (), generator=generator))]
+    densities = parse_densities(options.flow_cubic_schedule_weights)
+    if densities is not None and len(densities) > 1:
+        schedule = CubicSchedule(densities)
+        return lambda generator, _: schedule.at(float(torch.rand((), generator=generator, dtype=torch.float64)))
+    if options.flow_use_uniform_schedule or densities is not None:
         return lambda generator, _: float(torch.rand((), generator=generator, dtype=torch.float64))
     if options.flow_use_beta_schedule:
         a, b = options.flow_beta_schedule_alpha, options.flow_beta_schedule_beta
@@ -65,6 +75,8 @@ def _sampler(options: ObjectiveOptions) -> Sample:
 
 
 def _shift(config: Mapping[str, Any], options: ObjectiveOptions) -> Callable[[int], float]:
+    if options.flux_fast_schedule:
+        return lambda tokens: 1.0
     if options.flow_schedule_shift:
         static = options.flow_schedule_shift
         return lambda tokens: static

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -89,6 +90,11 @@ class MovingAverage:
             for average, weight in zip(averages, current, strict=True):
                 average.lerp_(weight, 1 - decay)
         self.updates += 1
+
+    def begin(self) -> None:
+        """Takes the current weights as an average of long standing: the next update has all of ``decay``."""
+        self._mirror()
+        self.updates = max(0, math.ceil((10 * self.decay - 1) / (1 - self.decay)))
 
     @contextmanager
     def in_place(self) -> Iterator[nn.Module]:

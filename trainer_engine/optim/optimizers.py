@@ -106,10 +106,27 @@ def build_optimizer(options: OptimizerOptions, *groups: Iterable[nn.Parameter]) 
         arguments["betas"] = options.betas
     try:
         grouped = trained if len(parts) == 1 else [{"params": part} for part in parts]
-        return BUILDERS[spec.name](grouped, lr=options.learning_rate, **arguments)
+        optimizer = BUILDERS[spec.name](grouped, lr=options.learning_rate, **arguments)
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         message = f"{spec.name} refuses its arguments: {error}"
         raise InvalidOptions([Problem.error("optimizer_config", "refused", message, got=dict(options.optimizer_config))]) from error
+    if spec.finds_rate and options.prodigy_steps:
+        keep_rate_after(optimizer, options.prodigy_steps)
+    return optimizer
+
+
+def keep_rate_after(optimizer: Optimizer, steps: int) -> None:
+    """Lets Prodigy keep its rate d once it has taken so many steps, by its own count of them, which checkpoints hold.
+
+    A candidate of d_coef 0 never raises d, and a growth rate of 1 keeps d where it is.
+    """
+
+    def keep(chosen: Optimizer, *_: Any) -> None:
+        if chosen.param_groups[0]["k"] >= steps:
+            for group in chosen.param_groups:
+                group["d_coef"], group["growth_rate"] = 0.0, 1.0
+
+    optimizer.register_step_pre_hook(keep)
 
 
 def can_fuse(parameters: Sequence[nn.Parameter]) -> bool:

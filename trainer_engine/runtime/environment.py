@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.config.destinations import has_wandb_login
+from trainer_engine.config.model_comment import is_for_comments
 from trainer_engine.config.secrets import VARIABLE
 
 HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -119,6 +120,12 @@ def _computes_on_cpu(variables: Mapping[str, str], files: Collection[str]) -> bo
 
 def _says_cpu(variables: Mapping[str, str]) -> bool:
     return variables.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+
+
+def comment_variables(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of this process that ``modelspec_comment`` may contain."""
+    variables = os.environ if variables is None else variables
+    return {name: value for name, value in variables.items() if is_for_comments(name)}
 
 
 def hook_environment(listed: Collection[str] = (), variables: Mapping[str, str] | None = None) -> dict[str, str]:

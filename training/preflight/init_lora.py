@@ -1,4 +1,4 @@
-"""Checks of the adapter in ``init_lora``: its header is read by the code that the engine uses."""
+"""Checks of the adapters in ``init_lora`` and ``init_lora_ema``: their headers are read by the code that the engine uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import read_small_json
 from training.preflight.adapter import CLASS_MARKS, adapted_layers, of_class
 
-OPTION = "init_lora"
+OPTIONS = ("init_lora", "init_lora_ema")
 MOST_READ_BYTES = 128 << 20
 """Largest file whose weights are checked for non-finite values; the engine checks larger ones."""
 
@@ -28,13 +28,19 @@ def init_problems(
 
     ``saved`` is the checkpoint that the run resumes from, which wins over ``init_lora``.
     """
-    given = options.adapter.init_lora
-    if options.model.model_type != "lora" or not given:
-        return
-    if saved is not None:
-        message = f"The run continues from {saved.folder}: the weights of init_lora are not used again."
-        yield Problem.note(OPTION, "no_effect", message, got=given, hint="an empty resume_from_checkpoint starts from init_lora")
-        return
+    values = options.as_values()
+    for option in OPTIONS if options.model.model_type == "lora" else ():
+        if values[option] and saved is not None:
+            message = f"The run continues from {saved.folder}: the weights of {option} are not used again."
+            hint = f"an empty resume_from_checkpoint starts from {option}"
+            yield Problem.note(option, "no_effect", message, got=values[option], hint=hint)
+        elif values[option]:
+            yield from _problems_of(option, values[option], options, spec, layers)
+
+
+def _problems_of(
+    option: str, given: str, options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape] | None
+) -> Iterator[Problem]:
     try:
         header = open_adapter(find_adapter(Path(given)))
         _check_fit(header, options, spec, layers)
@@ -42,10 +48,10 @@ def init_problems(
             refuse_not_finite(header)
     except UnusableAdapter as error:
         yield Problem.error(
-            OPTION, error.code, error.message, got=given, expected="an adapter of the kind that is trained", hint=error.hint
+            option, error.code, error.message, got=given, expected="an adapter of the kind that is trained", hint=error.hint
         )
     except OSError as error:
-        yield Problem.error(OPTION, "unreadable_file", f"{given} cannot be read: {error.strerror}.", got=given, expected="an adapter file")
+        yield Problem.error(option, "unreadable_file", f"{given} cannot be read: {error.strerror}.", got=given, expected="an adapter file")
 
 
 def _check_fit(header: AdapterHeader, options: TrainingOptions, spec: FamilySpec, layers: Mapping[str, Shape] | None) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.helpers.models import tiny_family
+from tests.helpers.models import options_with, tiny_family
 from tests.trainer_engine.adapters.test_numerics import our_loss
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from trainer_engine.adapters.build import make_trainable
@@ -359,3 +359,39 @@ def test_an_optimizer_without_betas_keeps_its_arguments() -> None:
 )
 def test_the_rate_is_scaled_by_the_samples_of_a_step(values: dict[str, Any], factor: float) -> None:
     assert options(**values).rate_factor(16) == factor
+
+
+def rates_of_prodigy(steps: int, **options: Any) -> list[float]:
+    """The rate d after each step on a quadratic whose gradients keep their direction."""
+    weight = nn.Parameter(torch.full((4,), 5.0))
+    optimizer = build_optimizer(OptimizerOptions(optimizer="prodigy", learning_rate=1.0, **options), [weight])
+    found = []
+    for _ in range(steps):
+        weight.grad = 2 * weight.detach()
+        optimizer.step()
+        found.append(optimizer.param_groups[0]["d"])
+    return found
+
+
+@pytest.mark.parametrize("config", [{}, {"d_coef": 2.0}])
+def test_prodigy_keeps_its_rate_after_its_steps_and_looks_for_it_as_usual_before(config: dict[str, Any]) -> None:
+    usual, limited = rates_of_prodigy(12, optimizer_config=config), rates_of_prodigy(12, optimizer_config=config, prodigy_steps=6)
+    assert limited[:6] == usual[:6] and len(set(usual)) > 8
+    assert set(limited[5:]) == {usual[5]}
+
+
+def test_prodigy_keeps_its_first_rate_if_no_step_has_raised_it() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = build_optimizer(OptimizerOptions(optimizer="prodigy", learning_rate=1.0, prodigy_steps=1), [weight])
+    first = optimizer.param_groups[0]["d"]
+    for sign in (1.0, -1.0, 1.0, -1.0):
+        weight.grad = torch.full((2,), 1e-3 * sign)
+        optimizer.step()
+    assert optimizer.param_groups[0]["d"] == first
+
+
+def test_validate_notes_steps_of_prodigy_for_another_optimizer() -> None:
+    given = {**options_with(optimizer="torch-adamw").as_values(), "prodigy_steps": 100}
+    assert ("prodigy_steps", "no_effect") in [(problem.option, problem.code) for problem in check_options(given)[1]]
+    given = {**given, "optimizer": "prodigy", "learning_rate": 1.0}
+    assert "prodigy_steps" not in [problem.option for problem in check_options(given)[1]]

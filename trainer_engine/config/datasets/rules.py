@@ -11,6 +11,7 @@ from trainer_engine.config.dataset_tables import caption_specs, source_specs
 from trainer_engine.config.datasets.entry import EntryDraft
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.rules.data import SMALLEST_PIXEL_EDGE
+from trainer_engine.config.rules.timesteps import DISTRIBUTIONS
 
 SIZES = ("resolution", "minimum_image_size", "maximum_image_size", "target_downsample_size")
 LARGEST_MEGAPIXELS: Mapping[str, float] = {
@@ -271,7 +272,7 @@ def offsets_have_an_effect(images: Sequence[EntryDraft], values: Mapping[str, An
     """Refuses offsets of timesteps that no sigmoid gives."""
     name = "timestep_sampling_offset"
     spec = find_spec(str(values["model_family"]))
-    other = [f"{option}=true" for option in ("flow_use_uniform_schedule", "flow_use_beta_schedule") if values[option]]
+    other = [f"{option}=true" if values[option] is True else option for option in DISTRIBUTIONS if values[option]]
     if spec is not None and spec.objective != "flow_matching":
         other = [f"the objective of {spec.title}"]
     for draft in images:

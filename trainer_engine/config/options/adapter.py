@@ -44,6 +44,17 @@ class AdapterOptions(OptionGroup):
     init_lora: str | None = option(
         None, "Adapter whose weights training starts from: a .safetensors file, or a folder that holds one. Empty: a new adapter."
     )
+    init_lora_step: int | None = option(
+        None,
+        "Optimizer step from which a run counts on that begins with init_lora: schedules, intervals and the order of samples go on from "
+        "there. Empty: 0. A run that resumes goes on from its checkpoint.",
+        ge=0,
+    )
+    init_lora_ema: str | None = option(
+        None,
+        "Adapter that the average of use_ema starts from: the average of the run that init_lora is of. A .safetensors file, or a folder "
+        "that holds one. Empty: init_lora.",
+    )
     assistant_lora_path: str | None = option(
         None,
         "Frozen adapter that is active while another one is trained, so that distilled base weights can be trained: a .safetensors file, a "

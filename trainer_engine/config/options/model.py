@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.config.options.timesteps import TimestepOptions
 from trainer_engine.config.routing import SHAPE
 
 
@@ -95,27 +96,9 @@ class ModelOptions(OptionGroup):
     )
 
 
-class ObjectiveOptions(OptionGroup):
+class ObjectiveOptions(TimestepOptions):
     """What the network learns: which timesteps it sees, and how the error of a prediction is measured."""
 
-    flow_schedule_shift: float | None = option(
-        3.0,
-        "Flow matching: fixed shift s of the timesteps towards noise, sigma -> s sigma / (1 + (s - 1) sigma). 0 or empty: "
-        "flow_schedule_auto_shift decides.",
-        ge=0,
-    )
-    flow_schedule_auto_shift: bool = option(
-        False,
-        "Flow matching: shift timesteps towards noise by the size of the image; larger images are shifted more. No effect while "
-        "flow_schedule_shift is above 0.",
-    )
-    flow_sigmoid_scale: float = option(
-        1.0, "Flow matching: scale of the normal distribution whose sigmoid gives the timesteps. Larger values reach further out.", ge=0
-    )
-    flow_use_uniform_schedule: bool = option(False, "Flow matching: sample timesteps uniformly.")
-    flow_use_beta_schedule: bool = option(False, "Flow matching: sample timesteps from a beta distribution.")
-    flow_beta_schedule_alpha: float = option(2.0, "First parameter of the beta distribution of flow_use_beta_schedule.", gt=0)
-    flow_beta_schedule_beta: float = option(2.0, "Second parameter of the beta distribution of flow_use_beta_schedule.", gt=0)
     tread_config: str | None = option(
         None,
         "Token routing (TREAD): JSON of a list of routes. In training, the share selection_ratio of the image's tokens, random in each "
@@ -148,18 +131,6 @@ class ObjectiveOptions(OptionGroup):
         gt=0,
         le=1000,
     )
-    timestep_bias_strategy: Literal["none", "earlier", "later", "range"] = option(
-        "none",
-        "Diffusion: which timesteps are sampled more or less often, by timestep_bias_multiplier. earlier and later: the share "
-        "timestep_bias_portion with the least, or the most noise. range: timestep_bias_begin to timestep_bias_end.",
-        synonyms={"": "none", "null": "none"},
-    )
-    timestep_bias_multiplier: float = option(
-        1.0, "How many times as often timesteps of timestep_bias_strategy are sampled; below 1 more rarely.", gt=0, le=1000
-    )
-    timestep_bias_portion: float = option(0.25, "Share of the schedule that earlier and later change.", gt=0, le=1)
-    timestep_bias_begin: int = option(0, "First timestep that range changes.", ge=0, le=1000)
-    timestep_bias_end: int = option(1000, "Timestep before which range ends.", ge=1, le=1000)
     masked_loss_probability: float = option(
         1.0,
         "Probability that the loss of a sample is weighted by its mask, if its dataset has masks. Without it all of the image counts.",

@@ -69,6 +69,9 @@ class OptimizerOptions(OptionGroup):
     adam_weight_decay: float | None = option(None, "Argument weight_decay of the optimizer. optimizer_config overrides it.", ge=0, le=1e9)
     lr_scale: bool = option(False, "Multiply the learning rates by the number of samples in an optimizer step.")
     lr_scale_sqrt: bool = option(False, "Multiply the learning rates by the square root of the number of samples in an optimizer step.")
+    prodigy_steps: int | None = option(
+        None, "Optimizer steps in which prodigy looks for its rate. It keeps the rate that it has then. Empty: all of them.", ge=1
+    )
     fuse_optimizer: bool = option(
         False,
         "Require the fused update, one operator for all weights, of torch-adamw, torch-adam, torch-sgd or torch-adagrad; the run is "

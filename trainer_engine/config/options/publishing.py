@@ -37,6 +37,14 @@ class PublishingOptions(OptionGroup):
     )
     model_card_private: bool = option(True, "Create the repository on the hub as private. An existing repository keeps its visibility.")
     model_card_note: str | None = option(None, "Text to add to the model card of the result.")
+    modelspec_comment: str | None = option(
+        None,
+        "Comment in the header of adapter files and of the result, as modelspec.comment: a text, or a JSON list of lines. {current_step}, "
+        "{current_epoch} and {timestamp} (UTC) are those of the moment at which a file is written. {env:SIMPLETUNER_COMMENT_...} is an "
+        "environment variable of the server; other variables are refused.",
+        json=True,
+        shape="a text, or a JSON list of lines",
+    )
     model_card_safe_for_work: bool = option(
         False, "Leave out the model card's notice that the model was not checked for adult content, and the matching tag on the hub."
     )

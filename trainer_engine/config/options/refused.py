@@ -15,6 +15,8 @@ class Reason(str, Enum):
     """A research method that this trainer does not implement."""
     FAMILY = "family"
     """It belongs to model families that are not implemented."""
+    NOT_OFFERED = "not_offered"
+    """This trainer leaves it out on purpose, because it does the same in another way or cannot do it truthfully."""
     LATER = "later"
     """It is not implemented yet."""
 
@@ -23,6 +25,7 @@ HEADINGS = {
     Reason.UNSAFE: "Unsafe",
     Reason.RESEARCH: "Research methods",
     Reason.FAMILY: "Options of other model families",
+    Reason.NOT_OFFERED: "Not offered",
     Reason.LATER: "Not yet",
 }
 """Headings of the groups of refused options."""
@@ -41,6 +44,8 @@ _CODE = "it runs code that it downloads"
 _DELETES = "it deletes files of a dataset"
 _SCREEN = "it screens images with a classifier"
 _LAUNCH = "it passes arguments to another program"
+_FIELD = "each dataset has a field of this name instead"
+_STAGES = "a validation runs the trained network alone, and the other stage is not loaded beside it"
 _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.UNSAFE, _CODE, ("trust_remote_code",)),
     (Reason.UNSAFE, _DELETES, ("delete_nsfw_images",)),
@@ -61,6 +66,12 @@ _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.RESEARCH, "it belongs to SLA, a sparse attention", ("sla_config",)),
     (Reason.RESEARCH, "it belongs to DiffusionBlocks, a training in blocks", ("diffusion_blocks_config",)),
     (Reason.RESEARCH, _SCREEN, ("enable_nsfw_check", "nsfw_check_*")),
+    (Reason.RESEARCH, "it belongs to SingLoRA, an adapter of one matrix", ("peft_lora_mode", "singlora_*")),
+    (Reason.NOT_OFFERED, _FIELD, ("disable_multiline_split", "max_upscale_threshold")),
+    (Reason.NOT_OFFERED, _STAGES, ("pixart_validation_*", "sdxl_validation_*")),
+    (Reason.NOT_OFFERED, "images are written as the network makes them, without an invisible watermark", ("enable_watermark",)),
+    (Reason.NOT_OFFERED, "it is a folder of DeepSpeed; group_offload_to_disk_path keeps frozen weights on a disk", ("offload_param_path",)),
+    (Reason.NOT_OFFERED, "the weights of a ControlNet are trained, and trained weights stay on the device", ("ramtorch_controlnet",)),
     (Reason.FAMILY, "it belongs to models of sound", ("audio_*", "lyrics_*", "validation_audio_*", "validation_lyrics", "acestep_*")),
     (Reason.FAMILY, "it belongs to MiniMax", ("minimax_*",)),
     (Reason.FAMILY, "it belongs to Cosmos 3", ("cosmos3_*",)),

@@ -27,6 +27,7 @@ from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.contract.errors import Problem
 
 UNET_TARGET = "unet_lora_target"
+STEP, AVERAGE = "init_lora_step", "init_lora_ema"
 ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
 
 
@@ -50,6 +51,25 @@ def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
     except ValueError as error:
         got = values["peft_lora_target_modules"]
         yield Problem.error("peft_lora_target_modules", "not_a_list", f"{error}.", got=got, expected='a JSON list: ["to_q", "to_v"]')
+
+
+def a_start_has_what_it_needs(values: Values) -> Iterator[Problem]:
+    """Refuses a step or an average to begin with that has no adapter, and a step at which the run is over."""
+    if values.get("model_type") != "lora":
+        return
+    step, total = values[STEP], values["max_train_steps"]
+    for name in (name for name in (STEP, AVERAGE) if values[name] and not values["init_lora"]):
+        message = f"{name} belongs to the adapter of init_lora, and none is named."
+        yield Problem.error(name, "needs_init_lora", message, got=values[name], expected="init_lora as well")
+    if step and total and step >= total:
+        message = f"The run ends after {total} steps, and {STEP}={step} leaves none of them."
+        yield Problem.error(STEP, "nothing_to_train", message, got=step, expected=f"less than max_train_steps={total}")
+    if values[AVERAGE] and not values["use_ema"]:
+        message = f"{AVERAGE} is the average to begin with, and the run keeps none."
+        yield Problem.error(AVERAGE, "needs_use_ema", message, got=values[AVERAGE], expected="use_ema=true")
+    elif values[AVERAGE] and values["ema_warmup_steps"] > (step or 0):
+        message = f"ema_warmup_steps={values['ema_warmup_steps']} replaces the average by the weights: {AVERAGE} has no effect."
+        yield Problem.note(AVERAGE, "no_effect", message, got=values[AVERAGE], hint=f"use at most {step or 0}")
 
 
 def _defaults_of_flavour(values: Values) -> dict[str, Any]:
@@ -110,6 +130,7 @@ def validation_adapters_are_valid(values: Values) -> Iterator[Problem]:
 
 RULES: tuple[Rule, ...] = (
     adapter_options_fit_together,
+    a_start_has_what_it_needs,
     unet_targets_are_used,
     options_have_a_validation_adapter,
     validation_adapter_is_shown,

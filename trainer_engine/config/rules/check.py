@@ -25,13 +25,14 @@ from trainer_engine.config.rules import (
     routing,
     run,
     text_encoders,
+    timesteps,
     updates,
     validation,
 )
 from trainer_engine.contract.errors import Problem
 
 GROUPS = (
-    *(run, optimizer, updates, data, model, precision, computation, memory, controlnet, text_encoders, adapter, routing),
+    *(run, optimizer, updates, data, model, timesteps, precision, computation, memory, controlnet, text_encoders, adapter, routing),
     *(validation, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)

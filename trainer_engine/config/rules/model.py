@@ -10,20 +10,17 @@ from trainer_engine.config.components import BASE, CONFIG, NETWORKS, T5
 from trainer_engine.config.families import find_spec, known_but_missing, specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import is_one_file
-from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.options.registry import FAMILY_GROUPS, REGISTRY, Rule, Values
 from trainer_engine.config.precisions import LOADED, QUANTISED
 from trainer_engine.config.rules.noise_schedule import zero_snr_problem
+from trainer_engine.config.rules.timesteps import BIAS, FLOW, PART, idle_bias, idle_timesteps
 from trainer_engine.contract.errors import Problem
 
 SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*\Z", re.ASCII)
 SNR = ("snr_gamma", "use_soft_min_snr", "snr_weight", "soft_min_snr_sigma_data")
-BIAS = tuple(name for name in ObjectiveOptions.model_fields if name.startswith("timestep_bias_"))
 OFFSET = ("noise_offset", "noise_offset_probability")
-DIFFUSION = (*SNR, *BIAS, "rescale_betas_zero_snr", "offset_noise", *OFFSET)
+DIFFUSION = (*SNR, *BIAS, *PART[1:], "rescale_betas_zero_snr", "offset_noise", *OFFSET)
 HUBER = ("huber_c", "huber_schedule")
-BETA = ("flow_beta_schedule_alpha", "flow_beta_schedule_beta")
-FLOW = tuple(name for name in ObjectiveOptions.model_fields if name.startswith("flow_"))
 
 
 def family_problems(values: dict[str, Any]) -> Iterator[Problem]:
@@ -106,40 +103,17 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
         idle.setdefault(name, "snr_gamma is not set")
     if not values["use_soft_min_snr"]:
         idle.setdefault("soft_min_snr_sigma_data", "use_soft_min_snr is off")
-    for name, reason in _idle_bias(values):
+    for name, reason in idle_bias(values):
         idle.setdefault(name, reason)
     if not values["offset_noise"]:
         idle = dict.fromkeys(OFFSET, "offset_noise is off") | idle
     if not values["input_perturbation"]:
         idle["input_perturbation_steps"] = "input_perturbation is 0"
-    for name, reason in _idle_timesteps(values):
+    for name, reason in idle_timesteps(values):
         idle.setdefault(name, reason)
     for name, reason in idle.items():
         if values[name] != REGISTRY[name].default:
             yield Problem.note(name, "no_effect", f"{reason}: {name} has no effect.", got=values[name])
-    if values["flow_use_uniform_schedule"] and values["flow_use_beta_schedule"]:
-        message = "Timesteps cannot be sampled both uniformly and from a beta distribution."
-        yield Problem.error("flow_use_beta_schedule", "two_schedules", message, got=True, expected="one of the two")
-
-
-def _idle_bias(values: Values) -> Iterator[tuple[str, str]]:
-    """Yields (option, reason) for each option of the timestep bias that another one makes ineffective."""
-    strategy = values["timestep_bias_strategy"]
-    if strategy == "none":
-        yield from dict.fromkeys(BIAS, "timestep_bias_strategy is none").items()
-    elif strategy == "range":
-        yield "timestep_bias_portion", "timestep_bias_strategy=range has a begin and an end"
-    else:
-        yield from dict.fromkeys(("timestep_bias_begin", "timestep_bias_end"), f"timestep_bias_strategy={strategy} has a portion").items()
-    if strategy != "none" and values["timestep_bias_multiplier"] == 1:
-        yield "timestep_bias_strategy", "timestep_bias_multiplier is 1"
-
-
-def timestep_range_is_not_empty(values: Values) -> Iterator[Problem]:
-    begin, end = values["timestep_bias_begin"], values["timestep_bias_end"]
-    if values["timestep_bias_strategy"] == "range" and begin >= end:
-        message = f"timestep_bias_begin={begin} is not before timestep_bias_end={end}."
-        yield Problem.error("timestep_bias_begin", "empty_range", message, got=begin, expected=f"less than {end}")
 
 
 def zero_snr_needs_a_velocity(values: Values) -> Iterator[Problem]:
@@ -150,19 +124,6 @@ def zero_snr_needs_a_velocity(values: Values) -> Iterator[Problem]:
         return  # the scheduler of somebody's own weights says what they predict; the engine and the preflight read it
     if (values["prediction_type"] or family_spec.objective) == "epsilon":
         yield zero_snr_problem()
-
-
-def _idle_timesteps(values: Values) -> Iterator[tuple[str, str]]:
-    """Yields (option, reason) for each option of flow matching that another option overrides."""
-    if values["flow_schedule_shift"]:
-        yield (
-            "flow_schedule_auto_shift",
-            f"flow_schedule_shift={values['flow_schedule_shift']:g} overrides it; 0 lets the image size decide",
-        )
-    if not values["flow_use_beta_schedule"]:
-        yield from dict.fromkeys(BETA, "flow_use_beta_schedule is off").items()
-    if values["flow_use_uniform_schedule"] or values["flow_use_beta_schedule"]:
-        yield "flow_sigmoid_scale", "another distribution is selected"
 
 
 def replaced_components_exist(values: Values) -> Iterator[Problem]:
@@ -205,6 +166,5 @@ RULES: tuple[Rule, ...] = (
     options_of_other_families_do_nothing,
     quantised_weights_are_frozen,
     objective_options_have_an_effect,
-    timestep_range_is_not_empty,
     zero_snr_needs_a_velocity,
 )

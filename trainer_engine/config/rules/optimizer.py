@@ -98,6 +98,9 @@ def optimizer_options_have_an_effect(values: Values) -> Iterator[Problem]:
         elif values[name] is not None and argument in values["optimizer_config"]:
             message = f"optimizer_config sets {argument}: {name} has no effect."
             yield Problem.note(name, "no_effect", message, got=values[name])
+    if values["prodigy_steps"] and not chosen.finds_rate:
+        message = f"{chosen.name} does not look for its rate: prodigy_steps has no effect."
+        yield Problem.note("prodigy_steps", "no_effect", message, got=values["prodigy_steps"])
     if chosen.is_schedule_free and values["lr_scheduler"] not in ("constant", "constant_with_warmup"):
         message = f"{chosen.name} replaces the schedule: the learning rate stays at its peak after the warm-up."
         yield Problem.note("lr_scheduler", "no_effect", message, got=values["lr_scheduler"])

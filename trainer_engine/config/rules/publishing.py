@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from trainer_engine.config.destinations import KNOWN as TRACKERS
 from trainer_engine.config.destinations import parse_trackers
+from trainer_engine.config.model_comment import comment_problems
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.options.registry import Rule, Values
 from trainer_engine.config.publishing import HIDDEN_SECRET, OPTION, parse_publishing_text
@@ -65,8 +66,13 @@ def publishing_config_is_valid(values: Values) -> Iterator[Problem]:
         yield Problem.error(OPTION, "not_json", message, expected="JSON in a string, or the path of a JSON file", hint=hint)
 
 
+def comment_is_a_text(values: Values) -> Iterator[Problem]:
+    yield from comment_problems(values["modelspec_comment"])
+
+
 RULES: tuple[Rule, ...] = (
     trackers_are_known,
     publishing_fits_together,
     publishing_config_is_valid,
+    comment_is_a_text,
 )

@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 
 from trainer_engine.config.family_spec import tokenizer_of
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.families.base import GenerationRequest
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
 from trainer_engine.families.common.pipeline_folder import CopiedPart
@@ -42,6 +43,14 @@ class StableDiffusionXL(UNetFamily):
         super().__init__(options, devices)
         self.is_refiner = options.model.model_flavour in REFINERS
         self.aesthetic_score = options.of_family(SdxlOptions).data_aesthetic_score
+
+    @property
+    def objective_options(self) -> ObjectiveOptions:
+        """A refiner is trained on the part of the schedule with the least noise, unless the run asks for another or for all of it."""
+        chosen, own = self.options.objective, self.options.of_family(SdxlOptions)
+        if not self.is_refiner or chosen.refiner_training or own.sdxl_refiner_uses_full_range:
+            return chosen
+        return chosen.model_copy(update={"refiner_training": True, "refiner_training_invert_schedule": False})
 
     def make_components(self) -> SdxlComponents:
         return SdxlComponents(self.options.model, self.spec)

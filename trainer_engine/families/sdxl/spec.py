@@ -49,6 +49,7 @@ SPEC = FamilySpec(
     distillation=unet_facts.distillation(FLAVOURS["base-1.0"]),
     adapters=unet_facts.ADAPTERS,
     sees_image_sizes=True,
+    trained_in_part=REFINERS,
     file_layouts=(
         unet_facts.file_layout(
             "Stable Diffusion XL",

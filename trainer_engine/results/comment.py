@@ -1,0 +1,72 @@
+"""Writes the user's comment into the headers of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trainer_engine.config.model_comment import comment_of, filled, missing_variables
+from trainer_engine.contract.atomic import sync_folder
+from trainer_engine.contract.events import Notification, Severity
+from trainer_engine.runtime.events import EventSink
+
+KEY = "modelspec.comment"
+"""The key of Stability AI's model metadata for a comment."""
+LENGTH = struct.Struct("<Q")
+ALIGNMENT = 8
+
+
+def make_comment(
+    text: str | None, position: Callable[[], tuple[int, int]], variables: Mapping[str, str], sink: EventSink
+) -> Callable[[], str]:
+    """Returns a function that gives the comment at the current step of a run; an empty text without one.
+
+    ``position`` gives step and epoch. ``variables``: the environment variables that comments may contain. Warns of those that are not set.
+    """
+    comment = comment_of(text)
+    missing = missing_variables(comment, variables)
+    if missing:
+        message = f"modelspec_comment names variables that are not set where the run takes place: {', '.join(missing)}. They are empty."
+        sink.emit(Notification(code="comment_variable_missing", title="Comment", message=message, severity=Severity.WARNING))
+
+    def at_this_step() -> str:
+        step, epoch = position()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return filled(comment, {"current_step": str(step), "current_epoch": str(epoch), "timestamp": now}, variables)
+
+    return at_this_step
+
+
+def comment_header(comment: str) -> dict[str, str]:
+    """Returns the entry of a header that holds the comment; none for an empty one."""
+    return {KEY: comment} if comment else {}
+
+
+def write_comment(folder: Path, comment: str) -> None:
+    """Puts the comment into every safetensors file of a folder that a library has written. Each file is replaced as a whole."""
+    for path in sorted(folder.glob("*.safetensors")) if comment else ():
+        staging = path.with_name(f".{path.name}.tmp-comment")
+        try:
+            _copy_with(comment, path, staging)
+            staging.replace(path)
+        finally:
+            staging.unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+def _copy_with(comment: str, source: Path, target: Path) -> None:
+    with source.open("rb") as old, target.open("wb") as new:
+        (length,) = LENGTH.unpack(old.read(LENGTH.size))
+        header = json.loads(old.read(length))
+        header["__metadata__"] = {**header.get("__metadata__", {}), **comment_header(comment)}
+        content = json.dumps(header, separators=(",", ":")).encode()
+        content += b" " * (-len(content) % ALIGNMENT)
+        new.write(LENGTH.pack(len(content)) + content)
+        shutil.copyfileobj(old, new, 1 << 20)
+        new.flush()
+        os.fsync(new.fileno())

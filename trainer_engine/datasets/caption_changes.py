@@ -34,7 +34,8 @@ class CaptionChanges:
     def apply(self, outcomes: Iterable[Sample | LeftOut]) -> Iterator[Sample | LeftOut]:
         """Yields the samples with their changed captions; one without a caption is left out. Raises FilterFails, OSError."""
         if self.filter is None:
-            yield from (self._shuffled(one) if isinstance(one, Sample) else one for one in outcomes)
+            shuffles = self.shuffle is not None and self.shuffle.enable
+            yield from (self._shuffled(one) if isinstance(one, Sample) else one for one in outcomes) if shuffles else outcomes
             return
         found = list(outcomes)
         texts = list(dict.fromkeys(caption for one in found if isinstance(one, Sample) for caption in one.captions))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +29,14 @@ from trainer_engine.datasets.findings import (
     unusable_place,
 )
 from trainer_engine.datasets.generated import discover_generated
-from trainer_engine.datasets.index import CHUNK_FILES, IMAGES, MOST_THREADS, Discovery, discover
+from trainer_engine.datasets.index import IMAGES, MOST_THREADS, Discovery, discover
 from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.media.base import suffixes_of
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.scanning import MANY_OBJECTS
+from trainer_engine.datasets.scanning import MANY_OBJECTS, examine_all
 from trainer_engine.datasets.schedule import schedule_problems
 from trainer_engine.datasets.sources.base import (
     Fetching,
@@ -263,14 +262,10 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
 
 
 def _plan_all(planner: Planner, found: Discovery, threads: int) -> Iterator[Sample | LeftOut]:
-    """Plans every image. Several captions are read at once, since they may be on slow disks."""
-    if not caption_specs()[planner.entry.caption_strategy].reads_files:
-        yield from map(planner.plan, found.images)
-        return
-    chunks = [found.images[start : start + CHUNK_FILES] for start in range(0, len(found.images), CHUNK_FILES)]
-    with ThreadPoolExecutor(max(1, min(threads, len(chunks)))) as pool:
-        for outcomes in pool.map(lambda chunk: [planner.plan(image) for image in chunk], chunks):
-            yield from outcomes
+    """Plans every image. Several captions are read at once if they are on a slow disk."""
+    reads_files = caption_specs()[planner.entry.caption_strategy].reads_files
+    for outcomes in examine_all(found.images, planner.plan, threads if reads_files else 1):
+        yield from outcomes
 
 
 def _all(files: list[FoundFile]) -> list[FoundFile]:

@@ -111,8 +111,9 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
 def _remarks(entry: ImageSet, samples: Sequence[Sample]) -> Iterator[Problem]:
     """Yields notes about images with extreme aspect ratios or unusable colour profiles."""
     option = entry.place_option
-    extreme = [sample for sample in samples if geometry.is_beyond_limits((sample.width, sample.height))]
-    if extreme and (not entry.crop or entry.crop_aspect == "preserve"):
+    keeps_ends = entry.crop and entry.crop_aspect != "preserve"
+    extreme = [] if keeps_ends else [sample for sample in samples if geometry.is_beyond_limits((sample.width, sample.height))]
+    if extreme:
         message = f"dataset {entry.id}: {len(extreme)} images are too narrow or too wide and lose both ends: {_named(extreme)}."
         yield Problem.note(option, "extreme_aspect", message, expected=f"an aspect ratio (width / height) of {LIMITS}")
     examined = [*samples, *(reference.sample for sample in samples for reference in sample.references)]
@@ -182,9 +183,11 @@ def _listed(names: Sequence[str]) -> str:
 
 def enlarged_images(report: SetReport, spec: FamilySpec) -> Iterator[Problem]:
     """A warning if images are enlarged in a run of a network that is given the size of their files."""
+    if not spec.sees_image_sizes:
+        return
     factors = {sample.name: max(sample.resized[0] / sample.width, sample.resized[1] / sample.height) for sample in report.samples}
     enlarged = {name: factor for name, factor in factors.items() if factor > ENLARGED}
-    if not enlarged or not spec.sees_image_sizes:
+    if not enlarged:
         return
     most = max(enlarged, key=lambda name: enlarged[name])
     message = (

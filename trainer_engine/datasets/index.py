@@ -6,13 +6,13 @@ An index caches measurements by name, size and version. Losing it only costs tim
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer_engine.datasets.index_file import Indexes, Row
 from trainer_engine.datasets.media.base import BrokenImage, holds_clips, is_of_another_kind, medium_of, suffixes_of
+from trainer_engine.datasets.scanning import examine_all
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Progress, Source, SourceFile, Version, reason_of
 
 KIND, CLIPS_KIND, VERSION = "images", "clips", 2
@@ -20,7 +20,6 @@ KIND, CLIPS_KIND, VERSION = "images", "clips", 2
 _FILE = (int, int, str)
 ROWS = frozenset((int, version, *_FILE, *clip) for version in (int, str) for clip in ((), (int, float), (type(None), type(None))))
 """Types of the values of a row. Images beside clips have no frames."""
-CHUNK_FILES = 128
 MOST_THREADS = 8
 LONGEST_EDGE = 1 << 31
 
@@ -64,6 +63,7 @@ Measured = tuple[Any, ...]
 """Size in bytes, version, width, height, and a remark; or, if width and height are 0, the reason why the file is broken. A clip has two
 values more: the number of its frames, and how many there are a second."""
 IMAGES = ("image",)
+NOTHING: Measured = ()
 
 
 def discover(
@@ -89,7 +89,8 @@ def discover(
     indexes = Indexes.of(index_dir)
     known = indexes.read(kind, VERSION, source, _is_row)
     sized = _sized(files, is_clip=is_clip)
-    fresh = [file for file in files if file.name not in sized and known.get(file.name, (-1, -1))[:2] != (file.size_bytes, file.version)]
+    unsized = files if not sized else [file for file in files if file.name not in sized]
+    fresh = [file for file in unsized if known.get(file[0], NOTHING)[:2] != file[1:3]]
     for name, measured in _measure_all(source, fresh, threads, on_progress or _silent, is_clip=is_clip):
         known[name] = measured
     if fresh or len(known) != len(files) - len(sized):
@@ -125,13 +126,11 @@ def _discovery(
 def _measure_all(
     source: Source, files: list[FoundFile], threads: int, on_progress: Progress, *, is_clip: bool
 ) -> Iterable[tuple[str, Measured]]:
-    chunks = [files[start : start + CHUNK_FILES] for start in range(0, len(files), CHUNK_FILES)]
     done = 0
-    with ThreadPoolExecutor(max(1, min(threads, MOST_THREADS, len(chunks)))) as pool:
-        for results in pool.map(lambda chunk: [_measure(source, file, is_clip=is_clip) for file in chunk], chunks):
-            yield from results
-            done += len(results)
-            on_progress("Reading the headers of clips" if is_clip else "Reading image headers", done, len(files))
+    for results in examine_all(files, lambda file: _measure(source, file, is_clip=is_clip), min(threads, MOST_THREADS)):
+        yield from results
+        done += len(results)
+        on_progress("Reading the headers of clips" if is_clip else "Reading image headers", done, len(files))
 
 
 def _measure(source: Source, file: FoundFile, *, is_clip: bool) -> tuple[str, Measured]:
@@ -152,8 +151,8 @@ def _measure(source: Source, file: FoundFile, *, is_clip: bool) -> tuple[str, Me
 
 def _is_row(row: Row) -> bool:
     """Whether a row has the types of ``Measured`` and possible sizes: it may come from a folder that others can write to."""
-    kinds = tuple(map(type, row))
-    if kinds not in ROWS:
+    if tuple(map(type, row)) not in ROWS:
         return False
-    width, height, *clip = row[2:4] + tuple(value for value in row[5:] if value is not None)
-    return 0 <= width < LONGEST_EDGE and 0 <= height < LONGEST_EDGE and bool(width) is bool(height) and all(number > 0 for number in clip)
+    width, height, _, *clip = row[2:]
+    is_size = 0 < width < LONGEST_EDGE and 0 < height < LONGEST_EDGE or width == height == 0
+    return is_size and all(number is None or number > 0 for number in clip) if clip else is_size

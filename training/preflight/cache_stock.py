@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from trainer_engine.config.datasets import Dataloader, ReferenceSet
 from trainer_engine.config.datasets.sizes import FLOAT32_BYTES, SHORT_BYTES, caption_bytes, latent_bytes, stores_padding
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.shards import older
@@ -38,19 +40,19 @@ def cache_uses(
     for found in (*report.sets, *report.eval_sets):
         entry = found.entry
         if not (entry.vae_cache_disable or data.vae_cache_disable):
-            sizes = [_latent_bytes(sample, spec, number) for sample in found.samples]
+            sizes = list(_latent_sizes(found.samples, spec, number))
             latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += sizes
         yield from _generated_uses(found, dataloader.partners_of(entry))
         for place, one in enumerate(dataloader.references_of(entry)):
             sees_pixels = spec.steers is not None and not spec.steers.sees_latents
             if not (one.vae_cache_disable or data.vae_cache_disable or sees_pixels):
                 references = (sample.references[place].sample for sample in found.samples if len(sample.references) > place)
-                sizes = [_latent_bytes(sample, spec, number) for sample in references]
+                sizes = list(_latent_sizes(references, spec, number))
                 latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += sizes
         masks = dataloader.mask_of(entry)
         if masks is not None:
             shown = [sample.mask.sample for sample in found.samples if sample.mask]
-            sizes = [_latent_bytes(mask, spec, FLOAT32_BYTES) // spec.latents.channels for mask in shown]
+            sizes = [size // spec.latents.channels for size in _latent_sizes(shown, spec, FLOAT32_BYTES)]
             latents[masks.option("cache_dir_vae"), Path(masks.vae_cache)] += sizes
         text = dataloader.text_set_of(entry)
         if text.text_cache_disable or data.text_cache_disable:
@@ -79,10 +81,14 @@ def _generated_uses(found: SetReport, partners: Sequence[ReferenceSet]) -> Itera
         yield DiskUse(one.option("instance_data_dir"), Path(one.instance_data_dir), GENERATED, missing)
 
 
-def _latent_bytes(sample: Sample, spec: FamilySpec, number: int) -> int:
-    """Bytes of the latents of a sample, with ``number`` bytes each."""
-    width, height = sample.target
-    return latent_bytes(spec, width, height, frames=sample.frames, number=number)
+def _latent_sizes(samples: Iterable[Sample], spec: FamilySpec, number: int) -> Iterator[int]:
+    """Bytes of the latents of each sample, with ``number`` bytes each."""
+
+    @cache
+    def size(target: Size, frames: int) -> int:
+        return latent_bytes(spec, *target, frames=frames, number=number)
+
+    return (size(sample.target, sample.frames) for sample in samples)
 
 
 def _missing_latents(sizes: list[int], folder: Path) -> int:

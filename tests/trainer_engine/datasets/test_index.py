@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trainer_engine.datasets.index import CHUNK_FILES, discover
+from trainer_engine.datasets.index import discover
+from trainer_engine.datasets.scanning import CHUNK_FILES
 from trainer_engine.datasets.sources.base import Listing, Suffixes
 from trainer_engine.datasets.sources.local import LocalSource
 

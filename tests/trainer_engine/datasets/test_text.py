@@ -52,3 +52,10 @@ def test_any_bytes_are_text_without_zeros_or_are_refused(content: bytes) -> None
         assert str(refusal)
     else:
         assert "\0" not in text
+
+
+@given(st.one_of(st.binary(max_size=40), st.text(st.characters(max_codepoint=127), max_size=40).map(str.encode)))
+def test_text_of_ascii_alone_is_read_like_any_other_utf_8(content: bytes) -> None:
+    is_plain = content.isascii() and b"\0" not in content
+    if is_plain:
+        assert decode(content) == content.decode("utf-8-sig") == decode(b"\xef\xbb\xbf" + content)

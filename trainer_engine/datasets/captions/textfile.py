@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from trainer_engine.contract.files import FileTooLarge
@@ -23,7 +22,7 @@ def _prepare(entry: ImageSet, source: Source) -> CaptionsOf:
 
 def from_text_file(source: Source, image_name: str, *, split: bool) -> tuple[str, ...]:
     """Returns the non-blank lines of the ``.txt`` file of an image, or its complete text if not ``split``. Raises NoCaption."""
-    name = f"{os.path.splitext(image_name)[0]}.txt"  # noqa: PTH122 - text, for speed
+    name = f"{image_name[: image_name.rindex('.')]}.txt"
     try:
         content = source.read_small(name, LONGEST_CAPTION_FILE_BYTES)
     except FileNotFoundError:
@@ -36,11 +35,18 @@ def from_text_file(source: Source, image_name: str, *, split: bool) -> tuple[str
         text = decode(content)
     except NotText as error:
         raise NoCaption(f"its .txt file {error}") from None
-    lines = [line.strip() for line in NEWLINE.split(text)]
-    captions = tuple(line for line in lines if line) if split else ("\n".join(lines).strip(),)
-    if not any(captions):
+    captions = _lines(text) if split else ("\n".join(line.strip() for line in NEWLINE.split(text)).strip(),)
+    if not captions or not captions[0]:
         raise NoCaption("its .txt file is empty")
     return captions
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """Returns the lines that are not blank, without the blanks around them."""
+    whole = text.strip()
+    if "\n" not in whole and "\r" not in whole:
+        return (whole,)
+    return tuple(line for part in NEWLINE.split(whole) if (line := part.strip()))
 
 
 STRATEGIES = (

@@ -75,18 +75,22 @@ def _list_folder(
     above = f"{folder}/" if folder else ""
     for entry in entries:
         base = entry.name
-        if base.startswith("."):
+        if base[0] == ".":
             continue
         name, dot = above + base, base.rfind(".")
         suffix = base[dot:].lower() if dot > 0 else ""
         try:
-            if entry.is_dir():
+            if suffix in usable and entry.is_file():
+                _add(entry.stat(), name, listing)
+            elif entry.is_dir():
                 identity = _identity(entry.stat())
                 if identity not in seen:
                     seen.add(identity)
                     yield name
             elif suffix in usable:
-                _add(entry, name, listing)
+                dangling = entry.is_symlink() and not os.path.exists(entry.path)
+                reason = "it is a link to a missing file" if dangling else "it is not a file"
+                listing.left_out.append(LeftOut(name, reason, broken=True))
             elif suffix in refused:
                 listing.left_out.append(LeftOut(name, refused[suffix], broken=True))
         except OSError as error:
@@ -94,17 +98,11 @@ def _list_folder(
                 listing.left_out.append(LeftOut(name, f"it cannot be accessed: {reason_of(error)}", broken=True))
 
 
-def _add(entry: os.DirEntry[str], name: str, listing: Listing) -> None:
-    status = entry.stat() if entry.is_file() else None
-    if status is None:
-        dangling = entry.is_symlink() and not os.path.exists(entry.path)
-        reason = "it is a link to a missing file" if dangling else "it is not a file"
-        listing.left_out.append(LeftOut(name, reason, broken=True))
-        return
+def _add(status: os.stat_result, name: str, listing: Listing) -> None:
     if status.st_size == 0:
         listing.left_out.append(LeftOut(name, "the file is empty (0 bytes)", broken=True))
-        return
-    listing.files.append(FoundFile(name, status.st_size, status.st_mtime_ns))
+    else:
+        listing.files.append(FoundFile(name, status.st_size, status.st_mtime_ns))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

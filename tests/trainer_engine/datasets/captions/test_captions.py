@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.datasets.captions.base import NoCaption, captions_of
-from trainer_engine.datasets.captions.textfile import LONGEST_CAPTION_FILE_BYTES
+from trainer_engine.datasets.captions.textfile import LONGEST_CAPTION_FILE_BYTES, from_text_file
 from trainer_engine.datasets.sources.base import open_source
+from trainer_engine.datasets.sources.local import LocalSource
 
 
 def captions(root: Path, name: str = "a_cat.jpg", **entry: Any) -> tuple[str, ...]:
@@ -160,3 +162,24 @@ def test_a_caption_file_is_limited_to_a_megabyte(tmp_path: Path, size: int) -> N
             captions(tmp_path, caption_strategy="textfile")
     else:
         assert [len(one) for one in captions(tmp_path, caption_strategy="textfile")] == [size]
+
+
+@given(st.text(st.sampled_from("ab \t\r\n\x0b\x0c\x1c\u0085\u2028"), max_size=12))
+def test_the_lines_of_a_caption_file_are_those_between_line_ends_without_blanks(text: str) -> None:
+    expected = tuple(stripped for line in re.split(r"\r\n|\r|\n", text) if (stripped := line.strip()))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "image.txt").write_bytes(text.encode())
+        for split, captions in ((True, expected), (False, ("\n".join(line.strip() for line in re.split(r"\r\n|\r|\n", text)).strip(),))):
+            if any(captions):
+                assert from_text_file(LocalSource(folder), "image.png", split=split) == captions
+            else:
+                with pytest.raises(NoCaption, match="is empty"):
+                    from_text_file(LocalSource(folder), "image.png", split=split)
+
+
+@pytest.mark.parametrize("name", ["a.b.png", "folder.with.dots/image.png", "deep/er/.hidden.png"])
+def test_a_caption_file_has_the_name_of_its_image_up_to_the_last_dot(tmp_path: Path, name: str) -> None:
+    caption = tmp_path / f"{name.removesuffix('.png')}.txt"
+    caption.parent.mkdir(parents=True, exist_ok=True)
+    caption.write_text("a caption")
+    assert from_text_file(LocalSource(str(tmp_path)), name, split=True) == ("a caption",)

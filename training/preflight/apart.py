@@ -1,6 +1,7 @@
-"""Checks runs with large datasets in a process of its own, so that the server answers others meanwhile and is no larger afterwards.
+"""Checks runs with large datasets, tables, clips or remote sources in a process of its own, with limits.
 
-``python -m training.preflight.apart`` reads a request from its standard input and writes the answer to its standard output, as JSON.
+The server answers others meanwhile, and is no larger afterwards. Libraries in C, such as FFmpeg, read files of users there and not in the
+server. ``python -m training.preflight.apart`` reads a request from its standard input and writes the answer to its standard output.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
@@ -18,12 +18,16 @@ from typing import Any
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
-from trainer_engine.config.datasets import Dataloader, parse_dataloader
+from trainer_engine.config.addresses import Reach
+from trainer_engine.config.dataset_tables import FOLDER_FIELD, caption_specs
+from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, Problem
+from training.preflight.limited_process import LIMITS, MEMORY_EXIT, Limits, ProcessFailed, answer_of, apply_limits
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
+from training.webhooks.egress import private_networks_are_open
 
 MODULE = "training.preflight.apart"
 LARGE = 5_000
@@ -32,10 +36,12 @@ PLAIN_FIELDS = ("any_script", "script_variables", "any_place")
 NICENESS = 5
 
 
-def examine_run_apart(resolved: ResolvedRun, home: Home, waits_for: Collection[str] = frozenset()) -> PreflightReport:
-    """Run all checks like ``examine_run``, in another process if a dataset is large."""
+def examine_run_apart(
+    resolved: ResolvedRun, home: Home, waits_for: Collection[str] = frozenset(), limits: Limits = LIMITS
+) -> PreflightReport:
+    """Run all checks like ``examine_run``, in another process if a dataset is large or takes more than opening images."""
     options, dataloader = resolved.options, resolved.dataloader
-    if options is None or dataloader is None or not any(is_large(entry.instance_data_dir) for entry in dataloader.sets_of_images):
+    if options is None or dataloader is None or not any(map(needs_a_process, _file_sets(dataloader))):
         return examine_run(resolved, home, waits_for=waits_for)
     request = {
         "home": {one.name: _plain(getattr(home, one.name)) for one in fields(Home)},
@@ -44,18 +50,26 @@ def examine_run_apart(resolved: ResolvedRun, home: Home, waits_for: Collection[s
         "datasets": dataloader.as_document(),
         "positions": [entry.position for entry in _entries(dataloader)],
         "waits_for": sorted(waits_for),
+        "opens_private_networks": private_networks_are_open(),
     }
-    command = [sys.executable, "-m", MODULE]
-    done = subprocess.run(command, input=json.dumps(request).encode("ascii"), stdout=subprocess.PIPE, check=False)
     targets, _ = load_webhooks(options.hooks.webhook_config, home)
-    if done.returncode:
-        message = f"The process that examined the datasets ended with {done.returncode} and found nothing."
-        hint = "there may be too little memory for so many files; the server's output says more"
-        problem = Problem.error("dataloader", "not_examined", message, hint=hint)
+    try:
+        answer = json.loads(answer_of(MODULE, json.dumps(request).encode("ascii"), limits))
+    except ProcessFailed as failure:
+        message = f"The process that examined the datasets {failure}."
+        problem = Problem.error("dataloader", "not_examined", message, hint=failure.hint)
         return PreflightReport(resolved, [*resolved.problems, problem], webhooks=tuple(targets))
-    answer = json.loads(done.stdout)
     problems = [Problem(**{**one, "level": Level(one["level"])}) for one in answer["problems"]]
     return PreflightReport(resolved, [*resolved.problems, *problems], answer["understood"], tuple(targets))
+
+
+def needs_a_process(entry: ImageSet | ReferenceSet) -> bool:
+    """Whether examining a set takes long, or libraries that parse more than images: tables, videos, what other machines send."""
+    if entry.source.place_field != FOLDER_FIELD or entry.parquet is not None:
+        return True
+    if isinstance(entry, ImageSet) and (entry.video is not None or caption_specs()[entry.caption_strategy].paths):
+        return True
+    return is_large(entry.instance_data_dir)
 
 
 def is_large(folder: str) -> bool:
@@ -82,7 +96,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         spec=find_spec(options.model.model_family),
         problems=[],
     )
-    report = examine_run(resolved, home_of(request["home"]), waits_for=request["waits_for"])
+    reach = Reach(private=request["opens_private_networks"])
+    report = examine_run(resolved, home_of(request["home"]), waits_for=request["waits_for"], reach=reach)
     problems = [{**problem.as_dict(), "level": problem.level.value} for problem in report.problems]
     return {"problems": problems, "understood": report.understood}
 
@@ -103,8 +118,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _file_sets(dataloader: Dataloader) -> tuple[ImageSet | ReferenceSet, ...]:
+    return (*dataloader.sets_of_images, *dataloader.reference_sets)
+
+
 def _entries(dataloader: Dataloader) -> list[Any]:
-    entries = (*dataloader.sets_of_images, *dataloader.text_sets, *dataloader.reference_sets)
+    entries = (*_file_sets(dataloader), *dataloader.text_sets)
     return sorted(entries, key=lambda entry: entry.position)
 
 
@@ -119,12 +138,16 @@ def _at(dataloader: Dataloader, positions: list[int]) -> Dataloader:
 
 def main() -> None:
     """Answers one request."""
+    apply_limits(sys.argv[1:])
     gc.disable()  # the process is short, and a full collection walks through every sample
     os.nice(NICENESS)
-    request = json.load(sys.stdin)
-    with os.fdopen(os.dup(1), "w", encoding="ascii") as stream:
-        os.dup2(2, 1)  # what a library prints is no part of the answer
-        json.dump(answer(request), stream)
+    try:
+        request = json.load(sys.stdin)
+        with os.fdopen(os.dup(1), "w", encoding="ascii") as stream:
+            os.dup2(2, 1)  # what a library prints is no part of the answer
+            json.dump(answer(request), stream)
+    except MemoryError:
+        os._exit(MEMORY_EXIT)
 
 
 if __name__ == "__main__":

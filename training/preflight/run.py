@@ -59,10 +59,15 @@ FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def examine_run(
-    resolved: ResolvedRun, home: Home, variables: Mapping[str, str] | None = None, waits_for: Collection[str] = frozenset()
+    resolved: ResolvedRun,
+    home: Home,
+    variables: Mapping[str, str] | None = None,
+    waits_for: Collection[str] = frozenset(),
+    reach: Reach | None = None,
 ) -> PreflightReport:
-    """Run all checks. Needs no database. ``waits_for`` holds the ids of runs that the queue would let end first."""
+    """Run all checks. Needs no database. ``waits_for``: ids of runs that end first. ``reach``: None for what the settings here allow."""
     variables = passed_environment() if variables is None else variables
+    reach = Reach(private=private_networks_are_open()) if reach is None else reach
     problems = list(resolved.problems)
     options, spec = resolved.options, resolved.spec
     if options is None or spec is None:
@@ -79,7 +84,7 @@ def examine_run(
     problems += publishing_problems(options, home, hub)
     problems += device_problems(options, expected_device(variables), estimates.gpu_capability() if visible_gpus(variables) else None)
     problems += _tracker_notes(options, variables)
-    problems += _process_problems(options, home, variables)
+    problems += _process_problems(options, home, variables, reach)
     sources = model_sources(options.model, spec)
     revisions = {BASE: options.model.revision}
     problems += [found for name, source in sources.items() if (found := base_model.check_access(name, source, revisions.get(name), hub))]
@@ -99,7 +104,7 @@ def examine_run(
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
-    report = _examine_datasets(resolved.dataloader, options, spec, home)
+    report = _examine_datasets(resolved.dataloader, options, spec, home, reach)
     problems += [*report.problems, *remote_problems(report, variables)]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
@@ -114,14 +119,14 @@ def examine_run(
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
 
 
-def _examine_datasets(dataloader: Dataloader, options: TrainingOptions, spec: FamilySpec, home: Home) -> DatasetReport:
+def _examine_datasets(dataloader: Dataloader, options: TrainingOptions, spec: FamilySpec, home: Home, reach: Reach) -> DatasetReport:
     return examine(
         dataloader,
         options,
         spec,
         index_dir=_indexes(options, home),
         processes=process_count(options),
-        reach=Reach(private=private_networks_are_open()),
+        reach=reach,
         fetches_later=True,
     )
 
@@ -243,14 +248,14 @@ def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> It
         yield Problem.note("report_to", "logged_offline", message, got="wandb", hint="run wandb login first, or wandb sync afterwards")
 
 
-def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str]) -> Iterator[Problem]:
+def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str], reach: Reach) -> Iterator[Problem]:
     try:
         launch_command(home.root, options.distributed.num_processes, options.distributed.accelerate_config, variables)
     except UnreadableAccelerateConfig as error:
         path = options.distributed.accelerate_config
         yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")
     machines, named = machine_count(options), "accelerate_config" if options.distributed.accelerate_config else "num_machines"
-    if machines > 1 and not private_networks_are_open():
+    if machines > 1 and not reach.private:
         message = "Machines of one run connect to each other in a private network, which this server does not reach."
         hint = f"start the server with {PRIVATE_VARIABLE}=1"
         yield Problem.error(named, "private_network", message, got=machines, expected="one machine", hint=hint)

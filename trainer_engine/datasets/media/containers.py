@@ -28,14 +28,17 @@ LIBRARY = "av"
 MOST_FRAMES = 1 << 20
 """Frames of a file that is opened; ten hours at thirty a second."""
 LONGEST_SECONDS = 24 * 3600
-PROBING = {"max_pixels": str(LARGEST_PIXELS)}
-"""FFmpeg decodes a frame to find out what a stream holds, before a size could be refused."""
 ATOMS = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 CODECS = frozenset(
     ("h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "h263")
     + ("theora", "vc1", "wmv3", "mjpeg", "prores", "dnxhd", "cfhd", "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "qtrle")
 )
 """The allowed decoders, by the names of their formats. Others are rare, little tested and not meant for clips."""
+DECODERS = CODECS | {"libdav1d", "libvpx", "libvpx-vp9", "msmpeg4"}
+"""The same by their own names, where those differ. None of them decodes sound."""
+LIMITED = {"max_pixels": str(LARGEST_PIXELS), "codec_whitelist": ",".join(sorted(DECODERS))}
+PROBING = {**LIMITED, "format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"}
+"""FFmpeg opens decoders and decodes frames to find out what each stream holds, before anything could be refused."""
 UNSPECIFIED_COLOURS = 2
 HDR = frozenset((16, 18))
 """Transfer functions of PQ and HLG (ITU-T H.273)."""
@@ -140,7 +143,7 @@ def _prepare(file: SourceFile, stream: VideoStream) -> None:
     if codec not in CODECS:
         raise BrokenImage(file.location, f"clips of the codec {codec} are not opened")
     refuse_bombs(file, (context.width, context.height))
-    context.options = {**context.options, "max_pixels": str(LARGEST_PIXELS)}
+    context.options = {**context.options, **LIMITED}
     context.thread_count = 1  # several files are decoded at once
 
 

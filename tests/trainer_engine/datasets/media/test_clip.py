@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -265,3 +266,66 @@ def test_the_medium_of_clips_reads_what_a_browser_plays() -> None:
     assert medium_of("A.MP4") is MEDIUM and {".mp4", ".webm", ".gif"} <= MEDIUM.suffixes
     assert not MEDIUM.suffixes & MEDIUM.unsupported
     assert Image.open(io.BytesIO(encode_gif(moving_square(2)))).format == "GIF"
+
+
+@needs_pyav
+@pytest.mark.parametrize(("codec", "format"), [("snow", "yuv420p"), ("jpeg2000", "rgb24")])
+def test_no_decoder_that_is_not_allowed_sees_a_file(tmp_path: Path, codec: str, format: str) -> None:
+    """FFmpeg decodes frames while it opens a file, before its codec can be refused."""
+    written = write_stream(tmp_path / "a.mkv", codec, format)
+    log = log_of(lambda: measure_clip(file_of(written)), BrokenImage)
+    assert f"Codec ({codec}) not on whitelist" in log
+
+
+@needs_pyav
+def test_the_sound_of_a_clip_is_never_decoded(tmp_path: Path) -> None:
+    written = write_stream(tmp_path / "a.mkv", "h264", "yuv420p", sound="aac")
+    assert "Codec (aac) not on whitelist" in log_of(lambda: measure_clip(file_of(written)))
+    assert measure_clip(file_of(written)).frames == len(list(frames_of(file_of(written)))) == 5
+
+
+@needs_pyav
+def test_every_codec_that_is_allowed_has_a_decoder_that_is_allowed() -> None:
+    import av
+
+    decoders = [av.Codec(name, "r") for name in containers.DECODERS & av.codecs_available]
+    assert {one.canonical_name for one in decoders} >= containers.CODECS & av.codecs_available
+    assert {one.type for one in decoders} == {"video"}
+
+
+def write_stream(path: Path, codec: str, format: str, sound: str = "") -> Path:
+    """Writes five frames with any codec, and a packet of silence if there is to be sound."""
+    import av
+
+    with av.open(path, "w", format="matroska") as container:
+        video = container.add_stream(codec, rate=Fraction(10))
+        video.width, video.height, video.pix_fmt = 96, 64, format
+        audio = container.add_stream(sound, rate=48000) if sound else None
+        for number, image in enumerate(moving_square(5)):
+            frame = av.VideoFrame.from_image(image).reformat(format=format)
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if audio is not None:
+            silence = av.AudioFrame.from_ndarray(np.zeros((2, 1024), dtype="float32"), format="fltp", layout="stereo")
+            silence.sample_rate, silence.pts, silence.time_base = 48000, 0, Fraction(1, 48000)
+            container.mux([*audio.encode(silence), *audio.encode()])
+    return path
+
+
+def log_of(work: Callable[[], object], *expected: type[Exception]) -> str:
+    """Returns what FFmpeg logs during some work."""
+    import av.logging
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as captured:
+            if expected:
+                with pytest.raises(expected):
+                    work()
+            else:
+                work()
+        return "".join(message for _, _, message in captured)
+    finally:
+        av.logging.set_level(level)

@@ -14,9 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from trainer_engine.config.plain_yaml import BROKEN_YAML
+from trainer_engine.config.plain_yaml import UnreadableYaml, parse_yaml
 from trainer_engine.datasets.sources.base import WrongField
 from trainer_engine.datasets.sources.hub.options import RowOptions
 
@@ -31,6 +29,8 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 OTHER_DATA = (".tar", ".arrow", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".gz", ".zst", ".lance", ".h5", ".hdf5")
 LONGEST_PATTERN, MOST_PATTERNS = 250, 200
 LARGEST_CARD_BYTES = 1 << 20
+MOST_CARD_NODES = 50_000
+"""Values in the settings of a card: those of a thousand configurations with their files."""
 FENCE = "---"
 
 
@@ -181,15 +181,6 @@ def _keyword(name: str, *, by_file: bool) -> str:
     return ""
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Refuses aliases, with which a few hundred bytes can expand to gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("aliases are not read")
-        return super().compose_node(parent, index)
-
-
 def read_card(content: bytes) -> Mapping[str, Any]:
     """Returns the settings in a card; none if it has none, or if they cannot be read."""
     text = content[:LARGEST_CARD_BYTES].decode("utf-8-sig", "replace").replace("\r\n", "\n")
@@ -198,7 +189,7 @@ def read_card(content: bytes) -> Mapping[str, Any]:
         return {}
     end = next(number for number, line in enumerate(lines[1:], 1) if line.rstrip() == FENCE)
     try:
-        document = yaml.load("\n".join(lines[1:end]), _PlainLoader)  # noqa: S506 - a safe loader
-    except BROKEN_YAML:
+        document = parse_yaml("\n".join(lines[1:end]), MOST_CARD_NODES)
+    except UnreadableYaml:
         return {}
     return document if isinstance(document, Mapping) else {}

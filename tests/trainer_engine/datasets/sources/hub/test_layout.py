@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -154,3 +155,20 @@ def test_a_card_that_cannot_be_read_says_nothing(content: bytes) -> None:
 
 def test_a_card_is_read_with_windows_line_ends_and_a_mark() -> None:
     assert read_card(b"\xef\xbb\xbf---\r\nlicense: mit\r\n---\r\n# x") == {"license": "mit"}
+
+
+def test_a_card_of_a_stranger_takes_no_more_than_seconds() -> None:
+    """A card of a MiB of brackets took minutes, in the server."""
+    started = time.process_time()
+    assert read_card(b"---\na: " + b"[" * 60 + b"[]," * 340_000 + b"]" * 60 + b"\n---\n") == {}
+    assert time.process_time() - started < 3
+
+
+def test_a_card_of_a_thousand_configurations_is_read() -> None:
+    each = "- config_name: c{0}\n  data_files:\n  - split: train\n    path: c{0}/train-*\n  - split: test\n    path: c{0}/test-*\n"
+    card = "---\nconfigs:\n" + "".join(each.format(number) for number in range(1_000)) + "---\n"
+    assert len(read_card(card.encode())["configs"]) == 1_000
+
+
+def test_a_card_that_gives_a_key_twice_has_no_settings() -> None:
+    assert read_card(b"---\nlicense: mit\nlicense: other\n---\n") == {}

@@ -110,7 +110,7 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
             environment=record.environment.name,
             options=hide_options(resolved.values),
             datasets=hide_datasets(resolved.datasets),
-            launch=LaunchSettings.of(resolved.options).as_dict(),
+            launch=LaunchSettings.of(resolved.options, resolved.dataloader).as_dict(),
             plan={**report.understood, **representations.files_behind(resolved.given)},
             output_dir=str(resolved.values["output_dir"]),
             run_dir=str(Path(settings.STATE_DIR) / "runs" / str(job_id)),

@@ -99,7 +99,7 @@ def launch_of(report: PreflightReport, options: TrainingOptions, place: Home, en
         options=resolved.values,
         datasets=resolved.datasets,
         memory_estimate=memory_numbers(report.understood),
-        settings=LaunchSettings.of(options),
+        settings=LaunchSettings.of(options, resolved.dataloader),
         scripts=place.script_rule,
         places=EVERYWHERE,
         secrets=secrets_of_run(resolved.values, resolved.datasets),

@@ -99,6 +99,9 @@ class CaptionSpec(TableEntry):
 class GeneratorSpec(TableEntry):
     """The facts of a generator of conditioning images. ``name`` is the value of ``type`` in ``conditioning``."""
 
+    models: tuple[str, ...] = ()
+    """Those of ``fields`` that name a repository of the hub, whose weights make the files."""
+
 
 def modules_in(package: ModuleType) -> Iterator[ModuleType]:
     """Imports and yields the modules in the folders of a package, by name."""

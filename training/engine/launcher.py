@@ -11,6 +11,7 @@ from trainer_engine.config.adapters.assistant import assistant_of
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
 from trainer_engine.config.components import model_sources
+from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.datasets.secrets import hide_datasets
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.families import find_spec
@@ -39,9 +40,9 @@ class LaunchSettings:
     machines: Machines = ONE_MACHINE
 
     @classmethod
-    def of(cls, options: TrainingOptions) -> LaunchSettings:
+    def of(cls, options: TrainingOptions, dataloader: Dataloader | None = None) -> LaunchSettings:
         spread = options.distributed
-        return cls(spread.num_processes, spread.accelerate_config, unused_keys(options), Machines.of(spread))
+        return cls(spread.num_processes, spread.accelerate_config, unused_keys(options, dataloader), Machines.of(spread))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LaunchSettings:
@@ -107,14 +108,17 @@ def start(folder: RunFolder, launch: Launch) -> EngineIdentity:
     return process.start(folder, command, variables | for_engine(launch.secrets), launch.scripts.variables, settings.withheld)
 
 
-def unused_keys(options: TrainingOptions) -> tuple[str, ...]:
+def unused_keys(options: TrainingOptions, dataloader: Dataloader | None = None) -> tuple[str, ...]:
     """The environment variables that hold keys for services which a run does not use."""
     wandb = () if "wandb" in parse_trackers(options.reporting.report_to) else WANDB_KEYS
-    return (*wandb, *(() if uses_hub(options) else HUB_KEYS))
+    return (*wandb, *(() if uses_hub(options, dataloader) else HUB_KEYS))
 
 
-def uses_hub(options: TrainingOptions) -> bool:
-    """Whether a run may download from the Hugging Face hub or upload to it: every model without a local folder comes from there."""
+def uses_hub(options: TrainingOptions, dataloader: Dataloader | None = None) -> bool:
+    """Whether a run may download from the Hugging Face hub or upload to it: every model and dataset without a local folder comes from
+    there."""
+    if dataloader is not None and dataloader.repositories:
+        return True
     model, validation = options.model, options.validation
     spec = find_spec(model.model_family)
     sources = list(model_sources(model, spec).values()) if spec else [""]

@@ -14,6 +14,7 @@ from simpletuner_site.train.command import open_config
 from tests.helpers.object_store import BUCKET, object_server
 from tests.training.conftest import Training
 from tests.training.engine.test_command_line import options
+from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.datasets.secrets import STORED_AS
 from trainer_engine.config.secrets import VARIABLE
 from trainer_engine.contract.hooks import NOTHING
@@ -48,6 +49,21 @@ HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 )
 def test_a_key_is_withheld_from_a_run_that_speaks_to_no_such_service(values: dict[str, Any], withheld: tuple[str, ...]) -> None:
     assert unused_keys(options(**values)) == withheld
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_withheld"),
+    [
+        ({"type": "huggingface", "dataset_name": "owner/gated"}, False),
+        ({"type": "huggingface", "dataset_name": "/data/rows"}, True),
+        ({"instance_data_dir": "/data/cats", "conditioning": [{"type": "depth"}]}, False),
+        ({"instance_data_dir": "/data/cats", "conditioning": [{"type": "canny"}]}, True),
+    ],
+)
+def test_the_token_of_the_hub_reaches_a_run_whose_datasets_come_from_there(entry: dict[str, Any], is_withheld: bool) -> None:
+    given = options(**LOCAL)
+    dataloader, _ = parse_dataloader([{"id": "images", "instance_prompt": "x", "caption_strategy": "instanceprompt", **entry}], given)
+    assert ("HF_TOKEN" in LaunchSettings.of(given, dataloader).withheld) is is_withheld
 
 
 def test_an_engine_is_started_without_what_is_withheld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

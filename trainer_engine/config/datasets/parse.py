@@ -78,6 +78,21 @@ class Dataloader:
         ids = dict.fromkeys((*images.conditioning_data, *(one.id_of(images.id) for one in images.conditioning)))
         return tuple(by_id[id] for id in ids if id in by_id)
 
+    @property
+    def repositories(self) -> Mapping[str, str]:
+        """Field -> the repository of the hub that it names: of datasets, and of models that generate references."""
+        found: dict[str, str] = {}
+        for images in (*self.sets_of_images, *self.reference_sets):
+            named = ((field, str(images.own_fields.get(field))) for field, kind in images.source.paths.items() if kind == "repository")
+            found |= {images.option(field): name for field, name in named if not PurePath(name).is_absolute()}
+        return {**found, **self.generating_models}
+
+    @property
+    def generating_models(self) -> Mapping[str, str]:
+        """Field -> the repository of a model that generates references."""
+        made = ((images, images.generated) for images in self.reference_sets if images.generated)
+        return {images.option(field): str(one.settings[field]) for images, one in made for field in one.spec.models}
+
     def as_document(self) -> list[dict[str, Any]]:
         """Returns the file with every default and placeholder filled in. Parsing it gives the same datasets in the same order."""
         written = (one for one in self.reference_sets if one.generated is None)

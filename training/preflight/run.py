@@ -91,6 +91,8 @@ def examine_run(
     problems += model_problems(options, spec, hub)
     problems += _preview_problems(options, spec, hub)
     problems += scoring_problems(options, hub)
+    made_by = resolved.dataloader.generating_models if resolved.dataloader else {}
+    problems += [found for name, source in made_by.items() if (found := base_model.check_access(name, source, None, hub))]
     targets, wrong = load_webhooks(options.hooks.webhook_config, home)
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = base_model.find_weights(sources[BASE], options.model.revision, hub)

@@ -95,7 +95,7 @@ def test_the_document_of_the_datasets_parses_to_the_same_sets() -> None:
     [
         ({}, "type", "missing"),
         ({"type": "cany"}, "type", "not_a_choice"),
-        ({"type": "depth"}, "type", "not_available"),
+        ({"type": "segmentation"}, "type", "not_available"),
         ({"type": "optical_flow"}, "type", "not_available"),
         ({"type": "canny", "low_threshold": -1}, "low_threshold", "out_of_range"),
         ({"type": "canny", "low_threshold": 90, "high_threshold": 80}, "low_threshold", "out_of_range"),

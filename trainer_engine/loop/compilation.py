@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters, get_compilation_metrics
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.run import DistributedOptions
@@ -49,9 +51,23 @@ def compile_network(network: nn.Module, options: DistributedOptions, spec: Famil
     if not options.dynamo_use_regional_compilation:
         return cast("nn.Module", torch.compile(network, **how))
     for module in network.modules():
-        if type(module).__name__ in spec.repeated_blocks:
+        if type(module).__name__ not in spec.repeated_blocks:
+            continue
+        if any(is_traceable_wrapper_subclass(weight) for weight in (*module.parameters(), *module.buffers())):
+            module._compiled_call_impl = torch.compile(MethodType(_call_with_copies, module), **how)
+        else:
             module.compile(**how)
     return network
+
+
+def _call_with_copies(module: nn.Module, *arguments: Any, **named: Any) -> Any:
+    """Calls a block and copies its outputs if it has several.
+
+    PyTorch compiles no region with quantised weights whose outputs are views of one tensor, as those of Flux's single blocks are. The
+    copies are part of the region: PyTorch leaves the graph before it calls a hook.
+    """
+    output = module._call_impl(*arguments, **named)
+    return tuple(one.clone() if isinstance(one, Tensor) else one for one in output) if isinstance(output, tuple) else output
 
 
 class CompilationWatch:

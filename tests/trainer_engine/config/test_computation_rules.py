@@ -206,10 +206,7 @@ def test_a_cpu_run_takes_its_own_mechanisms_in_float32() -> None:
         ({"dynamo_backend": "eager", "dynamo_mode": "max-autotune"}, [("dynamo_mode", "no_effect", Level.NOTE)]),
         ({"dynamo_backend": "tensorrt"}, [("dynamo_backend", "not_available", Level.ERROR)]),
         ({**COMPILED, "base_model_precision": "int8-quanto"}, []),
-        (
-            {**COMPILED, "base_model_precision": "int8-quanto", "dynamo_use_regional_compilation": True},
-            [("dynamo_use_regional_compilation", "not_with_quanto", Level.ERROR)],
-        ),
+        ({**COMPILED, "base_model_precision": "int8-quanto", "dynamo_use_regional_compilation": True}, []),
     ],
 )
 def test_options_of_compilation(values: dict[str, Any], codes: list[Any]) -> None:

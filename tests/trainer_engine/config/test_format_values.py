@@ -22,6 +22,7 @@ FULL = {**FLUX, "--model_family": "pixart_sigma", "--model_type": "full", "--opt
 SDXL = {**FLUX, "--model_family": "sdxl"}
 WAN = {**FLUX, "--model_family": "wan"}
 STEERED = {"--model_type": "full", "--controlnet": True}
+BY_BLOCKS = {"dynamo_backend": "inductor", "dynamo_use_regional_compilation": True}
 IMAGES = {"id": "images", "type": "local", "instance_data_dir": "pictures", "caption_strategy": "filename"}
 HUB = {
     "id": "hub",
@@ -49,6 +50,24 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         for name in ("diffusers", "flash-attn-3-hub", "flash-attn-varlen-hub", "native-efficient", "cudnn", "native-flash", "xformers")
     ),
     (FLUX, {"compress_disk_cache": False}),
+    *((FLUX, {"base_model_precision": name, **BY_BLOCKS}) for name in ("int8-quanto", "int8-torchao", "no_change")),
+    (FLUX, {"num_train_epochs": 0, "ignore_final_epochs": True, "strict_epoch_limit": False}),
+    (FLUX, {"lr_scheduler": "cosine", "lr_warmup_steps": 400_000, "max_grad_norm": 0.0, "grad_clip_method": "value"}),
+    (FLUX, {"evaluation_type": "none", "eval_steps_interval": 999_999, "validation_step_interval": 999_999, "validation_steps": 999_999}),
+    (FLUX, {"validation_prompt": None, "validation_negative_prompt": None, "validation_disable_unconditional": True}),
+    (FLUX, {"flow_schedule_auto_shift": True, "flow_schedule_shift": 0.0, "loss_type": "l2"}),
+    (FLUX, {"flux_use_uniform_schedule": True, "flux_schedule_auto_shift": True}),
+    (FLUX, {"push_to_hub": "true", "gradient_checkpointing": "true", "learning_rate": "1e-4", "validation_num_inference_steps": "20"}),
+    (FLUX, {"text_encoder_batch_size": 2, "allow_dataset_oversubscription": True, "validation_torch_compile": "false"}),
+    (FLUX, {"ramtorch": True, "ramtorch_target_modules": "blocks.*", "ramtorch_transformer_percent": 100, "ramtorch_text_encoder": True}),
+    (FLUX, {"gradient_checkpointing_backend": "torch", "gradient_checkpointing_interval": 2, "gradient_checkpointing_segment_stride": 4}),
+    (FLUX, {"resolution": 512, "resolution_type": "pixel", "aspect_bucket_rounding": 2, "minimum_image_size": 0}),
+    (FLUX, {"model_flavour": "kontext", "conditioning_multidataset_sampling": "random", "optimizer": "optimi-lion", "vae_batch_size": 6}),
+    (SDXL, {"use_gradient_checkpointing": True, "validation_resolution": "1024x1024,1280x768", "model_flavour": "base-1.0"}),
+    (SDXL, {"loss_type": "huber", "learning_rate": 3e-7, "allow_tf32": True}),
+    (WAN, {"enable_chunked_feed_forward": True, "feed_forward_chunk_size": 2, "pretrained_transformer_subfolder": "none"}),
+    (WAN, {"attention_mechanism": "sageattention", "pretrained_t5_model_name_or_path": "owner/model", "ema_validation": "ema_only"}),
+    (WAN, {"tread_config": {"routes": [{"selection_ratio": 0.1, "start_layer_idx": 24, "end_layer_idx": -2}]}}),
     (FLUX, {"dynamo_backend": "inductor", "dynamo_mode": "max-autotune", "dynamo_use_regional_compilation": True}),
     (FLUX, {"offload_during_startup": True, "offload_during_save": True}),
     (FLUX, {"musubi_blocks_to_swap": 8}),
@@ -105,6 +124,17 @@ DATASETS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
         [{**IMAGES, "conditioning": [{"type": "canny", "conditioning_type": "controlnet"}]}],
     ),
     ({**FLUX, **STEERED}, [{**HUB, "conditioning": [{"type": "canny", "captions": False}]}]),
+    (
+        {**FLUX, "--controlnet": True, "--flux_lora_target": "controlnet", "--lora_rank": 64, "--lora_alpha": 64},
+        [{**HUB, "conditioning": {"type": "canny", "conditioning_type": "controlnet", "captions": ["a block"]}}],
+    ),
+    (
+        {**SDXL, "--controlnet": True, "--vae_cache_ondemand": True, "--optimizer": "bnb-lion8bit", "--learning_rate": 3e-5},
+        [
+            {**IMAGES, "conditioning_data": "edges"},
+            {"id": "edges", "type": "local", "instance_data_dir": "e", "dataset_type": "conditioning", "conditioning_type": "controlnet"},
+        ],
+    ),
     (FLUX, [{**IMAGES, "vae_cache_ondemand": True, "max_workers": 4, "read_batch_size": 2, "disable_validation": True}]),
 ]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from trainer_engine.config.families import specs
 from trainer_engine.config.option import OptionSpec
+from trainer_engine.config.options.gone import RENAMED
 from trainer_engine.config.options.hints import HINTS
 from trainer_engine.config.options.refused import HEADINGS, Reason, refusal_of
 from trainer_engine.config.options.registry import GROUPS, REGISTRY, not_available
@@ -26,6 +27,12 @@ HINTS_HEAD = """
 
 These options of the configuration format ask how to do something that this trainer does without being asked. They are accepted, with a
 note that says why they have no effect.
+"""
+
+RENAMED_HEAD = """
+## Former names
+
+Options that older configurations call by another name. The former name goes on working.
 """
 
 LATER_HEAD = """
@@ -109,6 +116,7 @@ def page() -> str:
                 lines += describe(spec)
     lines += family_defaults()
     lines += [HINTS_HEAD, *(f"- `{name}`: {why}." for name, why in HINTS.items())]
+    lines += [RENAMED_HEAD, *(f"- `{former}`: `{name}`." for former, name in RENAMED.items())]
     return "\n".join([*lines, LATER_HEAD, *refused()]) + "\n"
 
 

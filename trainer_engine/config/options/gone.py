@@ -17,7 +17,6 @@ GONE: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("validation_torch_compile", "validation_torch_compile_mode"), "dynamo_backend compiles the network"),
         "use_bitfit": "set lora_type, or train all weights with model_type=full",
-        "use_gradient_checkpointing": "use gradient_checkpointing",
         "adam_bfloat16": "use optimizer=adamw_bf16",
         "use_8bit_adam": "use optimizer=bnb-adamw8bit",
         "use_adafactor_optimizer": "use optimizer=torch-adafactor",
@@ -25,26 +24,35 @@ GONE: Mapping[str, str] = MappingProxyType(
         "use_prodigy_optimizer": "use optimizer=prodigy",
         **dict.fromkeys(("prodigy_beta3", "prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup"), _OPTIMIZER),
         **dict.fromkeys(("use_dadapt_optimizer", "dadaptation_learning_rate"), "use optimizer=prodigy"),
-        "ignore_final_epochs": "use num_train_epochs or max_train_steps to set when a run ends",
         "enable_xformers_memory_efficient_attention": "use attention_mechanism=xformers",
         "allow_tf32": "disable_tf32=true turns it off",
-        "flux_schedule_shift": "use flow_schedule_shift",
-        "flux_schedule_auto_shift": "use flow_schedule_auto_shift",
-        "flow_matching_sigmoid_scale": "use flow_sigmoid_scale",
-        "flux_use_uniform_schedule": "use flow_use_uniform_schedule",
-        "flux_use_beta_schedule": "use flow_use_beta_schedule",
-        "flux_beta_schedule_alpha": "use flow_beta_schedule_alpha",
-        "flux_beta_schedule_beta": "use flow_beta_schedule_beta",
         **dict.fromkeys(("flux", "sd3", "sana", "kolors", "legacy", "pixart_sigma", "stable_cascade", "smoldit", "deepfloyd"), _FAMILY),
         **dict.fromkeys(("crop", "crop_aspect", "crop_style", "center_crop", "random_flip", "instance_data_dir"), _DATASETS),
         "use_original_images": _DATASETS,
-        "vae_path": "use pretrained_vae_model_name_or_path",
-        "lora_initialisation_style": "use lora_init_type",
         "scale_lr": "set learning_rate to the scaled value",
         "validation_epochs": "use validation_step_interval",
     }
 )
 """Name -> what to do instead."""
+
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "use_gradient_checkpointing": "gradient_checkpointing",
+        "flux_schedule_shift": "flow_schedule_shift",
+        "flux_schedule_auto_shift": "flow_schedule_auto_shift",
+        "flow_matching_sigmoid_scale": "flow_sigmoid_scale",
+        "flux_use_uniform_schedule": "flow_use_uniform_schedule",
+        "flux_use_beta_schedule": "flow_use_beta_schedule",
+        "flux_beta_schedule_alpha": "flow_beta_schedule_alpha",
+        "flux_beta_schedule_beta": "flow_beta_schedule_beta",
+        "vae_path": "pretrained_vae_model_name_or_path",
+        "lora_initialisation_style": "lora_init_type",
+    }
+)
+"""Former name of an option -> its name. The values mean the same, so a configuration with a former name goes on working."""
+
+DEFAULT_NOW: Mapping[str, str] = MappingProxyType({"allow_tf32": "GPUs that can use TF32 do, unless disable_tf32 is set"})
+"""Removed switch -> what is true without it: switching it on asks for nothing, and switching it off for something."""
 
 OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -81,10 +89,19 @@ def means_default(name: str, value: object, default: object) -> bool:
 
 
 def gone_problem(name: str, value: Any) -> Problem:
-    """Returns a note if the value leaves the option off, else an error that says what to use instead."""
-    if is_off(value):
-        message = f"{name} is no longer part of the format. Its value leaves it off, so it is ignored."
+    """Returns a note if the value asks for nothing, else an error that says what to use instead."""
+    note = _why_nothing(name, value)
+    if note:
+        message = f"{name} is no longer part of the format. {note}"
         return Problem.note(name, "gone", message, got=value, hint="remove it from the configuration")
     return Problem.error(
         name, "gone", f"{name} is no longer part of the format.", got=value, expected="nothing", hint=f"{GONE[name]}; remove it"
     )
+
+
+def _why_nothing(name: str, value: object) -> str:
+    """Why a value of a removed option asks for nothing, as a sentence; empty if it asks for something."""
+    if name not in DEFAULT_NOW:
+        return "Its value leaves it off, so it is ignored." if is_off(value) else ""
+    is_on = value is None or str(value).strip().lower() in ("", *TRUE_WORDS)
+    return f"It is not needed: {DEFAULT_NOW[name]}." if is_on else ""

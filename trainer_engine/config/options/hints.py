@@ -43,6 +43,7 @@ HINTS: Mapping[str, str] = MappingProxyType(
         "keep_vae_loaded": "the autoencoder comes back when a validation needs it",
         "delete_model_after_load": "downloaded weights stay in the cache of the hub, where hf cache can remove them",
         "strict_epoch_limit": "num_train_epochs always ends a run",
+        "ignore_final_epochs": "a run of max_train_steps ends after these steps, in whichever epoch",
         "same_network": "machines connect to main_process_ip, in one network or not",
         "local_rank": "the launcher numbers the processes",
         "seed_for_each_device": "each sample has random numbers of its own, whichever process takes it",

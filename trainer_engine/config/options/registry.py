@@ -21,6 +21,7 @@ from trainer_engine.config.options.checkpointing import CheckpointingOptions
 from trainer_engine.config.options.computation import AttentionOptions, AutoencoderOptions
 from trainer_engine.config.options.data import DataOptions
 from trainer_engine.config.options.evaluation import EvaluationOptions, ScoringOptions
+from trainer_engine.config.options.gone import RENAMED
 from trainer_engine.config.options.hooks import HooksOptions
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.config.options.model import ModelOptions, ObjectiveOptions
@@ -129,7 +130,7 @@ FAMILY_RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType({family: module.
 """Family -> the rules of its own options."""
 GROUPS: Mapping[str, type[OptionGroup]] = MappingProxyType({**_groups(), **FAMILY_GROUPS})
 REGISTRY: Mapping[str, OptionSpec] = MappingProxyType(_registry())
-ALIASES: Mapping[str, str] = MappingProxyType({alias: spec.name for spec in REGISTRY.values() for alias in spec.aliases})
+ALIASES: Mapping[str, str] = MappingProxyType({**RENAMED, **{alias: spec.name for spec in REGISTRY.values() for alias in spec.aliases}})
 
 
 @cache

@@ -17,7 +17,7 @@ MECHANISM, SLICES = "attention_mechanism", "unet_attention_slice"
 CHUNKED, CHUNK = "enable_chunked_feed_forward", "feed_forward_chunk_size"
 FUSED = "fuse_qkv_projections"
 UNET = "unet"
-INDUCTOR, MODE, QUANTO = "inductor", "dynamo_mode", "-quanto"
+INDUCTOR, MODE = "inductor", "dynamo_mode"
 REGIONAL = "dynamo_use_regional_compilation"
 COMPILATION = (MODE, "dynamo_dynamic", "dynamo_fullgraph", REGIONAL)
 
@@ -130,17 +130,6 @@ def compilation_options_have_an_effect(values: Values) -> Iterator[Problem]:
         yield Problem.note(MODE, "no_effect", message, got=values[MODE])
 
 
-def quantised_weights_can_be_compiled(values: Values) -> Iterator[Problem]:
-    """Refuses regional compilation of weights that quanto holds.
-
-    A compiled region may then not return two views of one tensor, as the blocks of some networks do.
-    """
-    precision = values["base_model_precision"]
-    if values["dynamo_backend"] != "no" and values[REGIONAL] and precision.endswith(QUANTO):
-        message = f"The blocks of a network with {precision} weights cannot be compiled one by one."
-        yield Problem.error(REGIONAL, "not_with_quanto", message, got=True, expected="false, which compiles the complete network")
-
-
 RULES: tuple[Rule, ...] = (
     autoencoder_options_have_an_effect,
     attention_can_be_trained,
@@ -149,5 +138,4 @@ RULES: tuple[Rule, ...] = (
     sliced_attention_is_of_unets,
     options_of_layers_have_an_effect,
     compilation_options_have_an_effect,
-    quantised_weights_can_be_compiled,
 )

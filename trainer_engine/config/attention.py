@@ -109,8 +109,10 @@ ROWS = (
 )
 MECHANISMS: Mapping[str, AttentionMechanism] = MappingProxyType({row.name: row for row in ROWS})
 """Value of ``attention_mechanism`` -> its row."""
-SYNONYMS: Mapping[str, str] = MappingProxyType({"flash-attn-2": "flash-attn"})
-LATER = ("sla", "metal-flash-attention", "metal-flash-attention-int8", "metal-flash-attention-int4")
+METAL = ("metal-flash-attention", "metal-flash-attention-int8", "metal-flash-attention-int4")
+"""Kernels for Apple GPUs that diffusers has no backend for. PyTorch's own attention computes the same there, without rounding."""
+SYNONYMS: Mapping[str, str] = MappingProxyType({"flash-attn-2": "flash-attn", **dict.fromkeys(METAL, "native")})
+LATER = ("sla",)
 """Values of the format that diffusers has no backend for."""
 
 

@@ -165,3 +165,11 @@ def test_clips_of_every_length_begin_at_the_least_that_is_asked_for() -> None:
     assert only(stepped).video == ClipLength(num_frames=13, min_frames=13, bucket_strategy="resolution_frames", frame_interval=16)
     free, _ = parse(clips(bucket_strategy="resolution_frames"))
     assert only(free).video == ClipLength(num_frames=1, min_frames=1, bucket_strategy="resolution_frames")
+
+
+def test_the_rate_of_clips_is_that_of_their_files() -> None:
+    dataloader, problems = parse(clips(num_frames=61, min_frames=61, frame_rate=25, bucket_strategy="aspect_ratio"))
+    assert notes(problems) == [("dataloader[0].video.frame_rate", "no_effect")] and errors_in(problems) == []
+    assert only(dataloader).video == ClipLength(num_frames=61, min_frames=61)
+    wrong = errors_in(parse(clips(num_frames=0, frame_rate=25))[1])
+    assert [(problem.option, problem.code) for problem in wrong] == [("dataloader[0].video.num_frames", "out_of_range")]

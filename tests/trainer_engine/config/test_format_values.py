@@ -96,6 +96,9 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (FLUX, {"model_flavour": "schnell", "assistant_lora_strength": 1.0, "assistant_lora_inference_strength": 0.0}),
     (FLUX, {"tokenizer_max_length": 512}),
     (FLUX, {"musubi_blocks_to_swap": 8, "dynamo_backend": "inductor", "dynamo_use_regional_compilation": True}),
+    (FLUX, {"base_model_precision": "int8-sdnq", "sdnq_compile_mode": "compile", "sdnq_hadamard_group_size": 128, "sdnq_group_size": -1}),
+    *((FLUX, {"attention_mechanism": name}) for name in ("metal-flash-attention", "metal-flash-attention-int8")),
+    (FLUX, {"delete_problematic_images": True, "delete_unwanted_images": False}),
     (FLUX, {"keep_vae_loaded": True, "delete_model_after_load": True, "fully_unload_text_encoder": True, "torch_num_threads": 4}),
 ]
 DATASETS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
@@ -136,7 +139,146 @@ DATASETS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
         ],
     ),
     (FLUX, [{**IMAGES, "vae_cache_ondemand": True, "max_workers": 4, "read_batch_size": 2, "disable_validation": True}]),
+    (
+        FLUX,
+        [
+            {
+                **HUB,
+                "caption_strategy": "huggingface",
+                "image_column": "Image",
+                "caption_column": "Caption",
+                "huggingface": {
+                    "dataset_name": HUB["dataset_name"],
+                    "image_column": "Image",
+                    "caption_column": "Caption",
+                    "file_extension": "jpg",
+                },
+            }
+        ],
+    ),
+    (
+        FLUX,
+        [
+            {
+                **HUB,
+                "caption_strategy": "huggingface",
+                "huggingface": {
+                    "caption_column": ["title", "tags"],
+                    "fallback_caption_column": "filename",
+                    "description_column": "description",
+                    "width_column": "original_width",
+                    "height_column": "original_height",
+                    "filter_func": {"quality_thresholds": {"aesthetic_score": 6.0}, "collection": "one", "min_width": 768},
+                    "composite_image_config": {"enabled": True, "image_count": 2, "select_index": 1},
+                },
+            }
+        ],
+    ),
+    (FLUX, [{"id": "hub", "type": "huggingface", "dataset_name": "owner/pictures", "probability": 0.7, "streaming": True, "num_proc": 16}]),
+    (WAN, [{**HUB, "dataset_type": "video", "huggingface": {"num_frames_column": "frames", "fps_column": "fps"}}]),
+    (
+        WAN,
+        [
+            {
+                **HUB,
+                "dataset_type": "video",
+                "crop": True,
+                "crop_style": "random",
+                "crop_aspect": "closest",
+                "crop_aspect_buckets": [1.5],
+                "resolution": 512,
+                "resolution_type": "pixel",
+                "max_num_samples": 4,
+                "cache_file_suffix": "clips",
+                "video": {"num_frames": 49, "min_frames": 49, "is_i2v": True, "frame_rate": 25},
+            }
+        ],
+    ),
+    (
+        WAN,
+        [
+            {
+                **IMAGES,
+                "dataset_type": "video",
+                "video": {"bucket_strategy": "resolution_frames", "frame_interval": 25, "min_frames": 25, "max_frames": 250},
+            }
+        ],
+    ),
+    (
+        {**FLUX, "--model_flavour": "kontext", "--conditioning_multidataset_sampling": "random"},
+        [{**HUB, "conditioning": {"type": "canny", "conditioning_type": "controlnet", "captions": ["a picture"]}}],
+    ),
+    (
+        {**FLUX, "--model_flavour": "kontext"},
+        [
+            {**IMAGES, "conditioning_data": "references"},
+            {
+                "id": "references",
+                "type": "local",
+                "instance_data_dir": "others",
+                "conditioning_type": "reference_loose",
+                "caption_strategy": "textfile",
+            },
+        ],
+    ),
+    (
+        {**SDXL, **STEERED},
+        [
+            {**IMAGES, "conditioning_data": "edges", "cache_file_suffix": "controlnet"},
+            {
+                "id": "edges",
+                "type": "local",
+                "dataset_type": "conditioning",
+                "instance_data_dir": "edges",
+                "caption_strategy": "instanceprompt",
+                "instance_prompt": "a picture",
+                "cache_file_suffix": "controlnet",
+            },
+        ],
+    ),
+    (
+        FLUX,
+        [
+            {**IMAGES, "image_embeds": "latents", "skip_file_discovery": "", "preserve_data_backend_cache": False},
+            {"id": "latents", "type": "local", "dataset_type": "image_embeds", "disabled": False},
+        ],
+    ),
+    (FLUX, [{**IMAGES, "delete_problematic_images": True, "delete_unwanted_images": True, "ignore_epochs": True}]),
+    (FLUX, [{**IMAGES, "end_step": 300}, {**IMAGES, "id": "late", "instance_data_dir": "others", "start_step": 300}]),
+    (
+        FLUX,
+        [
+            {
+                **HUB,
+                "resolution": 0.262144,
+                "resolution_type": "area",
+                "minimum_image_size": 0.016384,
+                "crop_aspect": "preserve",
+                "repeats": 99,
+                "train_batch_size": 20,
+                "probability": 0.08333333333333333,
+                "is_regularisation_data": False,
+            }
+        ],
+    ),
 ]
+ELSEWHERE: list[tuple[str, list[dict[str, Any]]]] = [
+    ("ace_step", [{**HUB, "dataset_type": "audio", "audio": {"bucket_strategy": "duration", "duration_interval": 3.0}}]),
+    ("heartmula", [{**HUB, "dataset_type": "audio"}]),
+    ("cosmos3", [{**IMAGES, "dataset_type": "video", "audio": {"auto_split": True, "sample_rate": 16000, "allow_zero_audio": False}}]),
+    ("wan_s2v", [{**IMAGES, "dataset_type": "video", "s2v_datasets": ["sound"]}, {**IMAGES, "id": "sound", "dataset_type": "audio"}]),
+    ("longcat_image", [{**HUB, "conditioning": {"type": "canny", "conditioning_type": "controlnet", "captions": ["a picture"]}}]),
+    ("chroma", [{**HUB, "conditioning": {"type": "canny", "conditioning_type": "reference_strict", "params": {"low_threshold": 100}}}]),
+    (
+        "qwen_image",
+        [
+            {**IMAGES, "conditioning_data": ["references"], "conditioning_image_embeds": "seen"},
+            {"id": "references", "instance_data_dir": "others", "conditioning_type": "reference_strict"},
+            {"id": "seen", "type": "local", "dataset_type": "conditioning_image_embeds", "cache_dir": "cache/seen"},
+        ],
+    ),
+]
+"""Families that are not here, with what their datasets have of their own."""
 
 
 @pytest.mark.parametrize(("given", "asked"), OPTIONS, ids=lambda value: "+".join(value) if isinstance(value, dict) else None)
@@ -151,6 +293,17 @@ def test_a_datasets_file_of_shipped_configurations_is_no_obstacle(given: dict[st
 
 
 @pytest.mark.parametrize("family", ["ltxvideo2", "hunyuanvideo", "qwen_image", "sd3", "hidream", "ace_step", "cosmos", "kandinsky5-video"])
+@pytest.mark.parametrize(("family", "datasets"), ELSEWHERE, ids=lambda value: value if isinstance(value, str) else None)
+def test_what_datasets_of_other_families_have_of_their_own_is_no_obstacle_beside_the_family(
+    family: str, datasets: list[dict[str, Any]]
+) -> None:
+    report = check_compatibility({**FLUX, "--model_family": family, "--controlnet": False}, [*datasets, TEXT])
+    assert [one.problem.option for one in report.obstacles] == ["model_family"]
+
+
+@pytest.mark.parametrize(
+    "family", ["ltxvideo2", "hunyuanvideo", "qwen_image", "z_image", "sd3", "hidream", "ace_step", "cosmos", "kandinsky5-video"]
+)
 def test_a_family_that_is_not_here_is_all_that_is_named(family: str) -> None:
     given = {**FLUX, "--model_family": family, "--model_flavour": "own-flavour", "--vae_enable_tiling": True, "--musubi_blocks_to_swap": 4}
     assert [one.problem.option for one in check_compatibility(given, [HUB, TEXT]).obstacles] == ["model_family"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ from trainer_engine.config.datasets.objects import read_object
 from trainer_engine.config.families import find_spec, specs
 from trainer_engine.config.family_spec import FamilySpec
 
-FIELD = "video"
+FIELD, RATE = "video", "frame_rate"
 USUAL_SECONDS, USUAL_RATE = 5, 30
 """``num_frames`` of a set that gives none: so many seconds at so many frames a second."""
 OF_CLIPS: Mapping[str, Any] = MappingProxyType({"vae_batch_size": 1, "write_batch_size": 1})
@@ -35,7 +36,7 @@ def read_video(draft: EntryDraft, family: str, framerate: float | None) -> None:
     spec = find_spec(family)
     if spec is not None and not spec.clip_media:
         _refuse(draft, spec)
-    given = read_object(draft, FIELD, ClipLength)
+    given = read_object(_without_rate(draft), FIELD, ClipLength)
     if any(field.split(".")[0] == FIELD for field in draft.reported):
         return
     clips = given or ClipLength()
@@ -45,6 +46,16 @@ def read_video(draft: EntryDraft, family: str, framerate: float | None) -> None:
     frames = _aligned(draft, clips.num_frames, usual, spec)
     _check(draft, clips, frames)
     draft.values[FIELD] = clips.model_copy(update={"num_frames": frames, "min_frames": clips.min_frames or frames})
+
+
+def _without_rate(draft: EntryDraft) -> EntryDraft:
+    """Returns the entry without ``frame_rate`` of ``video``, which is a note: files have rates of their own."""
+    given = draft.raw.get(FIELD)
+    if not isinstance(given, Mapping) or RATE not in given:
+        return draft
+    what = f"{FIELD}.{RATE} has no effect: frames are trained on as they are stored, whatever their rate is."
+    draft.note(f"{FIELD}.{RATE}", "no_effect", what, got=given[RATE])
+    return replace(draft, raw={**draft.raw, FIELD: {name: value for name, value in given.items() if name != RATE}})
 
 
 def _is_of_clips(draft: EntryDraft) -> bool:

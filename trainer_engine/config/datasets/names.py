@@ -121,7 +121,7 @@ def known_names() -> frozenset[str]:
 EVERYDAY = frozenset(
     (
         *("id", "type", "audio", "video", "metadata", "csv", "parquet", "huggingface", "conditioning", "default", "disable", "disabled"),
-        *("source", "split", "revision", "resolution", "probability", "repeats", "dataset_name"),
+        *("source", "subfolder", "split", "revision", "resolution", "probability", "repeats", "dataset_name"),
         *("aws_access_key_id", "aws_secret_access_key"),
         *("aws_session_token", "aws_region_name", "aws_endpoint_url", "aws_bucket_name", "aws_data_prefix", "aws_max_pool_connections"),
     )

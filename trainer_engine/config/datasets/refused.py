@@ -23,7 +23,7 @@ FIELDS: Mapping[str, Refusal] = MappingProxyType(
         ),
         "grounding": Refusal(Reason.FAMILY, _PLACES),
         "delete_nsfw_images": Refusal(Reason.RESEARCH, _SCREEN),
-        **dict.fromkeys(("source", "metadata", "webshart"), Refusal(Reason.LATER, _SHARDS)),
+        **dict.fromkeys(("source", "metadata", "subfolder", "webshart"), Refusal(Reason.LATER, _SHARDS)),
         **dict.fromkeys(("memory_filesystem_path", "memory_filesystem_size", "memory_filesystem_sudo"), Refusal(Reason.LATER, _MEMORY)),
     }
 )

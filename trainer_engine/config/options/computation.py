@@ -37,9 +37,9 @@ class AttentionOptions(OptionGroup):
 
     attention_mechanism: Mechanism = option(
         DEFAULT,
-        "How attention is computed, in training and in validation. diffusers: PyTorch chooses. native-...: one of PyTorch's own ways. "
-        "flash-attn..., xformers and sageattention...: the package of that name. ...-hub: a kernel of kernels-community on the Hugging "
-        "Face hub, loaded through the package kernels.",
+        "How attention is computed, in training and in validation. diffusers: PyTorch chooses. native-...: one of PyTorch's own ways; for "
+        "the kernels for Apple GPUs (metal-flash-attention...) native stands in. flash-attn..., xformers and sageattention...: the package "
+        "of that name. ...-hub: a kernel of kernels-community on the Hugging Face hub, loaded through the package kernels.",
         synonyms=SYNONYMS,
         later=LATER,
     )

@@ -69,6 +69,16 @@ def test_a_generated_reference_trains_what_the_same_picture_in_a_folder_does(tmp
     assert adapter(kontext(tmp_path, by_hand, output_dir=str(tmp_path / "by-hand"))) == adapter(generated)
 
 
+def test_a_control_image_trains_the_editing_flavour_like_a_reference_of_the_same_size(tmp_path: Path) -> None:
+    canny = {"type": "canny", "captions": ["follow the lines"]}
+    kinds = ("reference_strict", "controlnet")
+    strict, control = (
+        kontext(tmp_path, edits(tmp_path, {**canny, "conditioning_type": kind}), output_dir=str(tmp_path / kind), max_train_steps=2)
+        for kind in kinds
+    )
+    assert adapter(strict) == adapter(control)
+
+
 def test_the_making_is_a_stage_and_a_second_run_makes_nothing(tmp_path: Path) -> None:
     options = {"cache_dir": str(tmp_path / "cache"), "max_train_steps": 1}
     first = kontext(tmp_path, edits(tmp_path, BLUR), output_dir=str(tmp_path / "one"), **options)

@@ -134,7 +134,6 @@ def test_options_without_a_reason_of_their_own_belong_to_work_that_is_under_way(
 
 
 TO_BUILD = {
-    "gradient_precision",
     "quantization_config",
 }
 

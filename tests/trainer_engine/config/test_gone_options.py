@@ -41,7 +41,6 @@ def test_a_gone_option_that_asks_for_something_is_named_as_gone(name: str, value
     [
         *(("context_parallel_size", value) for value in (1, "1", 0, "0", None, "")),
         *(("distillation_config", value) for value in ({}, [], "{}", "null")),
-        ("gradient_precision", "unmodified"),
         ("trust_remote_code", 0),
     ],
 )

@@ -11,9 +11,13 @@ from trainer_engine.config.options.hints import HINTS, hint_problem
 from trainer_engine.config.options.refused import refusal_of
 from trainer_engine.config.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.config.options.values import parse_value, problem_with, shown_value
+from trainer_engine.config.quantization_config import OPTION as QUANTISED
+from trainer_engine.config.quantization_config import quantised_components
 from trainer_engine.config.rules.check import broken_rules
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
 from trainer_engine.contract.messages import Suggestions
+
+UNQUANTISED = "no_change"
 
 
 def unknown_option(name: str, known: Iterable[str], suggestions: Suggestions) -> Problem:
@@ -100,6 +104,8 @@ def check_options(values: Mapping[str, Any]) -> tuple[TrainingOptions | None, li
     typed, problems = normalise(values)
     reported = {problem.option for problem in problems}
     problems += [problem for problem in missing_options(typed) if problem.option not in reported]
+    named = quantised_components(typed.get(QUANTISED))[0]
+    typed |= {option: name for option, name in named.items() if typed.get(option, UNQUANTISED) == UNQUANTISED}
     rules = broken_rules(typed, reported)
     problems += rules.problems
     if errors_in(problems):

@@ -186,7 +186,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
     network = trainable.network
     groups = trainable.parameter_groups([family.spec.module_prefix(name) for name in family.spec.trained_text_encoders])
-    update = make_update(options.optimizer, groups, family.devices.device)
+    update = make_update(options.optimizer, groups, family.devices.device, micro_batches=run.gradient_accumulation_steps)
     start_training(update.optimizer)
     called = compile_network(network, options.distributed, family.spec) if options.is_compiled else network
     may_skip = trainable.may_skip or options.distributed.find_unused_parameters

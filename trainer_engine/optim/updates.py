@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from trainer_engine.config.options.optimizer import OptimizerOptions
 from trainer_engine.contract.errors import NonFiniteLoss
 from trainer_engine.memory.transfers import Transfers, transfers_of
+from trainer_engine.optim.gradient_sums import Float32Sums
 from trainer_engine.optim.optimizers import build_optimizer, set_learning_rates
 
 Groups = Sequence[Sequence[nn.Parameter]]
@@ -27,12 +28,16 @@ class Update:
         self.options = options
         self.optimizer = optimizer
         self.parameters = parameters
+        self.sums: Float32Sums | None = None
+        """Adds the gradients of micro-batches in float32; None if they are added in the type of the weights."""
 
     def begin(self, learning_rates: Sequence[float]) -> None:
         """Called before the first backward pass of a step. ``learning_rates``: one for each parameter group."""
 
     def norm(self) -> Tensor:
         """L2 norm of all gradients of the step together, on their device."""
+        if self.sums is not None:
+            self.sums.finish()
         return torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
 
     def apply(self, norm: Tensor, learning_rates: Sequence[float]) -> None:
@@ -157,10 +162,15 @@ class ReleasedUpdate(Update):
         parameter.grad = None
 
 
-def make_update(options: OptimizerOptions, groups: Groups, device: torch.device) -> Update:
+def make_update(options: OptimizerOptions, groups: Groups, device: torch.device, *, micro_batches: int = 1) -> Update:
     """The update that the options name, over groups of trained parameters on their device. Raises InvalidOptions."""
-    if options.optimizer_cpu_offload_method != "none":
-        return HostUpdate(options, groups, transfers_of(device))
-    optimizer = build_optimizer(options, *groups)
     parameters = [parameter for group in groups for parameter in group]
-    return (ReleasedUpdate if options.optimizer_release_gradients else Update)(options, optimizer, parameters)
+    update: Update
+    if options.optimizer_cpu_offload_method != "none":
+        update = HostUpdate(options, groups, transfers_of(device))
+    else:
+        optimizer = build_optimizer(options, *groups)
+        update = (ReleasedUpdate if options.optimizer_release_gradients else Update)(options, optimizer, parameters)
+    if options.gradient_precision == "fp32" and micro_batches > 1:
+        update.sums = Float32Sums(parameters)
+    return update

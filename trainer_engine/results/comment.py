@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 from trainer_engine.config.model_comment import comment_of, filled, missing_variables
@@ -36,7 +36,7 @@ def make_comment(
 
     def at_this_step() -> str:
         step, epoch = position()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return filled(comment, {"current_step": str(step), "current_epoch": str(epoch), "timestamp": now}, variables)
 
     return at_this_step

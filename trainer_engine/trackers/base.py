@@ -27,6 +27,8 @@ class RunFacts:
     """Options of the run that differ from their defaults."""
     is_online: bool
     """Whether a login exists for trackers that need one."""
+    image_layout: str = "gallery"
+    """``tracker_image_layout``."""
 
 
 class Tracker(ABC):

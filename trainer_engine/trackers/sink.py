@@ -104,7 +104,14 @@ def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
 def _facts(options: TrainingOptions, environment: LaunchEnvironment) -> RunFacts:
     folder = Path(options.run.output_dir, options.reporting.logging_dir)
     reporting = options.reporting
-    return RunFacts(reporting.tracker_project_name, reporting.tracker_run_name, folder, options.non_default(), environment.has_wandb_login)
+    return RunFacts(
+        project=reporting.tracker_project_name,
+        name=reporting.tracker_run_name,
+        folder=folder,
+        settings=options.non_default(),
+        is_online=environment.has_wandb_login,
+        image_layout=reporting.tracker_image_layout,
+    )
 
 
 def _tensorboard(facts: RunFacts) -> Tracker:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.model_comment import VARIABLE_PREFIX
 from trainer_engine.contract.atomic import PRIVATE_MODE
 from trainer_engine.contract.run import RunFolder
 
@@ -34,7 +35,7 @@ PASSED_VARIABLES = frozenset(
 PASSED_PREFIXES = (
     "LC_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_", "DIFFUSERS_", "SAFETENSORS_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_",
     "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "ROCR_", "HIP_", "HSA_",
-    "XDG_", "WANDB_", "SLURM_", "GOMP_",
+    "XDG_", "WANDB_", "SLURM_", "GOMP_", VARIABLE_PREFIX,
 )  # fmt: skip
 NEVER_PASSED = ("SLURM_JWT",)
 """Keys that no engine needs, although their names have an allowed prefix."""

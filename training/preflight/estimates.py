@@ -22,6 +22,7 @@ from training.preflight.on_device import EstimatedRun, OnDevice, relieved
 from training.preflight.weights import (
     Tensors,
     frozen_network_bytes,
+    gradient_bytes,
     numbers_in,
     state_bytes,
     trained_weights,
@@ -101,7 +102,7 @@ def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
     kept = activation_numbers(options, of_network[0], report, *of_network[1:])
     held = OnDevice(
         weights=numbers * weight_bytes(options),
-        gradients=numbers * weight_bytes(options),
+        gradients=numbers * gradient_bytes(options),
         state=state_bytes(options, weights),
         average=numbers * _average_bytes(options),
         frozen=(0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors)) + _bytes_beside(options, spec, flavour),

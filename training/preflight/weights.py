@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from trainer_engine.config.family_spec import FamilySpec
-from trainer_engine.config.optimizers import OPTIMIZERS
+from trainer_engine.config.optimizers import FLOAT32_BYTES, OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import (
     PRECISIONS,
@@ -18,6 +18,7 @@ from trainer_engine.config.precisions import (
     frozen_precision,
     trained_precision,
 )
+from trainer_engine.config.rules.updates import adds_in_float32
 from training.preflight.adapter import adapted_layers
 
 Shape = tuple[int, ...]
@@ -77,8 +78,13 @@ def numbers_in(weights: Weights) -> int:
 
 
 def weight_bytes(options: TrainingOptions) -> int:
-    """Bytes of one number of the trained weights; a gradient takes as many."""
+    """Bytes of one number of the trained weights."""
     return int(trained_precision(options.optimizer.optimizer, options.precision.mixed_precision).weight_bytes)
+
+
+def gradient_bytes(options: TrainingOptions) -> int:
+    """Bytes of one number of a gradient, or of the sum that the gradients of micro-batches are added to."""
+    return FLOAT32_BYTES if adds_in_float32(options.as_values()) else weight_bytes(options)
 
 
 def state_bytes(options: TrainingOptions, weights: Weights) -> int:

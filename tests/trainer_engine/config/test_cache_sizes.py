@@ -27,6 +27,7 @@ def test_a_masked_flux_caption_takes_a_tenth() -> None:
     flux = specs()["flux"]
     assert caption_bytes(flux, unpadded=True) < caption_bytes(flux) / 10
     assert stores_padding(flux, {}) and not stores_padding(flux, {"flux_attention_masked_training": True})
+    assert stores_padding(flux, {"t5_padding": "unmodified"}) and not stores_padding(flux, {"t5_padding": "zero"})
     assert not stores_padding(specs()["pixart_sigma"], {})
 
 

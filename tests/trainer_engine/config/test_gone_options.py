@@ -81,7 +81,6 @@ def test_a_former_name_with_another_value_contradicts_the_name() -> None:
     [
         *(("context_parallel_size", value) for value in (1, "1", 0, "0", None, "")),
         *(("distillation_config", value) for value in ({}, [], "{}", "null")),
-        ("gradient_precision", "unmodified"),
         ("trust_remote_code", 0),
     ],
 )

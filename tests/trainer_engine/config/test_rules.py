@@ -109,6 +109,14 @@ def problems_of(family: str = "flux", **values: Any) -> list[Problem]:
             {"model_flavour": "schnell", "tokenizer_max_length": 256},
             ("tokenizer_max_length", "above_family", NOTE),
         ),
+        ("sdxl", {"t5_padding": "zero"}, {}, ("t5_padding", "no_effect", NOTE)),
+        ("wan", {"t5_padding": "zero"}, {}, ("t5_padding", "no_effect", NOTE)),
+        (
+            "flux",
+            {"t5_padding": "zero", "flux_attention_masked_training": True},
+            {"t5_padding": "zero"},
+            ("t5_padding", "no_effect", NOTE),
+        ),
         ("sdxl", {"snr_weight": 2.0}, {"snr_weight": 2.0, "snr_gamma": 5.0}, ("snr_weight", "no_effect", NOTE)),
         (
             "sdxl",

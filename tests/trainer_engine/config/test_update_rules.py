@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from trainer_engine.config.parse import check_options
-from trainer_engine.config.rules.updates import process_problems
+from trainer_engine.config.rules.updates import SUMS, process_problems
 from trainer_engine.contract.errors import Level
 
 GIVEN = {"model_family": "flux", "model_type": "lora", "output_dir": "o", "data_backend_config": "d", "max_train_steps": 100}
-NAMES = ("fuse_optimizer", "optimizer_release_gradients", "optimizer_cpu_offload_method", "optimizer_offload_gradients", "ema_device")
+NAMES = ("fuse_optimizer", "optimizer_release_gradients", "optimizer_cpu_offload_method", "optimizer_offload_gradients", "ema_device", SUMS)
 RELEASE: dict[str, Any] = {"optimizer_release_gradients": True, "optimizer": "optimi-lion", "max_grad_norm": 0}
 HOST: dict[str, Any] = {"optimizer_cpu_offload_method": "torchao", "optimizer": "torch-adamw"}
+SHORT: dict[str, Any] = {"optimizer": "adamw_bf16", "mixed_precision": "bf16", "gradient_accumulation_steps": 2, SUMS: "fp32"}
 
 
 def problems_of(**values: Any) -> list[tuple[str, str, Level]]:
@@ -85,7 +86,7 @@ def test_the_fused_update_is_asked_for_where_there_is_one(optimizer: str, config
 
 
 def test_the_engine_refuses_what_several_processes_would_break() -> None:
-    values = {"optimizer_release_gradients": True, "optimizer_offload_gradients": False}
+    values = {"optimizer_release_gradients": True, "optimizer_offload_gradients": False, **SHORT, SUMS: "unmodified"}
     assert list(process_problems(values, 1)) == []
     assert [problem.code for problem in process_problems(values, 2)] == ["needs_one_process"]
 
@@ -94,3 +95,23 @@ def test_an_average_that_nothing_moves_is_noted() -> None:
     assert problems_of(ema_cpu_only=True, ema_device="accelerator") == [("ema_device", "no_effect", Level.NOTE)]
     assert problems_of(use_ema=True, ema_warmup_steps=100) == [("ema_warmup_steps", "longer_than_run", Level.NOTE)]
     assert problems_of(use_ema=True, ema_warmup_steps=99) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "problems"),
+    [
+        (SHORT, []),
+        ({**SHORT, SUMS: "unmodified", "num_processes": 2}, []),
+        ({**SHORT, "gradient_accumulation_steps": 1}, [(SUMS, "no_effect", Level.NOTE)]),
+        ({**SHORT, "optimizer": "torch-adamw"}, [(SUMS, "no_effect", Level.NOTE)]),
+        ({**SHORT, "mixed_precision": "no", "num_processes": 2}, [(SUMS, "no_effect", Level.NOTE)]),
+        ({**SHORT, "num_processes": 2}, [(SUMS, "needs_one_process", Level.ERROR)]),
+        (
+            {**SHORT, "optimizer_cpu_offload_method": "torchao", "optimizer_offload_gradients": True},
+            [(SUMS, "not_with_offloaded_gradients", Level.ERROR)],
+        ),
+        ({**SHORT, SUMS: "bf16"}, [(SUMS, "not_a_choice", Level.ERROR)]),
+    ],
+)
+def test_gradients_in_float32(values: dict[str, Any], problems: list[tuple[str, str, Level]]) -> None:
+    assert problems_of(**values) == problems

@@ -112,6 +112,10 @@ def test_every_optimizer_schedule_and_adapter_resumes_exactly(tmp_path: Path, op
         {"use_ema": True, "ema_warmup_steps": 4, "ema_foreach_disable": True, "ema_device": "accelerator"},
         {"prediction_type": "v_prediction"},
         {"optimizer": "prodigy", "learning_rate": 1.0, "prodigy_steps": 2},
+        pytest.param(
+            {"optimizer": "adamw_bf16", "mixed_precision": "bf16", "gradient_precision": "fp32", "gradient_accumulation_steps": 2},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()),
 )

@@ -167,3 +167,50 @@ def test_fuse_optimizer_asks_for_the_fused_update(name: str) -> None:
     made: Callable[..., Update] = lambda **values: make_update(options_of(optimizer=name, **values), [list(network().parameters())], CPU)  # noqa: E731
     assert made(fuse_optimizer=True).optimizer.param_groups[0]["fused"] is True
     assert made().optimizer.param_groups[0]["fused"] is (True if OPTIMIZERS[name].has_fused else None)
+
+
+def gradients_added(dtype: torch.dtype, values: list[float], **options: Any) -> Tensor:
+    """The gradient of a step of one micro-batch for each value, which is its gradient."""
+    weight = nn.Parameter(torch.ones(3, dtype=dtype))
+    update = make_update(options_of(max_grad_norm=0, **options), [[weight]], CPU, micro_batches=len(values))
+    update.begin([0.01])
+    for value in values:
+        (weight.float() * value).sum().backward()
+    update.norm()
+    assert weight.grad is not None and weight.grad.dtype == dtype
+    return weight.grad.float()
+
+
+SMALL = [1.0, *[1 / 512] * 8]
+"""In bfloat16, 1 + 1/512 is 1."""
+
+
+def test_gradients_of_bfloat16_weights_are_added_in_float32_on_request() -> None:
+    assert gradients_added(torch.bfloat16, SMALL).tolist() == [1.0] * 3
+    assert gradients_added(torch.bfloat16, SMALL, gradient_precision="fp32").tolist() == [1 + 8 / 512] * 3
+
+
+def test_a_sum_begins_anew_in_each_step_and_is_none_of_a_weight_without_a_gradient() -> None:
+    used, unused = (nn.Parameter(torch.ones(2, dtype=torch.bfloat16)) for _ in range(2))
+    update = make_update(options_of(gradient_precision="fp32"), [[used, unused]], CPU, micro_batches=2)
+    for _ in range(2):
+        update.begin([0.01])
+        for _ in range(2):
+            used.sum().backward()
+        update.norm()
+        assert used.grad is not None and used.grad.tolist() == [2.0, 2.0] and unused.grad is None
+        update.clear()
+    assert used.grad is None
+
+
+def test_without_micro_batches_or_in_float32_nothing_is_kept_twice() -> None:
+    for dtype, passes in ((torch.float32, 4), (torch.bfloat16, 1)):
+        weight = nn.Parameter(torch.ones(2, dtype=dtype))
+        make_update(options_of(gradient_precision="fp32"), [[weight]], CPU, micro_batches=passes)
+        weight.sum().backward()
+        assert weight.grad is not None and weight.grad.dtype == dtype
+
+
+def test_weights_of_float32_are_trained_alike_with_both_precisions() -> None:
+    usual, sums = (trained(passes=3, gradient_precision=precision) for precision in ("unmodified", "fp32"))
+    assert all(map(torch.equal, usual, sums))

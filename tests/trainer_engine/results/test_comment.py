@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,12 @@ def test_checkpoints_and_result_of_an_adapter_have_the_comment_of_their_step(tmp
 
 
 def test_the_result_of_a_full_fine_tune_has_the_comment_and_loads(tmp_path: Path) -> None:
-    before = datetime.now(UTC).replace(microsecond=0)
+    before = datetime.now(timezone.utc).replace(microsecond=0)
     run = train_here(tmp_path, max_train_steps=2, modelspec_comment="{timestamp}, {env:SIMPLETUNER_COMMENT_NOBODY}.")
     folder = run.output_dir / "pipeline/transformer"
     comment = comment_in(folder / "diffusion_pytorch_model.safetensors") or ""
     stamp, _, rest = comment.partition(", ")
-    assert before <= datetime.fromisoformat(stamp) <= datetime.now(UTC) + timedelta(seconds=1) and rest == "."
+    assert before <= datetime.fromisoformat(stamp) <= datetime.now(timezone.utc) + timedelta(seconds=1) and rest == "."
     assert "comment_variable_missing" in [getattr(event, "code", "") for event in run.heard.events]
     trained = load_file(list_checkpoints(run.output_dir)[0].path / "transformer/diffusion_pytorch_model.safetensors")
     loaded = PixArtTransformer2DModel.from_pretrained(folder).state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ FACTS = RunFacts("project", "name", Path(), {}, False)
 
 def run_with_images(place: Path, **options: Any) -> HereRun:
     small = {"validation_prompt": "a cat", "validation_resolution": "64x64", "validation_num_inference_steps": 1}
-    return train_here(place, validation_disable=False, disable_benchmark=True, max_train_steps=3, **small, **options)
+    return train_here(place, validation_disable=False, disable_benchmark=True, max_train_steps=3, **(small | options))
 
 
 def warnings(run: HereRun) -> list[str]:
@@ -83,6 +84,24 @@ def test_wandb_gets_a_clip_as_a_gif(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (logged,) = (run.output_dir / "logs").rglob("*.gif")
     assert logged.read_bytes() == (run.output_dir / "validation_images/step_1_validation_0_64x64.gif").read_bytes()
     assert warnings(run) == []
+
+
+def test_wandb_shows_the_images_of_each_validation_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    options = {"tracker_image_layout": "table", "validation_step_interval": 2, "validation_resolution": "64x64,96x64"}
+    run = run_with_images(tmp_path, report_to="wandb", tracker_run_name="one", **options)
+    tables = [json.loads(path.read_text()) for path in sorted((run.output_dir / "logs").rglob("*.table.json"))]
+    assert [table["columns"] for table in tables] == [["title", "prompt", "image"]] * 2  # of step 2, and of the end at step 3
+    for table in tables:
+        assert {(row[0], row[1]) for row in table["data"]} == {("validation/validation", "a cat"), ("validation/unconditional", "")}
+        assert [row[2] for row in table["data"]] == ["Image"] * 4  # of the two sizes; wandb keeps the files in an artifact
+    assert warnings(run) == []
+
+
+@pytest.mark.parametrize(("report_to", "codes"), [("wandb", []), ("tensorboard,wandb", []), ("tensorboard", ["no_effect"])])
+def test_validate_notes_a_table_that_no_tracker_shows(report_to: str, codes: list[str]) -> None:
+    _, problems = check_options({**GIVEN, "report_to": report_to, "tracker_image_layout": "table"})
+    assert [problem.code for problem in problems if problem.option == "tracker_image_layout"] == codes
 
 
 class Broken(Tracker):

@@ -40,6 +40,11 @@ def test_an_engine_gets_listed_variables_and_no_secret(variables: dict[str, str]
     assert passed_environment(variables, also=variables) == variables
 
 
+def test_an_engine_gets_the_variables_that_comments_may_contain_and_no_other_of_the_server() -> None:
+    variables = {"SIMPLETUNER_COMMENT_LAB": "lab", "SIMPLETUNER_SECRET_KEY": "key", "SIMPLETUNER_COMMENT": "x"}
+    assert passed_environment(variables) == {"SIMPLETUNER_COMMENT_LAB": "lab"}
+
+
 def test_a_withheld_variable_is_passed_where_the_operator_lists_it(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary")
     monkeypatch.setenv("HF_HOME", "/hub")

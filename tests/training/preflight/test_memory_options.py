@@ -51,6 +51,16 @@ def test_on_a_cpu_nothing_leaves_the_memory() -> None:
     assert on_cpu.counted - on_gpu.counted == 1000 * 4 * (1 + 1 + 2 + 1)
 
 
+def test_sums_of_gradients_take_four_bytes_a_number() -> None:
+    chosen = {"optimizer": "adamw_bf16", "mixed_precision": "bf16", "gradient_accumulation_steps": 2}
+    report = DatasetReport([], Effective(1, 1, 1))
+    usual, sums = (
+        estimate_memory(options_with(**chosen, gradient_precision=precision), 1000, report, specs()["pixart_sigma"], on_cpu=False)
+        for precision in ("unmodified", "fp32")
+    )
+    assert sums.counted - usual.counted == 1000 * 2
+
+
 TENSORS = {
     "embed.weight": (10, 10),
     **{f"transformer_blocks.{index}.{layer}.weight": (10, 10) for index in range(4) for layer in ("a", "b")},

@@ -306,9 +306,9 @@ embeddings that of the text encoders: bfloat16 as a rule, float32 on a CPU.
 - `simpletuner cache stats | verify | gc` and `/api/cache` count, verify and clean caches: [upkeep.md](upkeep.md).
 
 Captions of {TYPICAL_TOKENS} tokens are assumed below. The states of padding are not stored, except where the network attends to them: those
-of CLIP, and those of T5 for Flux without `flux_attention_masked_training`. T5 attends to its padding, so these states depend on the
-caption, and only T5 could compute them again. A Flux caption therefore takes 4.2 MB, with masked training a tenth of it, and nothing with
-`text_cache_disable`.
+of CLIP, and those of T5 for Flux without `flux_attention_masked_training` and without `t5_padding=zero`. T5 attends to its padding, so
+these states depend on the caption, and only T5 could compute them again. A Flux caption therefore takes 4.2 MB, with one of these options a
+tenth of it, and nothing with `text_cache_disable`.
 """
 
 SPECIAL = {

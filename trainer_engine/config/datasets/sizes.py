@@ -41,7 +41,8 @@ def caption_bytes(
 
 def stores_padding(spec: FamilySpec, values: Mapping[str, Any]) -> bool:
     """Whether a run with these options stores the states of padding."""
-    return spec.prompts.stores_padding and not values.get(spec.prompts.unpadded_option)
+    is_zero = bool(spec.prompts.t5_folder) and values.get("t5_padding") == "zero"
+    return spec.prompts.stores_padding and not is_zero and not values.get(spec.prompts.unpadded_option)
 
 
 def size_rows(specs: Mapping[str, FamilySpec], count: int = 100_000) -> Iterator[tuple[str, str, str, str]]:

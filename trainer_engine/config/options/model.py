@@ -57,6 +57,11 @@ class ModelOptions(OptionGroup):
         ge=1,
         le=1024,
     )
+    t5_padding: Literal["unmodified", "zero"] = option(
+        "unmodified",
+        "What the network gets after the end of a prompt, in training and in validation images, for families with T5 whose network attends "
+        "to it (Flux.1). unmodified: T5's states of the padding. zero: zeros, which also take no place in the cache.",
+    )
     train_text_encoder: bool = option(
         False,
         "Train the text encoders together with the network: all of their weights with model_type=full, and with model_type=lora a standard "

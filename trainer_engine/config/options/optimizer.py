@@ -56,6 +56,12 @@ class OptimizerOptions(OptionGroup):
     grad_clip_method: Literal["value", "norm"] = option(
         "value", "What to clip. value: each element of the gradients. norm: the norm of all gradients together."
     )
+    gradient_precision: Literal["unmodified", "fp32"] = option(
+        "unmodified",
+        "Number type in which the gradients of gradient_accumulation_steps are added. unmodified: the type of the trained weights. fp32: "
+        "float32, for more memory; it matters for the bfloat16 weights of adamw_bf16. Needs one process.",
+        synonyms={"": "unmodified", "null": "unmodified", "none": "unmodified"},
+    )
     optimizer_beta1: float | None = option(None, "First beta. Give it together with optimizer_beta2.", ge=0, lt=1)
     optimizer_beta2: float | None = option(None, "Second beta. Give it together with optimizer_beta1.", ge=0, lt=1)
     optimizer_config: dict[str, float | bool | str | None] = option(

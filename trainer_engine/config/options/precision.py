@@ -56,6 +56,13 @@ class PrecisionOptions(OptionGroup):
     text_encoder_2_precision: EncoderPrecision = option(
         "no_change", "Number type of the second text encoder's weights. no_change: not quantised.", synonyms=EMPTY, refused=REFUSED
     )
+    quantization_config: str | None = option(
+        None,
+        "Another way to write base_model_precision and text_encoder_1_precision, text_encoder_2_precision: a JSON object of component -> "
+        "settings of diffusers' quantizers, which must name one of their types.",
+        json=True,
+        shape='{"transformer": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}}',
+    )
     base_model_default_dtype: Literal["bf16", "fp32"] = option(
         "bf16",
         "Number type of frozen weights that are not quantised. bf16: as mixed_precision says. fp32: float32.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from trainer_engine.config.option import OptionGroup, option
 from trainer_engine.config.publishing import ADDRESS_FIELDS, PLACE_FIELDS, SECRET_FIELDS
 
@@ -16,6 +18,11 @@ class ReportingOptions(OptionGroup):
     )
     tracker_project_name: str = option("simpletuner", "Name of the project in the trackers.")
     tracker_run_name: str = option("simpletuner-testing", "Name of the run in the trackers.")
+    tracker_image_layout: Literal["gallery", "table"] = option(
+        "gallery",
+        "How wandb shows the images of a validation. gallery: each prompt with a slider over the steps. table: a table with a row for each "
+        "image. TensorBoard has no tables.",
+    )
     logging_dir: str = option("logs", "Folder of the trackers' files, relative to output_dir.")
 
 

@@ -160,8 +160,26 @@ def token_limit_has_an_effect(values: Values) -> Iterator[Problem]:
         yield Problem.note("tokenizer_max_length", "no_effect", message, got=asked)
 
 
+def padding_of_prompts_is_seen(values: Values) -> Iterator[Problem]:
+    """Notes ``t5_padding=zero`` where the network sees no states of padding anyway."""
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if family_spec is None or values["t5_padding"] == REGISTRY["t5_padding"].default:
+        return
+    prompts = family_spec.prompts
+    if not prompts.t5_folder:
+        reason = f"{family_spec.title} has no T5 text encoder"
+    elif not prompts.stores_padding:
+        reason = f"{family_spec.title} takes no states of padding"
+    elif values.get(prompts.unpadded_option):
+        reason = f"{prompts.unpadded_option} hides the padding from the network"
+    else:
+        return
+    yield Problem.note("t5_padding", "no_effect", f"{reason}: t5_padding has no effect.", got=values["t5_padding"])
+
+
 RULES: tuple[Rule, ...] = (
     token_limit_has_an_effect,
+    padding_of_prompts_is_seen,
     replaced_components_exist,
     options_of_other_families_do_nothing,
     quantised_weights_are_frozen,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer_engine.config.families import find_spec
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.config.options.sdnq import SdnqOptions
 from trainer_engine.config.precisions import EXTRAS, PRECISIONS, QUANTISED, Precision, activated
+from trainer_engine.config.quantization_config import OPTION as COMPONENTS
+from trainer_engine.config.quantization_config import foreign_components, quantised_components
 from trainer_engine.config.rules.device import WEIGHT_OPTIONS
 from trainer_engine.config.sdnq_settings import parse_sdnq
 from trainer_engine.contract.errors import Problem
@@ -21,6 +24,19 @@ def _chosen(values: Values) -> dict[str, Precision]:
     """Option -> its quantised type, for each option that names one."""
     names = {name: activated(values[name], quantize_activations=values[ACTIVATIONS]) for name in WEIGHT_OPTIONS}
     return {option: PRECISIONS[name] for option, name in names.items() if name in QUANTISED}
+
+
+def components_have_types(values: Values) -> Iterator[Problem]:
+    """Checks ``quantization_config``, and that the options for which it stands say nothing else."""
+    types, problems = quantised_components(values[COMPONENTS])
+    yield from problems
+    for option, name in types.items():
+        if values[option] != name:
+            message = f"{COMPONENTS} says {name}, and {option} says {values[option]}."
+            yield Problem.error(option, "conflicting_values", message, got=values[option], expected=f"{name}, or one of the two options")
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if family_spec is not None:
+        yield from foreign_components(values[COMPONENTS], frozenset(family_spec.components), family_spec.title)
 
 
 def quantised_types_are_installed(values: Values) -> Iterator[Problem]:
@@ -78,6 +94,7 @@ def sdnq_options_are_valid(values: Values) -> Iterator[Problem]:
 
 
 RULES: tuple[Rule, ...] = (
+    components_have_types,
     quantised_types_are_installed,
     activations_are_rounded_by_the_library,
     pipelines_quantise_some_types,

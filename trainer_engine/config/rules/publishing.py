@@ -15,6 +15,7 @@ from trainer_engine.config.options.registry import Rule, Values
 from trainer_engine.config.publishing import HIDDEN_SECRET, OPTION, parse_publishing_text
 from trainer_engine.contract.errors import Problem
 
+LAYOUT = "tracker_image_layout"
 REPOSITORY = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
@@ -29,6 +30,9 @@ def trackers_are_known(values: Values) -> Iterator[Problem]:
     if folder.is_absolute() or ".." in folder.parts:
         message = f"logging_dir={folder} lies outside output_dir."
         yield Problem.error("logging_dir", "outside_output", message, got=values["logging_dir"], expected="a folder below output_dir: logs")
+    if values[LAYOUT] == "table" and "wandb" not in names:
+        message = f"Only wandb shows tables, and report_to does not name it: {LAYOUT} has no effect."
+        yield Problem.note(LAYOUT, "no_effect", message, got="table")
     for name in names:
         if importlib.util.find_spec(name) is None:
             message = f"The tracker {name} is not installed here."

@@ -7,9 +7,11 @@ from typing import Any
 
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options.registry import Rule, Values
+from trainer_engine.config.precisions import trained_precision
 from trainer_engine.contract.errors import Problem
 
 RELEASE, OFFLOAD, OFFLOAD_GRADIENTS = "optimizer_release_gradients", "optimizer_cpu_offload_method", "optimizer_offload_gradients"
+SUMS = "gradient_precision"
 
 
 def fused_update_exists(values: Values) -> Iterator[Problem]:
@@ -65,20 +67,41 @@ def update_can_run_on_the_host(values: Values) -> Iterator[Problem]:
         yield Problem.error(OFFLOAD_GRADIENTS, "not_with_fp16", message, got=True, expected="mixed_precision=bf16 or no")
 
 
+def gradients_can_be_added_in_float32(values: Values) -> Iterator[Problem]:
+    """Notes ``gradient_precision=fp32`` where it changes nothing, and refuses it where gradients leave before they are added."""
+    if values[SUMS] != "fp32":
+        return
+    if not adds_in_float32(values):
+        reasons = "the trained weights and their gradients are float32", "gradient_accumulation_steps is 1, so that nothing is added"
+        reason = reasons[values["gradient_accumulation_steps"] == 1]
+        yield Problem.note(SUMS, "no_effect", f"{reason}: {SUMS} has no effect.", got="fp32")
+    elif values[OFFLOAD_GRADIENTS]:
+        message = f"{OFFLOAD_GRADIENTS} adds gradients on the host, in the type of the weights."
+        yield Problem.error(SUMS, "not_with_offloaded_gradients", message, got="fp32", expected=f"{OFFLOAD_GRADIENTS}=false")
+
+
+def adds_in_float32(values: Values) -> bool:
+    """Whether gradients in a shorter type are added in float32."""
+    is_shorter = trained_precision(values["optimizer"], values["mixed_precision"]).name != "fp32"
+    return values[SUMS] == "fp32" and is_shorter and values["gradient_accumulation_steps"] > 1
+
+
 def gradients_stay_with_several_processes(values: Values) -> Iterator[Problem]:
     yield from process_problems(values, values["num_processes"])
 
 
 def process_problems(values: Values, processes: int) -> Iterator[Problem]:
     """Yields an error for each option that uses a gradient before several processes have exchanged it."""
-    for name in (name for name in (RELEASE, OFFLOAD_GRADIENTS) if processes > 1 and values[name]):
+    wanted = {name: values[name] for name in (RELEASE, OFFLOAD_GRADIENTS)} | {SUMS: adds_in_float32(values)}
+    for name in (name for name, is_wanted in wanted.items() if processes > 1 and is_wanted):
         message = f"{name} uses gradients before {processes} processes have exchanged them."
-        yield Problem.error(name, "needs_one_process", message, got=True, expected="one process")
+        yield Problem.error(name, "needs_one_process", message, got=values[name], expected="one process")
 
 
 RULES: tuple[Rule, ...] = (
     fused_update_exists,
     gradients_can_be_released,
     update_can_run_on_the_host,
+    gradients_can_be_added_in_float32,
     gradients_stay_with_several_processes,
 )

@@ -38,7 +38,8 @@ class Flux(Family):
 
     A prompt is ``{"embeds": (T, D), "pooled": (P,), "mask": (T,)}``: T5's states of all T tokens, padding included, because the network
     attends to it; CLIP's pooled output; and 1 for tokens that are no padding. T5 sees its padding, so the states of padding depend on the
-    prompt, and only T5 could compute them again. With ``flux_attention_masked_training`` nothing attends to them: they are left out.
+    prompt, and only T5 could compute them again. With ``flux_attention_masked_training`` nothing attends to them, and with
+    ``t5_padding=zero`` the network gets zeros: they are left out.
     """
 
     spec = SPEC
@@ -58,13 +59,18 @@ class Flux(Family):
 
     # ---- encoders ----
 
+    @property
+    def stores_padding(self) -> bool:
+        """Whether the states of padding are part of an embedding."""
+        return not self.own.flux_attention_masked_training and self.options.model.t5_padding != "zero"
+
     def text_fingerprint(self, hashes: FileHashes) -> str:
         names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
         weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in names)
         chosen = self.options.precision
         encoders = (chosen.text_encoder_1_precision, chosen.text_encoder_2_precision)
         precisions = " ".join(weights_identity(precision, self.options) for precision in encoders)
-        kept = " without padding" if self.own.flux_attention_masked_training else ""
+        kept = "" if self.stores_padding else " without padding"
         return f"{weights} {self.token_limit} {self.devices.text} skip {self.options.model.clip_skip} {precisions}{kept}"
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
@@ -80,7 +86,7 @@ class Flux(Family):
         pooled = clip(short.input_ids).pooler_output.cpu()
         states = t5(long.input_ids)[0].cpu()
         masks = long.attention_mask.cpu()
-        lengths = masks.sum(dim=1).tolist() if self.own.flux_attention_masked_training else [self.token_limit] * len(states)
+        lengths = [self.token_limit] * len(states) if self.stores_padding else masks.sum(dim=1).tolist()
         return [
             {"embeds": state[:length].clone(), "pooled": summary.clone(), "mask": mask.clone()}
             for state, length, summary, mask in zip(states, lengths, pooled, masks, strict=True)

@@ -274,6 +274,38 @@ def test_states_of_padding_depend_on_the_prompt_and_are_stored() -> None:
     assert not torch.allclose(one["embeds"][length:], other["embeds"][length:], rtol=1e-3)
 
 
+def test_zero_padding_reaches_the_network_and_the_images_as_zeros(tmp_path: Path) -> None:
+    zero, plain = tiny_flux(t5_padding="zero"), tiny_flux()
+    texts = ["a red cat", "a very long story of a very long snake"]
+    ours, theirs = (family.collate_prompts(family.encode_prompts(texts)) for family in (zero, plain))
+    assert ours["embeds"].shape == theirs["embeds"].shape and torch.equal(ours["mask"], theirs["mask"])
+    assert torch.equal(ours["embeds"], theirs["embeds"] * theirs["mask"][..., None])
+    assert not torch.equal(ours["embeds"], theirs["embeds"])
+    assert zero._attention(ours["mask"], 16) is None  # the network attends to the zeros
+    hashes = FileHashes(tmp_path / "hashes")
+    assert zero.text_fingerprint(hashes) != plain.text_fingerprint(hashes)
+    assert zero.text_fingerprint(hashes) == tiny_flux(flux_attention_masked_training=True).text_fingerprint(hashes)
+
+
+def test_an_image_with_zero_padding_equals_that_of_the_pipeline_with_zeroed_states() -> None:
+    family = tiny_flux(t5_padding="zero")
+    network, (prompt,) = family.load_network().eval(), family.encode_prompts(["a red cat"])
+    request = GenerationRequest(prompt=prompt, negative=prompt, width=64, height=64, steps=2, guidance=3.5, seed=5)
+    image = family.generate(family.make_pipeline(network), request)
+    (whole,) = tiny_flux().encode_prompts(["a red cat"])
+    pipeline = tiny_flux().make_pipeline(network)
+    theirs = pipeline(
+        prompt_embeds=(whole["embeds"] * whole["mask"][:, None])[None],
+        pooled_prompt_embeds=whole["pooled"][None],
+        width=64,
+        height=64,
+        num_inference_steps=2,
+        guidance_scale=3.5,
+        generator=request.generator(),
+    ).images[0]
+    assert image.tobytes() == theirs.tobytes()
+
+
 def test_masked_training_stores_the_states_of_real_tokens_alone(tmp_path: Path) -> None:
     masked, plain = tiny_flux(flux_attention_masked_training=True), tiny_flux()
     texts = ["a red cat", "", "a very long story of a very long snake"]

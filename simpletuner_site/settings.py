@@ -169,6 +169,9 @@ SCRIPT_VARIABLES: tuple[str, ...] = PROCESS.hooks_env
 WEBHOOKS_TO_LOOPBACK = True  # the server itself is on loopback only
 WEBHOOKS_TO_PRIVATE = PROCESS.private_webhooks
 
+# ---- datasets ----
+DOWNLOAD_BYTES = PROCESS.download_bytes
+
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True  # no collectstatic: static files are served from the packages
 

@@ -21,6 +21,7 @@ from simpletuner_site.server.boot import make_folders
 from simpletuner_site.train.follow import follow, ignore_interrupts, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from simpletuner_site.train.run_screen import RunScreen
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import secrets_of_run
 from trainer_engine.contract.errors import ExitCode
@@ -51,7 +52,7 @@ def train(config: Path, home: Path | None = None) -> int:
         console.print(f"[red]✗[/] {escape(str(place.root))} cannot be written: {error.strerror or error}.", highlight=False)
         return ExitCode.CONFIGURATION
     with console.status("Checking the configuration and the datasets"):
-        report = examine_run(resolved, place)
+        report = examine_run(resolved, place, reach=Reach(private=True, largest_set_bytes=read_environment().download_bytes))
     print_problems(console, report)
     if report.errors or report.resolved.options is None:
         return ExitCode.CONFIGURATION

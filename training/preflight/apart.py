@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from trainer_engine.contract.errors import Level, Problem
 from training.preflight.limited_process import LIMITS, MEMORY_EXIT, Limits, ProcessFailed, answer_of, apply_limits
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
-from training.webhooks.egress import private_networks_are_open
+from training.webhooks.egress import reach_of_sources
 
 MODULE = "training.preflight.apart"
 LARGE = 5_000
@@ -50,7 +50,7 @@ def examine_run_apart(
         "datasets": dataloader.as_document(),
         "positions": [entry.position for entry in _entries(dataloader)],
         "waits_for": sorted(waits_for),
-        "opens_private_networks": private_networks_are_open(),
+        "reach": asdict(reach_of_sources()),
     }
     targets, _ = load_webhooks(options.hooks.webhook_config, home)
     try:
@@ -96,8 +96,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         spec=find_spec(options.model.model_family),
         problems=[],
     )
-    reach = Reach(private=request["opens_private_networks"])
-    report = examine_run(resolved, home_of(request["home"]), waits_for=request["waits_for"], reach=reach)
+    report = examine_run(resolved, home_of(request["home"]), waits_for=request["waits_for"], reach=Reach(**request["reach"]))
     problems = [{**problem.as_dict(), "level": problem.level.value} for problem in report.problems]
     return {"problems": problems, "understood": report.understood}
 

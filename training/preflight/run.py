@@ -49,7 +49,7 @@ from training.preflight.resume import find_saved_run, other_run_problems, progre
 from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
 from training.preflight.validation_adapters import validation_adapter_problems
-from training.webhooks.egress import private_networks_are_open
+from training.webhooks.egress import reach_of_sources
 
 LEAST_INDEXED = 1_000
 """Images of a dataset from which on their sizes and captions are remembered."""
@@ -67,7 +67,7 @@ def examine_run(
 ) -> PreflightReport:
     """Run all checks. Needs no database. ``waits_for``: ids of runs that end first. ``reach``: None for what the settings here allow."""
     variables = passed_environment() if variables is None else variables
-    reach = Reach(private=private_networks_are_open()) if reach is None else reach
+    reach = reach_of_sources() if reach is None else reach
     problems = list(resolved.problems)
     options, spec = resolved.options, resolved.spec
     if options is None or spec is None:

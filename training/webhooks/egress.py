@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 
-from trainer_engine.config.addresses import PORTS, Address, addresses_in, closed_because
+from trainer_engine.config.addresses import PORTS, Address, Reach, addresses_in, closed_because
 from trainer_engine.config.webhooks import OPTION, WebhookTarget
 from trainer_engine.contract.errors import Problem
 
@@ -91,6 +91,12 @@ def _is_open(switch: str) -> bool:
 def private_networks_are_open() -> bool:
     """Whether the server, or the user's own shell, may reach private networks."""
     return _is_open("WEBHOOKS_TO_PRIVATE")
+
+
+def reach_of_sources() -> Reach:
+    """What the server, or the user's own shell, allows to the sources of datasets."""
+    private = private_networks_are_open()
+    return Reach(private=private, largest_set_bytes=settings.DOWNLOAD_BYTES) if settings.configured else Reach(private=private)
 
 
 def _reason(address: Address) -> str:

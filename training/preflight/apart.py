@@ -11,14 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
-from trainer_engine.config.addresses import Reach
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, parse_dataloader
 from trainer_engine.config.families import find_spec
@@ -27,7 +26,7 @@ from trainer_engine.contract.errors import Level, Problem
 from training.preflight.limited_process import LIMITS, MEMORY_EXIT, Limits, ProcessFailed, answer_of, apply_limits
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
-from training.webhooks.egress import reach_of_sources
+from training.webhooks.egress import RunRules, run_rules
 
 MODULE = "training.preflight.apart"
 LARGE = 5_000
@@ -50,7 +49,7 @@ def examine_run_apart(
         "datasets": dataloader.as_document(),
         "positions": [entry.position for entry in _entries(dataloader)],
         "waits_for": sorted(waits_for),
-        "reach": asdict(reach_of_sources()),
+        "rules": run_rules().as_dict(),
     }
     targets, _ = load_webhooks(options.hooks.webhook_config, home)
     try:
@@ -96,7 +95,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         spec=find_spec(options.model.model_family),
         problems=[],
     )
-    report = examine_run(resolved, home_of(request["home"]), waits_for=request["waits_for"], reach=Reach(**request["reach"]))
+    report = examine_run(resolved, home_of(request["home"]), waits_for=request["waits_for"], rules=RunRules.from_dict(request["rules"]))
     problems = [{**problem.as_dict(), "level": problem.level.value} for problem in report.problems]
     return {"problems": problems, "understood": report.understood}
 

@@ -7,6 +7,8 @@
 ``SIMPLETUNER_SECRET_KEY``      replaces the key in ``state/secret_key``
 ``SIMPLETUNER_LOG_LEVEL``       default: ``INFO``
 ``SIMPLETUNER_PRIVATE_WEBHOOKS``  ``1`` lets webhooks be posted to private networks
+``SIMPLETUNER_DOWNLOAD_GB``     a run downloads at most so much for one dataset of addresses; default: 500, 0: no limit
+``SIMPLETUNER_MACHINES``        hosts, addresses and networks that a run of several machines may name, separated by commas
 ``SIMPLETUNER_ROOTS``           further folders for user paths, separated by colons: the same as ``--root``
 ``SIMPLETUNER_HOOKS``           further folders of hooks, separated by colons, next to ``state/hooks``
 ``SIMPLETUNER_HOOKS_ENV``       variables that hooks get, separated by commas: ``REPLICATE_API_TOKEN``
@@ -28,6 +30,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from trainer_engine.config.addresses import DOWNLOAD_GB, DOWNLOAD_VARIABLE, GB
+from training.engine.machines import MACHINES_VARIABLE, wrong_machines
 
 MOST_SLOTS = 64
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -52,6 +57,10 @@ class ProcessEnvironment:
     database_url: str = ""
     redis_url: str = ""
     private_webhooks: bool = False
+    download_bytes: int = int(DOWNLOAD_GB * GB)
+    """Limit of one dataset of addresses; 0: none."""
+    machines: tuple[str, ...] = ()
+    """Those that may be machine 0 of a run."""
     roots: tuple[Path, ...] = ()
     hooks: tuple[Path, ...] = ()
     hooks_env: tuple[str, ...] = ()
@@ -75,6 +84,8 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
         database_url=variables.get("DATABASE_URL", ""),
         redis_url=variables.get("REDIS_URL", ""),
         private_webhooks=_switch(variables, "SIMPLETUNER_PRIVATE_WEBHOOKS"),
+        download_bytes=int(_amount({DOWNLOAD_VARIABLE: str(DOWNLOAD_GB), **variables}, DOWNLOAD_VARIABLE) * GB),
+        machines=_machines(variables.get(MACHINES_VARIABLE, "")),
         roots=_folders(variables, "SIMPLETUNER_ROOTS"),
         hooks=_folders(variables, "SIMPLETUNER_HOOKS"),
         hooks_env=_names(variables.get("SIMPLETUNER_HOOKS_ENV", "")),
@@ -106,6 +117,13 @@ def _hub_folders(variables: Mapping[str, str]) -> tuple[Path, ...]:
     usual = Path(variables.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     named = (variables.get("HF_HOME") or usual, variables.get("HF_HUB_CACHE"))
     return tuple(_expanded("HF_HOME, HF_HUB_CACHE or XDG_CACHE_HOME", str(folder)) for folder in named if folder)
+
+
+def _machines(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for one in wrong_machines(found):
+        raise BadEnvironment(f"{MACHINES_VARIABLE} lists {one!r}; it must be names, addresses or networks such as 10.0.0.0/24")
+    return found
 
 
 def _names(text: str) -> tuple[str, ...]:

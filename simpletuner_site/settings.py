@@ -169,6 +169,10 @@ SCRIPT_VARIABLES: tuple[str, ...] = PROCESS.hooks_env
 WEBHOOKS_TO_LOOPBACK = True  # the server itself is on loopback only
 WEBHOOKS_TO_PRIVATE = PROCESS.private_webhooks
 
+# ---- machines of one run, and datasets ----
+TRAINING_MACHINES: tuple[str, ...] = PROCESS.machines
+DOWNLOAD_BYTES = PROCESS.download_bytes
+
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True  # no collectstatic: static files are served from the packages
 

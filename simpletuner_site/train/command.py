@@ -21,6 +21,7 @@ from simpletuner_site.server.boot import make_folders
 from simpletuner_site.train.follow import follow, ignore_interrupts, note_interrupts
 from simpletuner_site.train.report import print_ending, print_problems
 from simpletuner_site.train.run_screen import RunScreen
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import secrets_of_run
 from trainer_engine.contract.errors import ExitCode
@@ -28,11 +29,13 @@ from trainer_engine.contract.files import read_small
 from trainer_engine.contract.path_rule import EVERYWHERE
 from trainer_engine.contract.run import RunFolder
 from training.engine import launcher
-from training.engine.command_line import UnreadableAccelerateConfig
+from training.engine.accelerate_file import UnreadableAccelerateConfig
 from training.engine.launcher import Launch, LaunchSettings
+from training.engine.machines import MachineRule
 from training.preflight.estimates import memory_numbers
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
+from training.webhooks.egress import RunRules
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -51,7 +54,9 @@ def train(config: Path, home: Path | None = None) -> int:
         console.print(f"[red]✗[/] {escape(str(place.root))} cannot be written: {error.strerror or error}.", highlight=False)
         return ExitCode.CONFIGURATION
     with console.status("Checking the configuration and the datasets"):
-        report = examine_run(resolved, place)
+        largest = read_environment().download_bytes
+        rules = RunRules(Reach(private=True, largest_set_bytes=largest), MachineRule(is_open=True))
+        report = examine_run(resolved, place, rules=rules)
     print_problems(console, report)
     if report.errors or report.resolved.options is None:
         return ExitCode.CONFIGURATION
@@ -103,6 +108,7 @@ def launch_of(report: PreflightReport, options: TrainingOptions, place: Home, en
         scripts=place.script_rule,
         places=EVERYWHERE,
         secrets=secrets_of_run(resolved.values, resolved.datasets),
+        machines=MachineRule(is_open=True),
         opens_private_networks=True,  # a user's own shell can reach every address; only a server closes private networks
     )
 

@@ -77,8 +77,9 @@ def _pending(report: DatasetReport) -> Iterator[Problem]:
     """Yields an error for each set with files that a run fetches first: the order of samples depends on them."""
     for found in trained_sets(report):
         if found.pending:
-            message = f"dataset {found.entry.id}: {found.pending} files are not here yet; a run fetches them, then orders its samples."
-            yield Problem.error(found.entry.place_option, "files_pending", message, got=found.pending, hint="start the run once")
+            count, entry = found.pending.files, found.entry
+            message = f"dataset {entry.id}: {count} files are not here yet; a run fetches them, then orders its samples."
+            yield Problem.error(entry.place_option, "files_pending", message, got=count, hint="start the run once")
 
 
 def lines(sampler: Sampler, steps: int, *, as_json: bool) -> Iterator[str]:

@@ -6,7 +6,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -69,6 +69,11 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(3)
         elif content is None:
             self.answer(404)
+        elif how == "no length":
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(content)
         else:
             self.answer(200, content, Content_Type="image/png")
 

@@ -130,3 +130,12 @@ def test_the_database_is_set_up_for_several_writers() -> None:
 def test_mistakes_are_never_shown_as_tracebacks() -> None:
     assert settings.DEBUG is False
     assert "*" not in settings.ALLOWED_HOSTS
+
+
+def test_limits_of_runs_are_read_and_refused_by_name() -> None:
+    found = read_environment({"SIMPLETUNER_DOWNLOAD_GB": "1.5", "SIMPLETUNER_MACHINES": "10.0.0.0/24, trainer-1"})
+    assert (found.download_bytes, found.machines) == (1_500_000_000, ("10.0.0.0/24", "trainer-1"))
+    assert (read_environment({}).download_bytes, read_environment({}).machines) == (500_000_000_000, ())
+    for name, text in {"SIMPLETUNER_DOWNLOAD_GB": "-1", "SIMPLETUNER_MACHINES": "10.0.0.0/99"}.items():
+        with pytest.raises(BadEnvironment, match=name):
+            read_environment({name: text})

@@ -16,6 +16,10 @@ SHARED = ipaddress.ip_network("100.64.0.0/10")
 """Addresses of carriers and overlay networks (RFC 6598)."""
 PRIVATE_VARIABLE = "SIMPLETUNER_PRIVATE_WEBHOOKS"
 """Environment variable that allows private networks, for the server and for the engines that it starts."""
+DOWNLOAD_VARIABLE = "SIMPLETUNER_DOWNLOAD_GB"
+"""Environment variable with the most GB that a run downloads for one dataset of addresses; 0: no limit."""
+DOWNLOAD_GB = 500.0
+GB = 10**9
 METADATA = frozenset(ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
 """Addresses of metadata services, at which clouds give out the machine's credentials."""
 
@@ -70,10 +74,12 @@ class AddressRefused(OSError):
 
 @dataclass(frozen=True)
 class Reach:
-    """Which machines sources may connect to. Link-local and metadata addresses are always closed."""
+    """Which machines sources may connect to, and how much they may bring. Link-local and metadata addresses are always closed."""
 
     private: bool = False
     """Whether private networks are open, which only the server's operator decides."""
+    largest_set_bytes: int = int(DOWNLOAD_GB * GB)
+    """Most bytes that the files of one dataset of addresses may take on this machine; 0: no limit."""
 
     def addresses(self, host: str, port: int) -> list[str]:
         """Returns addresses of a host, in the order in which to try them.

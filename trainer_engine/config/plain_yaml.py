@@ -62,7 +62,7 @@ class _PlainLoader(yaml.SafeLoader):
 def parse_yaml(text: str, most_nodes: int = MOST_NODES) -> Any:
     """Returns the value of the text. Raises UnreadableYaml."""
     try:
-        return _PlainLoader(text, most_nodes).get_single_data()  # type: ignore[no-untyped-call]
+        return _PlainLoader(text, most_nodes).get_single_data()
     except _TooMuch as error:
         raise UnreadableYaml(f"not a plain YAML file: {error}") from None
     except yaml.MarkedYAMLError as error:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from trainer_engine.config.addresses import AddressRefused, Reach
+from trainer_engine.config.addresses import AddressRefused
 from trainer_engine.config.secrets import hidden_address
 from trainer_engine.datasets.dead_addresses import Failures, NoFile
 from trainer_engine.datasets.http_client import HttpClient
 from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.sources.addresses import Address, hash_of
-from trainer_engine.datasets.sources.base import Progress, SourceFile, Suffixes, reason_of
+from trainer_engine.datasets.sources.base import Fetching, SourceFile, Suffixes, reason_of
 from trainer_engine.datasets.sources.local import LocalSource
 
 THREADS = 16
@@ -32,38 +34,59 @@ PART = ".part-"
 SUFFIX_OF_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"}
 
 
+class SetTooLarge(Exception):
+    """The files of a dataset take more than they may."""
+
+
+class Allowance:
+    """The bytes that the files of a dataset may still take. Every received byte counts, also of files that are given up."""
+
+    def __init__(self, largest: int, taken: int) -> None:
+        """``largest``: 0 for no limit."""
+        self._left = largest - taken if largest else None
+        self._lock = threading.Lock()
+
+    def expect(self, count: int) -> None:
+        """Raises SetTooLarge if so many bytes would be too many."""
+        if self._left is not None and count > self._left:
+            raise SetTooLarge
+
+    def take(self, count: int) -> None:
+        """Counts received bytes. Raises SetTooLarge, from then on for every thread."""
+        if self._left is None:
+            return
+        with self._lock:
+            self._left -= count
+            if self._left < 0:
+                raise SetTooLarge
+
+
 def download_all(
-    addresses: Sequence[Address],
-    folder: Path,
-    failures: Failures,
-    reach: Reach,
-    suffixes: Suffixes,
-    on_progress: Progress,
-    should_stop: Callable[[], bool],
+    addresses: Sequence[Address], folder: Path, failures: Failures, suffixes: Suffixes, fetching: Fetching, allowance: Allowance
 ) -> None:
     """Downloads the files of addresses into a folder, several at once, and records the addresses that have none.
 
-    What is complete stays if it is stopped or killed. Raises OSError if the folder cannot be written.
+    What is complete stays if it is stopped or killed. Raises OSError if the folder cannot be written, SetTooLarge, Stopped.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for rest in folder.glob(f"{PART}*"):
         rest.unlink()
-    client, done = HttpClient(reach, THREADS), 0
-    download = _Download(client, folder, suffixes, should_stop)
+    client, done = HttpClient(fetching.reach, THREADS), 0
+    download = _Download(client, folder, suffixes, allowance, fetching.raise_if_stopped)
     try:
-        for address, failure in _in_parallel(addresses, download.file, should_stop):
-            if failure:
-                failures.add(address.url, failure)
-            done += 1
-            on_progress("Downloading files", done, len(addresses))
+        with closing(_in_parallel(addresses, download.file)) as outcomes:
+            for address, failure in outcomes:
+                if failure:
+                    failures.add(address.url, failure)
+                done += 1
+                fetching.on_progress(done, len(addresses))
+                fetching.raise_if_stopped()
     finally:
         client.close()
         failures.write()
 
 
-def _in_parallel(
-    addresses: Sequence[Address], download: Callable[[Address], NoFile | None], should_stop: Callable[[], bool]
-) -> Iterator[tuple[Address, NoFile | None]]:
+def _in_parallel(addresses: Sequence[Address], download: Callable[[Address], NoFile | None]) -> Generator[tuple[Address, NoFile | None]]:
     """Yields each address with its outcome. Only as many as there are threads wait at a time, so that a stop takes effect at once."""
     left = iter(addresses)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="download") as pool:
@@ -72,10 +95,7 @@ def _in_parallel(
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 address = running.pop(future)
-                outcome = future.result()
-                if should_stop():
-                    continue
-                yield address, outcome
+                yield address, future.result()
                 for one in islice(left, 1):
                     running[pool.submit(download, one)] = one
 
@@ -85,7 +105,8 @@ class _Download:
     client: HttpClient
     folder: Path
     suffixes: Suffixes
-    should_stop: Callable[[], bool]
+    allowance: Allowance
+    raise_if_stopped: Callable[[], None]
 
     def file(self, address: Address) -> NoFile | None:
         """Downloads the file of an address. Returns None if it is there, else why it is not. Raises OSError if it cannot be stored."""
@@ -94,7 +115,8 @@ class _Download:
                 self._try(address)
                 return None
             except NoFile as failure:
-                if not failure.for_now or attempt == ATTEMPTS or self.should_stop():
+                self.raise_if_stopped()
+                if not failure.for_now or attempt == ATTEMPTS:
                     return failure
             time.sleep(PAUSE_SECONDS * 2**attempt)
         raise AssertionError("the last attempt returns")
@@ -119,8 +141,10 @@ class _Download:
             for block in self._blocks(url):
                 if stream.tell() + len(block) > LARGEST_FILE_BYTES:
                     raise NoFile(f"it is larger than {LARGEST_FILE_BYTES >> 20} MiB")
-                if time.monotonic() > until or self.should_stop():
+                if time.monotonic() > until:
                     raise NoFile(f"it takes longer than {FILE_SECONDS:.0f} s", for_now=True)
+                self.raise_if_stopped()
+                self.allowance.take(len(block))
                 stream.write(block)
 
     def _blocks(self, url: str) -> Iterator[bytes]:
@@ -135,6 +159,7 @@ class _Download:
                 kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
                 if kind.startswith("text/") or kind in ("application/json", "application/xhtml+xml"):
                     raise NoFile(f"it is {kind[:40]}, not an image")
+                self.allowance.expect(_length(answer.headers.get("content-length", "")))
                 yield from answer.iter_raw()
         except AddressRefused as error:
             raise NoFile(str(error)) from error
@@ -158,6 +183,11 @@ class _Download:
             medium_of(file.name).measure(SourceFile(LocalSource(str(self.folder)), file.name, file.stat().st_size))
         except BrokenImage as error:
             raise NoFile(error.reason) from error
+
+
+def _length(text: str) -> int:
+    """Returns the length that an answer announces; 0 if it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def _move(file: Path, target: Path) -> None:

@@ -67,14 +67,12 @@ def examine(
     processes: int | None = None,
     reach: Reach = NO_PRIVATE_NETWORK,
     fetches_later: bool = False,
-    should_stop: Callable[[], bool] | None = None,
 ) -> DatasetReport:
     """Examines every dataset as training does. It writes nothing but the index of image sizes and captions, in ``index_dir``.
 
     ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``reach``: which machines may be
     connected to. ``fetches_later``: whether a dataset that is not on this machine yet is no error, since a run fetches it; its report
-    says so and has no samples. ``should_stop``: sources first fetch what they do not have on this machine, until it says to stop;
-    without it they fetch nothing.
+    says so and has no samples.
 
     Every problem of a dataset is in the report; nothing is raised.
     """
@@ -83,7 +81,7 @@ def examine(
     alignment, problems = _alignment(options, spec)
     changes, wrong = changes_of(dataloader, options.run.seed)
     indexes = Indexes.of(index_dir)
-    context = _Context(options, alignment, spec, effective, on_progress, indexes, changes, reach, fetches_later, should_stop)
+    context = _Context(options, alignment, spec, effective, on_progress, indexes, changes, reach, fetches_later)
     problems += wrong
     with MANY_OBJECTS.being_made():
         reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
@@ -102,19 +100,29 @@ def examine(
     return found
 
 
-def fetch_datasets(dataloader: Dataloader, fetching: Fetching) -> None:
+def fetch_datasets(dataloader: Dataloader, spec: FamilySpec, fetching: Fetching) -> None:
     """Downloads the files of datasets whose source needs that. Raises DatasetUnusable with the problems of all, DiskFull, Stopped."""
     problems: list[Problem] = []
-    entries: tuple[ImageSet | ReferenceSet, ...] = (*dataloader.sets_of_images, *dataloader.reference_sets)
-    for entry in entries:
-        fetch = kind_of(entry).fetch
-        try:
-            if fetch:
-                fetch(entry, fetching)
-        except DatasetUnusable as error:
-            problems += error.problems
+    for images in dataloader.sets_of_images:
+        entries: list[ImageSet | ReferenceSet] = [images, *dataloader.partners_of(images)]
+        for entry in entries:
+            fetch = kind_of(entry).fetch
+            try:
+                if fetch:
+                    fetch(entry, suffixes_of(_media_in(entry, images, spec)), fetching)
+            except DatasetUnusable as error:
+                problems += error.problems
+            except (OSError, ValueError) as error:
+                problems.append(unusable_place(entry, error))
     if problems:
         raise DatasetUnusable(problems)
+
+
+def _media_in(entry: ImageSet | ReferenceSet, partner: ImageSet | None, spec: FamilySpec) -> tuple[str, ...]:
+    """Returns the kinds of media in a set. Clips may have references of both kinds; a mask is always an image."""
+    if isinstance(entry, ImageSet):
+        return spec.clip_media if entry.video else IMAGES
+    return spec.latents.media if partner and partner.video and not entry.is_mask else IMAGES
 
 
 def _alignment(options: TrainingOptions, spec: FamilySpec) -> tuple[int, list[Problem]]:
@@ -140,7 +148,6 @@ class _Context:
     """By the id of an image set."""
     reach: Reach
     fetches_later: bool
-    should_stop: Callable[[], bool] | None
 
     def planner(self, entry: ImageSet, found: Discovery) -> Planner:
         """Raises OSError or ValueError if no file can have a caption."""
@@ -163,25 +170,18 @@ class _Context:
         """
         source = open_source(entry).reached_by(self.reach)
         if self.fetches_later and source.bytes_to_measure() > MOST_MEASURED_BYTES:
-            source.list_files(suffixes_of(self._media(entry, partner)))  # raises for fields that do not fit
+            source.list_files(suffixes_of(_media_in(entry, partner, self.spec)))  # raises for fields that do not fit
             raise MeasuredLater("it is measured when a run starts")
         sizes = FileSizes(entry.parquet) if entry.parquet and entry.metadata_backend == "parquet" else None
         choose = _chooser(entry) if isinstance(entry, ImageSet) else _all
         return discover(
             source,
-            media=self._media(entry, partner),
+            media=_media_in(entry, partner, self.spec),
             index_dir=self.indexes,
             threads=min(entry.max_workers, MOST_THREADS),
             choose=lambda files: sizes.added_to(choose(files)) if sizes else choose(files),
             on_progress=self.on_progress,
-            should_stop=self.should_stop,
         )
-
-    def _media(self, entry: ImageSet | ReferenceSet, partner: ImageSet | None) -> tuple[str, ...]:
-        """Returns the kinds of media in a set. Clips may have references of both kinds; a mask is always an image."""
-        if isinstance(entry, ImageSet):
-            return self.spec.clip_media if entry.video else IMAGES
-        return self.spec.latents.media if partner and partner.video and not entry.is_mask else IMAGES
 
 
 def _add_unusable(report: SetReport, entry: ImageSet | ReferenceSet, error: OSError | ValueError, context: _Context) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from trainer_engine.config.addresses import DOWNLOAD_VARIABLE, GB
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
@@ -74,9 +75,11 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
     entry, option = report.entry, report.entry.place_option
     folder = printable(entry.place)
     if report.pending:
-        message = f"dataset {entry.id}: {report.pending} of {report.files + report.pending} files are fetched when the run starts."
+        count, largest = report.pending.files, report.pending.largest_bytes
+        limit = f" All files may take {largest / GB:g} GB ({DOWNLOAD_VARIABLE})." if largest else ""
+        message = f"dataset {entry.id}: {count} of {report.files + count} files are fetched when the run starts.{limit}"
         hint = "numbers of samples and steps count the files that are here" if report.files else "samples and steps are counted then"
-        yield Problem.note(option, "files_pending", message, got=report.pending, hint=hint)
+        yield Problem.note(option, "files_pending", message, got=count, hint=hint)
     if not report.files:
         if report.pending:
             return

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from trainer_engine.datasets.index_file import Indexes, Row
 from trainer_engine.datasets.media.base import BrokenImage, holds_clips, is_of_another_kind, medium_of, suffixes_of
 from trainer_engine.datasets.scanning import examine_all
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Progress, Source, SourceFile, Version, reason_of
+from trainer_engine.datasets.sources.base import NONE_PENDING, FoundFile, LeftOut, Pending, Progress, Source, SourceFile, Version, reason_of
 
 KIND, CLIPS_KIND, VERSION = "images", "clips", 2
 """Measurements of sets of clips are apart: a GIF is an image of its first frame in the one, and a clip in the other."""
@@ -50,8 +50,8 @@ class Discovery:
     """Number of files that had to be opened; the others were in the index, or had their size in the listing."""
     sized: int = 0
     """Number of images whose size came with the listing."""
-    pending: int = 0
-    """Number of files that are fetched when a run starts."""
+    pending: Pending = NONE_PENDING
+    """The files that are fetched when a run starts."""
 
     @property
     def files(self) -> int:
@@ -74,16 +74,13 @@ def discover(
     threads: int = 8,
     choose: Callable[[list[FoundFile]], list[FoundFile]] | None = None,
     on_progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
 ) -> Discovery:
     """Measures every file of these media. Raises OSError if the source cannot be listed.
 
     ``choose`` may select some of the listed files. Measurements are cached in ``index_dir``, a folder or several; without it nothing is
-    written. With ``should_stop`` the source first fetches what it does not have on this machine, until that function says to stop.
+    written.
     """
     suffixes, is_clip = suffixes_of(media), holds_clips(media)
-    if should_stop:
-        source.fetch(suffixes, on_progress or _silent, should_stop)
     kind, listing = CLIPS_KIND if is_clip else KIND, source.list_files(suffixes)
     files = choose(listing.files) if choose else listing.files
     indexes = Indexes.of(index_dir)

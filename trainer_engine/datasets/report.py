@@ -13,7 +13,7 @@ from trainer_engine.datasets.buckets import Bucket, Effective
 from trainer_engine.datasets.epoch_crops import EpochCrops
 from trainer_engine.datasets.fitting import Fitter
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.sources.base import LeftOut
+from trainer_engine.datasets.sources.base import NONE_PENDING, LeftOut, Pending
 from trainer_engine.datasets.timeline import TimedSet, Timeline
 from trainer_engine.datasets.validation_inputs import PlannedInput
 
@@ -27,8 +27,8 @@ class SetReport:
     """With the set's own ``train_batch_size``, if it has one."""
     files: int = 0
     """Number of files of the source that may hold samples."""
-    pending: int = 0
-    """Number of files that are fetched when a run starts."""
+    pending: Pending = NONE_PENDING
+    """The files that are fetched when a run starts."""
     samples: list[Sample] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     buckets: dict[str, list[int]] = field(default_factory=dict)

@@ -22,7 +22,6 @@ from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore, Encoded
-from trainer_engine.config.addresses import Reach
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, TextSet
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.run_paths import index_folder
@@ -45,7 +44,7 @@ from trainer_engine.loop.conditioning import ConditioningFiles, emit_left_out
 from trainer_engine.loop.edits import edit_of_input, edit_of_pair, shown_caption
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.environment import private_networks_are_open
+from trainer_engine.runtime.environment import reach_of_sources
 from trainer_engine.runtime.stages import Advance, Stages, advance_after
 from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
 
@@ -225,7 +224,8 @@ class Preparation:
         with self.stages.stage(StageKey.DATA_BACKEND) as advance:
 
             def examined() -> DatasetReport:
-                fetch_datasets(dataloader, Fetching(advance, self.requests.raise_if_stopped))
+                reach = reach_of_sources()
+                fetch_datasets(dataloader, self.family.spec, Fetching(advance, self.requests.raise_if_stopped, reach))
                 return examine(
                     dataloader,
                     self.options,
@@ -233,8 +233,7 @@ class Preparation:
                     on_progress=lambda _label, done, total: advance(done, total),
                     index_dir=Indexes(index_folder(self.options), shared),
                     processes=self.processes.count,
-                    reach=Reach(private=private_networks_are_open()),
-                    should_stop=self.requests.stop_asked,
+                    reach=reach,
                 )
 
             report = self.processes.first_then_others(examined)

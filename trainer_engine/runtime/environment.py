@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from trainer_engine.config.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.addresses import DOWNLOAD_GB, DOWNLOAD_VARIABLE, GB, PRIVATE_VARIABLE, Reach
 from trainer_engine.config.destinations import has_wandb_login
 from trainer_engine.config.model_comment import is_for_comments
 from trainer_engine.config.secrets import VARIABLE
@@ -96,6 +96,13 @@ def private_networks_are_open(variables: Mapping[str, str] | None = None) -> boo
     """Whether uploads and downloads of a run may go to private networks, as the server's operator has set it."""
     variables = os.environ if variables is None else variables
     return variables.get(PRIVATE_VARIABLE, "").strip().lower() in ("1", "true")
+
+
+def reach_of_sources(variables: Mapping[str, str] | None = None) -> Reach:
+    """Returns what the server's operator allows to the sources of datasets. The server has checked the number."""
+    variables = os.environ if variables is None else variables
+    largest = float(variables.get(DOWNLOAD_VARIABLE) or DOWNLOAD_GB)
+    return Reach(private=private_networks_are_open(variables), largest_set_bytes=int(largest * GB))
 
 
 def wait_passively(variables: MutableMapping[str, str] | None = None, files: Collection[str] = ACCELERATOR_FILES) -> bool:

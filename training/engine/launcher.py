@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +19,14 @@ from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.config.options.secrets import for_engine, hide_options
+from trainer_engine.contract.atomic import PRIVATE_MODE, write_atomically
 from trainer_engine.contract.hooks import HookRule
 from trainer_engine.contract.path_rule import PlaceRule
 from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training.engine import process
-from training.engine.command_line import ONE_MACHINE, Machines, launch_command
+from training.engine.accelerate_file import AccelerateFile, UnreadableAccelerateConfig
+from training.engine.command_line import ACCELERATE_FILE, launch_command
+from training.engine.machines import ONE_MACHINE, MachineRule, Machines
 from training.engine.process import EngineIdentity
 
 HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -79,6 +83,8 @@ class Launch:
     environment, never in a file."""
     opens_private_networks: bool = False
     """Whether the run may reach private networks even if this process's environment does not allow it."""
+    machines: MachineRule = MachineRule()
+    """The machines that a run may be shared with."""
 
     def job_spec(self) -> JobSpec:
         """The content of ``job.json``."""
@@ -102,7 +108,12 @@ def start(folder: RunFolder, launch: Launch) -> EngineIdentity:
     """Prepare the run folder and start the engine. Raises OSError, and UnreadableAccelerateConfig before the engine starts."""
     prepare(folder, launch)
     settings = launch.settings
-    command, variables = launch_command(folder.path, settings.num_processes, settings.accelerate_config, machines=settings.machines)
+    file = AccelerateFile.of(settings.accelerate_config)
+    if refusal := launch.machines.refusal(file.machines if file else settings.machines):
+        raise UnreadableAccelerateConfig(refusal)
+    if file:  # it may have changed since it was checked, and accelerate reads it again
+        write_atomically(folder.path / ACCELERATE_FILE, json.dumps(file.document).encode("ascii"), mode=PRIVATE_MODE)
+    command, variables = launch_command(folder.path, settings.num_processes, file, machines=settings.machines)
     if launch.opens_private_networks:
         variables[PRIVATE_VARIABLE] = "1"
     return process.start(folder, command, variables | for_engine(launch.secrets), launch.scripts.variables, settings.withheld)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from trainer_engine.config.addresses import PRIVATE_VARIABLE
+from trainer_engine.config.addresses import DOWNLOAD_VARIABLE, PRIVATE_VARIABLE
 from trainer_engine.config.model_comment import VARIABLE_PREFIX
 from trainer_engine.contract.atomic import PRIVATE_MODE
 from trainer_engine.contract.run import RunFolder
@@ -28,7 +28,7 @@ PASSED_VARIABLES = frozenset(
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
         *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
         *("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"),
-        PRIVATE_VARIABLE,
+        *(PRIVATE_VARIABLE, DOWNLOAD_VARIABLE),
         *("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK"),
     )
 )

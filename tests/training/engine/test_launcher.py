@@ -21,8 +21,9 @@ from trainer_engine.contract.hooks import NOTHING
 from trainer_engine.contract.path_rule import EVERYWHERE
 from trainer_engine.contract.run import JobSpec, RunFolder
 from training.engine import launcher, process
-from training.engine.command_line import Machines
+from training.engine.accelerate_file import UnreadableAccelerateConfig
 from training.engine.launcher import LaunchSettings, unused_keys
+from training.engine.machines import Machines
 from training.engine.process import EngineIdentity
 from training.jobs.follower import launch_of as follower_launch_of
 from training.models import Event, Job
@@ -143,3 +144,41 @@ def test_keys_of_a_bucket_reach_the_engine_in_its_environment_alone(training: Tr
     assert job_file.datasets[0]["aws_secret_access_key"] == "***"
     [stored] = json.loads(json.loads(given[0][VARIABLE])[STORED_AS])
     assert {name: stored[name] for name in keys} == keys
+
+
+def launch_with(training: Training, accelerate: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[list[str]]]:
+    """Starts a job whose accelerate file is replaced after the start was accepted; returns its folder and the commands."""
+    commands: list[list[str]] = []
+
+    def record_start(_folder: RunFolder, command: list[str], *_: object) -> EngineIdentity:
+        commands.append(command)
+        return EngineIdentity(1, 0, "")
+
+    monkeypatch.setattr(process, "start", record_start)
+    file = training.home / "config/accelerate.yaml"
+    file.write_text(json.dumps({"compute_environment": "LOCAL_MACHINE", "num_processes": 2}))
+    job = Job.objects.get(pk=training.start(**{"--accelerate_config": "config/accelerate.yaml"})["job_id"])
+    file.write_text(json.dumps(accelerate))
+    launcher.start(job.folder, follower_launch_of(job))
+    return job.folder.path, commands
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_machines": 2, "machine_rank": 1, "main_process_ip": "203.0.113.9", "num_processes": 2},
+        {"deepspeed_config": {"deepspeed_hostfile": "/tmp/hosts"}},
+    ],
+)
+def test_a_file_that_changes_after_it_was_checked_is_refused_at_the_launch(
+    training: Training, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    with pytest.raises(UnreadableAccelerateConfig):
+        launch_with(training, changed, monkeypatch)
+
+
+def test_accelerate_reads_what_was_checked(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, [command] = launch_with(training, {"num_processes": 3, "mixed_precision": "no"}, monkeypatch)
+    file = Path(command[command.index("--config_file") + 1])
+    assert file.parent == folder and json.loads(file.read_text()) == {"num_processes": 3, "mixed_precision": "no"}
+    assert file.stat().st_mode & 0o077 == 0

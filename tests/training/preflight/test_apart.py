@@ -123,7 +123,7 @@ def test_the_process_of_a_request_prints_nothing_but_its_answer(resolved: tuple[
         "given": one.given,
         "datasets": one.dataloader.as_document(),
         "waits_for": [],
-        "opens_private_networks": False,
+        "rules": {"sources": {"private": False, "largest_set_bytes": 0}, "machines": {"allowed": [], "is_open": False}},
         "positions": [entry.position for entry in apart._entries(one.dataloader)],
     }
     found = json.loads(json.dumps(answer(json.loads(json.dumps(request)))))

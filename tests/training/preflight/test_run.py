@@ -196,17 +196,19 @@ def test_a_pipe_in_place_of_weights_blocks_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("use_cpu", [False, True])
-def test_machines_meet_only_where_private_networks_are_open(training: Training, settings: Any, use_cpu: bool) -> None:
-    """Machines of a run trust one another, and a file decides with which ones as the options do."""
+def test_a_run_is_shared_only_with_machines_that_the_operator_lists(training: Training, settings: Any, use_cpu: bool) -> None:
+    """Machines of a run exchange pickles: whoever names machine 0 could otherwise run programs here."""
     place = {"num_machines": 2, "machine_rank": 1, "main_process_ip": "10.0.0.1", "main_process_port": 29500}
     file = {"compute_environment": "LOCAL_MACHINE", "use_cpu": use_cpu, "num_processes": 2, **place}
     (training.home / "config" / "accelerate.yaml").write_text(json.dumps(file))
     by_file = {"--accelerate_config": "config/accelerate.yaml"}
     by_options = {f"--{name}": value for name, value in place.items()}
+    settings.WEBHOOKS_TO_PRIVATE = True
     for given, option in ((by_file, "accelerate_config"), (by_options, "num_machines")):
         closed = training.post("/validate", {**training.form, **given}).json()["problems"]
-        assert [problem["option"] for problem in closed if problem["code"] == "private_network"] == [option]
-    settings.WEBHOOKS_TO_PRIVATE = True
+        [problem] = [problem for problem in closed if problem["code"] == "private_network"]
+        assert problem["option"] == option and "10.0.0.1" in problem["message"] and "SIMPLETUNER_MACHINES" in problem["hint"]
+    settings.TRAINING_MACHINES = ("10.0.0.0/24",)
     answer = training.post("/validate", {**training.form, **by_file}).json()
     assert not [problem for problem in answer.get("problems", []) if problem["code"] == "private_network"]
 

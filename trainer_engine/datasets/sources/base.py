@@ -45,6 +45,23 @@ class LeftOut(NamedTuple):
     """Whether the file itself is broken, and not excluded by a filter in the configuration."""
 
 
+@dataclass(frozen=True)
+class Pending:
+    """Files that a run fetches when it starts. It is false if there are none."""
+
+    files: int = 0
+    size_bytes: int = 0
+    """What they may take, estimated."""
+    largest_bytes: int = 0
+    """Limit of all files of the dataset, with those that are here; 0: none."""
+
+    def __bool__(self) -> bool:
+        return self.files > 0
+
+
+NONE_PENDING = Pending()
+
+
 @dataclass
 class Listing:
     """The files of a source that may hold samples."""
@@ -52,8 +69,8 @@ class Listing:
     files: list[FoundFile] = field(default_factory=list)
     """Sorted by name, so that the order is the same on every machine."""
     left_out: list[LeftOut] = field(default_factory=list)
-    pending: int = 0
-    """Number of files that ``fetch`` has not fetched yet. They are in neither list."""
+    pending: Pending = NONE_PENDING
+    """The files that a run fetches when it starts. They are in neither list."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +106,10 @@ class Fetching:
     """What a source needs to download the files of a dataset."""
 
     on_progress: Callable[[int, int], None]
-    """(bytes done, bytes in total)"""
+    """(bytes or files done, the same in total)"""
     raise_if_stopped: Callable[[], None]
-    """Called between pieces of a download. It raises Stopped if the run shall end."""
+    """Called between pieces of a download, also in threads. It raises Stopped if the run shall end."""
+    reach: Reach = Reach()
 
 
 class Source(ABC):
@@ -116,13 +134,6 @@ class Source(ABC):
     def reached_by(self, reach: Reach) -> Source:
         """Returns the source with the machines that it may connect to. One that connects to none is returned as it is."""
         return self
-
-    def fetch(self, suffixes: Suffixes, on_progress: Progress, should_stop: Callable[[], bool]) -> None:
-        """Brings files to this machine that can only be read here, before a run lists them. ``validate`` never calls it.
-
-        Files that cannot be fetched are left out of the next listing. Raises OSError if nothing can be stored.
-        """
-        return
 
     @abstractmethod
     def list_files(self, suffixes: Suffixes) -> Listing:
@@ -177,8 +188,11 @@ class SourceKind(SourceSpec):
     open: Callable[[ImageSet | ReferenceSet], Source]
     """Makes the source of a dataset. Raises OSError or ValueError, whose text says why its place cannot be used; NotFetched until
     ``fetch`` has run."""
-    fetch: Callable[[ImageSet | ReferenceSet, Fetching], None] | None = None
-    """Downloads the files of a dataset, when a run starts; None if they are read where they lie. Raises DatasetUnusable, DiskFull."""
+    fetch: Callable[[ImageSet | ReferenceSet, Suffixes, Fetching], None] | None = None
+    """Downloads the files of a dataset, when a run starts; None if they are read where they lie. ``validate`` never calls it.
+
+    A file that cannot be downloaded is left out of the next listing. Raises DatasetUnusable, DiskFull, Stopped; OSError or ValueError for
+    a place that cannot be used."""
     ask: Callable[[ImageSet | ReferenceSet, Mapping[str, str]], Iterable[Problem]] | None = None
     """Yields the problems of a dataset that is not fetched yet, as far as its server answers in seconds, given the environment variables.
     ``validate`` calls it."""

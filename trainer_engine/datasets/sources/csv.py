@@ -1,24 +1,30 @@
-"""Files at addresses that a CSV file lists. Each is downloaded once, into a folder of this machine."""
+"""Files at addresses that a CSV file lists. Each is downloaded once, into a folder of this machine, up to a limit for the dataset."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from trainer_engine.config.addresses import Reach
+from trainer_engine.config.addresses import DOWNLOAD_VARIABLE, GB, Reach
 from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.contract.errors import DatasetUnusable, Problem
 from trainer_engine.contract.files import sha256_of
 from trainer_engine.datasets.dead_addresses import Failures
 from trainer_engine.datasets.sources.addresses import Address, named_addresses
-from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Progress, Source, SourceKind, Suffixes
+from trainer_engine.datasets.sources.base import Fetching, FoundFile, LeftOut, Listing, Pending, Source, SourceKind, Suffixes
 from trainer_engine.datasets.sources.local import LocalSource
 from trainer_engine.datasets.tables import csv_rows
 
+if TYPE_CHECKING:
+    from trainer_engine.config.datasets import ImageSet, ReferenceSet
+
 SUFFIX = ".csv"
+USUAL_FILE_BYTES = 500_000
+"""What a file is taken for as long as none of the dataset is here."""
 
 
 class CsvFields(OptionGroup):
@@ -59,34 +65,49 @@ class CsvSource(Source):
         """The column of the addresses, without spaces around them. Raises UnusableTable."""
         return [(cell or "").strip() for (cell,) in csv_rows(Path(self.place), (self.url_column,))]
 
+    @cached_property
+    def _rows(self) -> Mapping[str, int]:
+        """Address -> number of its first row, from 1. Only rows that cannot be named by their address need it."""
+        return {url: row for row, url in reversed([*enumerate(self._cells, 1)])}
+
     def list_files(self, suffixes: Suffixes) -> Listing:
         here = self._here(suffixes)
         failures = Failures.read(Path(self.folder))
-        listing = Listing()
+        listing, pending = Listing(), 0
         listing.left_out += [LeftOut(f"row {row}", "it has no address", broken=True) for row, url in enumerate(self._cells, 1) if not url]
-        rows = {url: row for row, url in reversed([*enumerate(self._cells, 1)])}
         for address in self.addresses:
             found = here.get(address.key)
             if found:
                 listing.files.append(found)
-            elif refusal := _refusal(address, suffixes):
-                listing.left_out.append(LeftOut(address.shown or f"row {rows[address.url]}", refusal, broken=True))
-            elif reason := failures.reason(address.url):
-                listing.left_out.append(LeftOut(address.shown or f"row {rows[address.url]}", reason, broken=True))
+            elif reason := _refusal(address, suffixes) or failures.reason(address.url):
+                listing.left_out.append(LeftOut(address.shown or f"row {self._rows[address.url]}", reason, broken=True))
             else:
-                listing.pending += 1
+                pending += 1
+        if pending:
+            listing.pending = self._pending(pending, listing.files)
         listing.files.sort()
         listing.left_out.sort()
         return listing
 
-    def fetch(self, suffixes: Suffixes, on_progress: Progress, should_stop: Callable[[], bool]) -> None:
-        from trainer_engine.datasets.downloads import download_all
+    def _pending(self, count: int, here: Sequence[FoundFile]) -> Pending:
+        """Raises OSError if the files that are here take as much as all of them may."""
+        taken, largest = sum(file.size_bytes for file in here), self.reach.largest_set_bytes
+        if 0 < largest <= taken:
+            raise OSError(too_large(largest))
+        expected = count * (taken // len(here) if here else USUAL_FILE_BYTES)
+        return Pending(count, min(expected, largest - taken) if largest else expected, largest)
+
+    def download(self, suffixes: Suffixes, fetching: Fetching) -> None:
+        """Downloads what is missing. Raises OSError if nothing can be stored, SetTooLarge beyond the limit of the dataset."""
+        from trainer_engine.datasets.downloads import Allowance, download_all
 
         here, failures = self._here(suffixes), Failures.read(Path(self.folder))
         absent = [one for one in self.addresses if one.key not in here and not _refusal(one, suffixes)]
         missing = [one for one in absent if not failures.reason(one.url)]
         if missing:
-            download_all(missing, Path(self.folder), failures, self.reach, suffixes, on_progress, should_stop)
+            taken = sum(here[one.key].size_bytes for one in self.addresses if one.key in here)
+            allowance = Allowance(fetching.reach.largest_set_bytes, taken)
+            download_all(missing, Path(self.folder), failures, suffixes, fetching, allowance)
 
     def _here(self, suffixes: Suffixes) -> dict[str, FoundFile]:
         """Returns the files in the folder, by their names, and also by their names without suffixes."""
@@ -123,6 +144,22 @@ def _refusal(address: Address, suffixes: Suffixes) -> str:
     return suffixes.refused.get(suffix, unknown)
 
 
+def too_large(largest: int) -> str:
+    """Says that the files of a dataset take more than they may, as the end of a sentence."""
+    return f"its files take more than {largest / GB:g} GB, the limit for one dataset ({DOWNLOAD_VARIABLE})"
+
+
+def _fetch(entry: ImageSet | ReferenceSet, suffixes: Suffixes, fetching: Fetching) -> None:
+    from trainer_engine.datasets.downloads import SetTooLarge
+
+    try:
+        _open(entry.own(CsvFields)).download(suffixes, fetching)
+    except SetTooLarge as error:
+        message = f"dataset {entry.id}: {too_large(fetching.reach.largest_set_bytes)}; what was downloaded stays."
+        hint = "list fewer addresses, or let the server's operator raise the limit"
+        raise DatasetUnusable([Problem.error(entry.place_option, "download_limit", message, got=entry.place, hint=hint)]) from error
+
+
 def _open(fields: CsvFields) -> CsvSource:
     """Raises UnusableTable; ValueError for a file of another name, whose lines are not for messages and reports."""
     if not fields.csv_file.lower().endswith(SUFFIX):
@@ -141,4 +178,5 @@ SOURCE = SourceKind(
     fields=CsvFields,
     paths={"csv_file": "file", "csv_cache_dir": "cache"},
     open=lambda entry: _open(entry.own(CsvFields)),
+    fetch=_fetch,
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trainer_engine.config.dataset_tables import CheckedEntry
 from trainer_engine.config.hub import HubSettings
 from trainer_engine.contract.errors import Problem
-from trainer_engine.datasets.sources.base import Fetching, Source, SourceKind
+from trainer_engine.datasets.sources.base import Fetching, Source, SourceKind, Suffixes
 from trainer_engine.datasets.sources.hub.options import STREAMING, HubFields, OptionReader, row_options
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _open(entry: ImageSet | ReferenceSet) -> Source:
     return open_rows(entry.place, row_options(entry), HubSettings.current())
 
 
-def _fetch(entry: ImageSet | ReferenceSet, fetching: Fetching) -> None:
+def _fetch(entry: ImageSet | ReferenceSet, suffixes: Suffixes, fetching: Fetching) -> None:
     from trainer_engine.datasets.sources.hub.download import fetch
 
     if not os.path.isabs(entry.place):  # noqa: PTH117 - the place is text

@@ -18,11 +18,15 @@ from tests.helpers.caches import places_of, state_of
 from tests.helpers.checked_runs import checked, codes, refusal
 from tests.helpers.tiny_run import run_in_this_process, tiny_datasets, train_here, write_job
 from tests.helpers.web_server import WebServer, picture, serving
+from trainer_engine.config.addresses import GB, Reach
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.events import Notification
 from trainer_engine.datasets import downloads, http_client
+from trainer_engine.datasets.downloads import Allowance, SetTooLarge
 from trainer_engine.datasets.media.base import suffixes_of
-from trainer_engine.datasets.sources.csv import CsvSource
+from trainer_engine.datasets.sources.base import Fetching
+from trainer_engine.datasets.sources.csv import USUAL_FILE_BYTES, CsvSource
+from trainer_engine.runtime.control import Stopped
 
 IMAGES = suffixes_of(("image",))
 
@@ -52,8 +56,8 @@ def source(place: Path, *urls: str, hash_names: bool = False) -> CsvSource:
     return CsvSource(str(path), "url", str(place / "files"), hash_names)
 
 
-def fetch(one: CsvSource) -> None:
-    one.fetch(IMAGES, lambda *_: None, lambda: False)
+def fetch(one: CsvSource, largest_bytes: int = 0) -> None:
+    one.download(IMAGES, Fetching(lambda *_: None, lambda: None, Reach(largest_set_bytes=largest_bytes)))
 
 
 def reasons(one: CsvSource) -> dict[str, str]:
@@ -82,10 +86,10 @@ def cached_files(place: Path) -> dict[str, bytes]:
 def test_files_are_downloaded_once_under_the_names_of_their_paths(web: WebServer, tmp_path: Path) -> None:
     web.files |= {"/1.png": picture(), "/deep/2.PNG": picture(), "/b c.png": picture()}
     one = source(tmp_path, f"{web.url}/1.png", f"{web.url}/deep/2.PNG?size=large#x", f"{web.url}/b%20c.png", f"{web.url}/1.png")
-    assert (one.list_files(IMAGES).pending, one.list_files(IMAGES).files) == (3, [])
+    assert (one.list_files(IMAGES).pending.files, one.list_files(IMAGES).files) == (3, [])
     fetch(one)
     listing = one.list_files(IMAGES)
-    assert [file.name for file in listing.files] == ["1.png", "b c.png", "deep/2.PNG"] and listing.pending == 0
+    assert [file.name for file in listing.files] == ["1.png", "b c.png", "deep/2.PNG"] and not listing.pending
     fetch(one)
     assert set(web.asked.values()) == {1}
     with one.open("deep/2.PNG") as stream:
@@ -158,7 +162,7 @@ def test_a_dead_address_is_named_and_not_asked_again(
     assert name == f"{web.url}/1.png" and reason in found
     assert web.asked["/1.png"] == asked
     fetch(one)
-    assert web.asked["/1.png"] == asked and one.list_files(IMAGES).pending == 0
+    assert web.asked["/1.png"] == asked and not one.list_files(IMAGES).pending
     assert not list((tmp_path / "files").glob(".part-*"))
 
 
@@ -175,7 +179,7 @@ def test_an_address_that_was_busy_is_asked_again_and_forgotten_in_time(
     fetch(one)
     assert web.asked["/2.png"] == 1
     monkeypatch.setattr(time, "time", lambda: now + 8 * 24 * 3600)
-    assert one.list_files(IMAGES).pending == 1
+    assert one.list_files(IMAGES).pending.files == 1
     fetch(one)
     assert len(one.list_files(IMAGES).files) == 2
 
@@ -254,7 +258,7 @@ def test_a_file_of_another_medium_is_neither_downloaded_nor_replaced(web: WebSer
     one = source(tmp_path, f"{web.url}/holiday.mp4")
     fetch(one)
     assert web.asked["/holiday.mp4"] == 0 and (tmp_path / "files/holiday.mp4").read_bytes() == b"a film of the operator"
-    assert one.list_files(IMAGES).pending == 0 and ".mp4" in "".join(reasons(one).values())
+    assert not one.list_files(IMAGES).pending and ".mp4" in "".join(reasons(one).values())
 
 
 def test_an_empty_file_and_a_folder_keep_their_names(web: WebServer, tmp_path: Path) -> None:
@@ -287,11 +291,72 @@ def test_a_stop_ends_the_downloads_and_keeps_what_is_complete(web: WebServer, tm
     names = [f"/{number}.png" for number in range(200)]
     web.files |= {name: picture() for name in names}
     one, done = source(tmp_path, *(f"{web.url}{name}" for name in names)), list[int]()
-    one.fetch(IMAGES, lambda _label, count, _total: done.append(count), lambda: len(done) >= 20)
+
+    def stop() -> None:
+        if len(done) >= 20:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        one.download(IMAGES, Fetching(lambda count, _total: done.append(count), stop))
     listing = one.list_files(IMAGES)
-    assert 20 <= len(listing.files) <= 60 and listing.pending == 200 - len(listing.files) and listing.left_out == []
+    assert 20 <= len(listing.files) <= 60 and listing.pending.files == 200 - len(listing.files) and listing.left_out == []
     fetch(one)
     assert len(one.list_files(IMAGES).files) == 200 and max(web.asked.values()) <= 2
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_set_takes_no_more_of_the_disk_than_it_may(web: WebServer, tmp_path: Path, announced: bool) -> None:
+    """A file of addresses is short, and what they answer may be endless: the size of each file was limited, never their sum."""
+    names = [f"/{number}.png" for number in range(40)]
+    web.files |= {name: picture(300, 300) + bytes(50_000) for name in names}
+    web.bad |= {} if announced else dict.fromkeys(names, "no length")
+    one = source(tmp_path, *(f"{web.url}{name}" for name in names))
+    with pytest.raises(SetTooLarge):
+        fetch(one, largest_bytes=300_000)
+    stored = [path.stat().st_size for path in (tmp_path / "files").glob("*.png")]
+    assert 0 < sum(stored) <= 300_000 and not list((tmp_path / "files").glob(".part-*"))
+    assert one.list_files(IMAGES).pending.files == 40 - len(stored), "no address counts as dead"
+    asked = sum(web.asked.values())
+    with pytest.raises(SetTooLarge):
+        fetch(one, largest_bytes=sum(stored))
+    assert sum(web.asked.values()) - asked <= downloads.THREADS, "what is here counts before anything is downloaded"
+    fetch(one)
+    assert len(one.list_files(IMAGES).files) == 40
+
+
+def test_bytes_of_files_that_are_given_up_count() -> None:
+    allowance = Allowance(100, taken=40)
+    allowance.expect(60)
+    allowance.take(59)
+    with pytest.raises(SetTooLarge):
+        allowance.expect(2)
+    for count in (2, 1):
+        with pytest.raises(SetTooLarge):
+            allowance.take(count)
+    Allowance(0, taken=40).take(1 << 60)
+
+
+def test_validate_names_the_limit_of_a_set_and_a_set_that_is_beyond_it(web: WebServer, tmp_path: Path) -> None:
+    datasets = on_the_web(tmp_path, web)
+    report = checked(tmp_path, datasets=datasets)
+    [note] = [problem for problem in report.problems if problem.code == "files_pending"]
+    assert "All files may take 500 GB (SIMPLETUNER_DOWNLOAD_GB)." in note.message
+    one = CsvSource(str(tmp_path / "addresses.csv"), "url", str(tmp_path / "files"), False)
+    assert one.list_files(IMAGES).pending.size_bytes == 8 * USUAL_FILE_BYTES
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / Path(sorted(web.files)[0]).name).write_bytes(picture())
+    with pytest.raises(OSError, match=r"its files take more than 1e-09 GB, the limit for one dataset \(SIMPLETUNER_DOWNLOAD_GB\)"):
+        one.reached_by(Reach(largest_set_bytes=1)).list_files(IMAGES)
+    larger = one.reached_by(Reach(largest_set_bytes=len(picture()) + 5)).list_files(IMAGES).pending
+    assert (larger.files, larger.size_bytes, larger.largest_bytes) == (7, 5, len(picture()) + 5)
+
+
+def test_a_run_beyond_the_limit_of_a_set_ends_and_names_it(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = on_the_web(tmp_path, web)
+    monkeypatch.setenv("SIMPLETUNER_DOWNLOAD_GB", str(200 / GB))
+    report = run_in_this_process(write_job(tmp_path, datasets=datasets)).report()
+    assert report is not None and report.error_code == "dataset_unusable"
+    assert "its files take more than 2e-07 GB, the limit for one dataset (SIMPLETUNER_DOWNLOAD_GB)" in report.message
 
 
 def test_parts_of_a_killed_download_are_removed(web: WebServer, tmp_path: Path) -> None:
@@ -425,5 +490,5 @@ def test_rows_without_a_caption_are_named(web: WebServer, tmp_path: Path) -> Non
 
 def test_a_thousand_addresses_are_listed_without_a_request(tmp_path: Path) -> None:
     one = source(tmp_path, *(f"https://unreachable.example/{number}.png" for number in range(1_000)))
-    assert one.list_files(IMAGES).pending == 1_000
+    assert one.list_files(IMAGES).pending.files == 1_000
     assert not (tmp_path / "files").exists()

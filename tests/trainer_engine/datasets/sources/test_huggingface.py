@@ -65,9 +65,9 @@ def examined(place: Path, *, family: str = "pixart_sigma", **fields: Any) -> Dat
     options = parse_options(tiny_options(place, model="nobody/nothing", model_family=family, train_batch_size=1))
     dataloader, problems = parse_dataloader(datasets(place, **fields), options)
     assert errors_in(problems) == []
-    fetch_datasets(dataloader, Fetching(lambda done, total: None, lambda: None))
     spec = find_spec(family)
     assert spec is not None
+    fetch_datasets(dataloader, spec, Fetching(lambda done, total: None, lambda: None))
     return examine(dataloader, options, spec)
 
 
@@ -245,15 +245,17 @@ def test_a_stop_ends_a_download_and_the_next_run_continues(hub: DatasetHub, tmp_
     options = parse_options(tiny_options(tmp_path, model="nobody/nothing"))
     dataloader, _ = parse_dataloader(datasets(tmp_path), options)
     seen: list[tuple[int, int]] = []
+    spec = find_spec("pixart_sigma")
+    assert spec is not None
 
     def stop() -> None:
         if len(hub.fetched()) == 2:
             raise Stopped
 
     with pytest.raises(Stopped):
-        fetch_datasets(dataloader, Fetching(lambda done, total: seen.append((done, total)), stop))
+        fetch_datasets(dataloader, spec, Fetching(lambda done, total: seen.append((done, total)), stop))
     assert len(hub.fetched()) == 2 and seen == sorted(seen)
-    fetch_datasets(dataloader, Fetching(lambda done, total: seen.append((done, total)), lambda: None))
+    fetch_datasets(dataloader, spec, Fetching(lambda done, total: seen.append((done, total)), lambda: None))
     assert seen[-1][0] == seen[-1][1]
     with open_source(dataloader.image_sets[0]).open("train-00001/000003.png") as stream:
         assert stream.read() == png(7)

@@ -1,7 +1,8 @@
 """Processes that need no seconds to load torch: each is forked from one that has loaded it and has computed nothing.
 
-A forked engine has its own session, folder, variables, log and end, as one that was started with ``python -m trainer_engine``. What
-libraries read from variables while they are imported (``HF_HOME``) and what happens before torch is loaded needs ``start_run`` instead.
+A forked engine has its own session, folder, variables, log and end, as one that was started with ``python -m trainer_engine``. Variables
+of huggingface_hub count as in a new process. What other libraries read while they are imported, and what happens before torch is loaded,
+needs ``start_run`` instead.
 """
 
 from __future__ import annotations
@@ -237,6 +238,7 @@ def _work(request: dict[str, Any]) -> int | None:
     with open(os.devnull) as nothing, open(request["log"], "ab") as log:
         for ours, file in ((0, nothing), (1, log), (2, log)):
             os.dup2(file.fileno(), ours)
+    _read_hub_variables_again()
     if "engine" in request:
         from trainer_engine.__main__ import main as engine
 
@@ -244,6 +246,19 @@ def _work(request: dict[str, Any]) -> int | None:
     sys.argv = ["-c", *request["arguments"]]
     exec(compile(request["program"], "<program>", "exec"), {"__name__": "__main__"})
     return None
+
+
+def _read_hub_variables_again() -> None:
+    """huggingface_hub reads its variables while it is imported."""
+    import huggingface_hub
+    from huggingface_hub import constants, hf_api
+
+    before = dict(vars(constants))
+    importlib.reload(constants)
+    changed = {name: value for name, value in vars(constants).items() if name.isupper() and before.get(name) != value}
+    for module in [module for name, module in sys.modules.items() if name.startswith(huggingface_hub.__name__)]:
+        vars(module).update({name: value for name, value in changed.items() if name in vars(module)})
+    hf_api.api.endpoint = constants.ENDPOINT
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from tests.helpers.forked import ForkedProcess, ForkedRanks, fork_engine, fork_ranks
 from tests.helpers.models import tiny_pixart
 from tests.helpers.pictures import generate_images
 from trainer_engine.config.datasets import parse_dataloader
@@ -130,7 +131,7 @@ class EndedRun(RunFiles):
 class TinyRun(RunFiles):
     """An engine that has been started as a process."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedProcess | ForkedRanks
 
     def is_alive(self) -> bool:
         return self.process.poll() is None
@@ -156,6 +157,31 @@ def start_run(folder: RunFolder, *, launcher: list[str] | None = None, **variabl
     with folder.log.open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder.path, start_new_session=True)
     return TinyRun(folder, process)
+
+
+def fork_run(folder: RunFolder, **variables: str) -> TinyRun:
+    """Start the engine of a run folder that has its job, as a process that need not load torch first."""
+    return TinyRun(folder, fork_engine(folder.path, folder.log, **variables))
+
+
+def fork_tiny_run(place: Path, name: str = "run", **options: Any) -> TinyRun:
+    """A run of the micro model, as a process that need not load torch first."""
+    return fork_run(write_job(place, name, **options))
+
+
+def start_two_ranks(place: Path, *, asked: Sequence[Command] = (), **options: Any) -> TinyRun:
+    """A run of the micro model by two processes; ``asked`` waits for them."""
+    folder = write_job(place, train_batch_size=1, num_processes=2, **options)
+    for command in asked:
+        commands.request(folder, command)
+    return TinyRun(folder, fork_ranks(folder.path, folder.log))
+
+
+def run_of_two_ranks(place: Path, *, asked: Sequence[Command] = (), **options: Any) -> TinyRun:
+    """A run of the micro model that two processes with a batch of 1 made together, and that has ended well."""
+    run = start_two_ranks(place, asked=asked, **options)
+    assert run.wait() == 0, run.log()
+    return run
 
 
 def run_in_this_process(folder: RunFolder, meanwhile: Callable[[RunFiles], None] | None = None) -> EndedRun:

@@ -14,13 +14,11 @@ from trainer_engine.evaluation.runs import measuring
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import CheckpointCallback
 from trainer_engine.loop.callbacks.clip_scoring import ClipScoring
-from trainer_engine.loop.callbacks.commands import CommandsCallback
+from trainer_engine.loop.callbacks.commands import CommandsCallback, JournalCallback
 from trainer_engine.loop.callbacks.ema import EmaCallback
 from trainer_engine.loop.callbacks.epoch_crops import EpochCropsCallback
 from trainer_engine.loop.callbacks.evaluation import EvaluationCallback
-from trainer_engine.loop.callbacks.external_validation import ExternalValidation
-from trainer_engine.loop.callbacks.hooks import HooksCallback
-from trainer_engine.loop.callbacks.journal_watch import JournalCallback
+from trainer_engine.loop.callbacks.hooks import ExternalValidation, HooksCallback
 from trainer_engine.loop.callbacks.memory import MemoryCallback
 from trainer_engine.loop.callbacks.non_finite import NonFiniteCallback
 from trainer_engine.loop.callbacks.progress import ProgressCallback

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_family
-from tests.helpers.tiny_run import HereRun, start_run, train_here, write_job
+from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
 from tests.trainer_engine.adapters.test_numerics import fixed, our_loss, their_loss, their_network
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from tests.trainer_engine.adapters.test_validation_adapter import answer, standard_file
@@ -201,9 +200,6 @@ def test_blocks_that_are_compiled_alone_follow_the_strength(tmp_path: Path) -> N
 def test_two_processes_train_beside_an_assistant_what_one_does(tmp_path: Path) -> None:
     usual = {**STILL, "max_train_steps": 2, PATH: str(standard_file(tmp_path))}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **usual)
-    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, **usual)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    together = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
-    assert together.wait() == 0, together.log()
+    together = run_of_two_ranks(tmp_path, **usual)
     losses = [event.loss for event in alone.heard.of(ProgressEvent)]
     assert [entry.data["loss"] for entry in together.of_type("training.progress")] == pytest.approx(losses, rel=1e-5)

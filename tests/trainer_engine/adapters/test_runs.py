@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.helpers.forked import run_forked
 from tests.helpers.models import tiny_model, tiny_pixart
 from tests.helpers.tiny_run import HereRun, train_here
 
@@ -116,5 +115,4 @@ def test_the_lines_of_the_readme_load_the_adapter(name: str, tmp_path: Path) -> 
     asked = "\nimport sys; sys.exit(not any('lora' in name or 'lycoris' in type(module).__module__ for name, module in LOOK))"
     where = "((module.lora_name, module) for module in adapter.loras)" if name != "standard" else "pipeline.transformer.named_modules()"
     code += asked.replace("LOOK", where)
-    done = subprocess.run([sys.executable, "-c", code], cwd=run.output_dir, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_forked(code, place=run.output_dir)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
+from tests.helpers.forked import run_forked
 from tests.helpers.pictures import generate_images
 from tests.helpers.scoring import score_by_hand, tiny_clip
 from trainer_engine.contract.errors import ModelUnavailable
@@ -96,11 +94,9 @@ def pictures(place: Path) -> list[Path]:
 
 
 def load_elsewhere(name: str, image: Path, **environment: str) -> str:
-    """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    command = [sys.executable, "-c", LOAD, name, str(image)]
-    done = subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, timeout=120)
-    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
+    """In a process of its own: huggingface_hub reads its environment once."""
+    printed = run_forked(LOAD, name, str(image), place=image.parent, variables={"HF_HUB_OFFLINE": "", **environment})
+    return next(line for line in printed.splitlines() if line.startswith(("SCORED", "REFUSED")))
 
 
 def test_scores_equal_the_cosine_of_the_two_towers(tmp_path: Path) -> None:

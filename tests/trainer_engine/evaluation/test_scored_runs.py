@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.scoring import score_by_hand, tiny_clip
-from tests.helpers.tiny_run import HereRun, start_run, train_here, write_job
+from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode, ModelUnavailable
@@ -190,10 +189,7 @@ def test_a_run_without_validation_images_loads_no_clip_model(tmp_path: Path) -> 
 def test_two_processes_score_what_one_does(how: str, tmp_path: Path) -> None:
     options = {**RUN, **SCORED, "max_train_steps": 2}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), **options)
-    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, validation_multigpu=how, **options)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
-    assert run.wait() == 0, run.log()
+    run = run_of_two_ranks(tmp_path, validation_multigpu=how, **options)
     served = [entry.data["details"] for entry in run.of_type("notification") if entry.data["code"] == "clip_scores"]
     assert [one["step"] for one in served] == [0, 2]
     first, wanted = ({one["file"]: one["score"] for one in found[0]["images"]} for found in (served, scores(alone)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.models import tiny_family, tiny_model
-from tests.helpers.tiny_run import HereRun, start_run, train_here, write_job
+from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
@@ -317,10 +316,7 @@ def test_the_engine_refuses_routes_that_do_not_fit_the_network(tmp_path: Path) -
 
 
 def test_two_processes_route_and_train(tmp_path: Path) -> None:
-    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, **LORA, **ROUTED)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    together = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
-    assert together.wait() == 0, together.log()
+    together = run_of_two_ranks(tmp_path, **LORA, **ROUTED)
     assert len(together.of_type("training.progress")) == LORA["max_train_steps"]
 
 

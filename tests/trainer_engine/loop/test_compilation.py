@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of
 from tests.helpers.models import tiny_model
-from tests.helpers.tiny_run import HereRun, start_run, train_here, with_held_out, write_job
+from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here, with_held_out
 from trainer_engine.config.families import specs
 from trainer_engine.config.options.run import DistributedOptions
 from trainer_engine.contract.errors import InvalidOptions
@@ -246,10 +245,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path, regional: bool) -> No
     shared: dict[str, Any] = {"max_train_steps": 2, "caption_dropout_probability": 0}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **shared)
     compiled = {**EAGER, "dynamo_use_regional_compilation": regional}
-    folder = write_job(tmp_path, output_dir=str(tmp_path / "both"), train_batch_size=1, num_processes=2, **shared, **compiled)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
-    assert run.wait() == 0, run.log()
+    run = run_of_two_ranks(tmp_path, output_dir=str(tmp_path / "both"), **shared, **compiled)
     weights = "pipeline/transformer/diffusion_pytorch_model.safetensors"
     ours, wanted = load_file(run.output_dir / weights), load_file(alone.output_dir / weights)
     assert ours.keys() == wanted.keys()

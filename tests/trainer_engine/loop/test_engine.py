@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.tiny_run import ROOT, RunFiles, run_in_this_process, run_tiny, start_run, start_tiny_run, train_here, write_job
+from tests.helpers.tiny_run import (
+    ROOT,
+    RunFiles,
+    TinyRun,
+    fork_tiny_run,
+    run_in_this_process,
+    run_tiny,
+    start_run,
+    start_tiny_run,
+    start_two_ranks,
+    train_here,
+    write_job,
+)
 from trainer_engine.__main__ import main
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import list_checkpoints, newest_verified, verify
@@ -46,19 +59,6 @@ def test_a_completed_run_reports_how_it_ended(tmp_path: Path) -> None:
     assert len(run.of_type(PROGRESS)) == 4
 
 
-def test_the_result_loads_where_this_project_was_never_seen(tmp_path: Path) -> None:
-    train_here(tmp_path)
-    code = (
-        "import sys; from diffusers import PixArtSigmaPipeline\n"
-        "pipeline = PixArtSigmaPipeline.from_pretrained(sys.argv[1])\n"
-        "image = pipeline('a', num_inference_steps=1, height=64, width=64, use_resolution_binning=False).images[0]\n"
-        "print(image.size, 'trainer_engine' in sys.modules)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "output/pipeline")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, check=True)
-    assert done.stdout.strip().endswith("(64, 64) False")
-
-
 def test_the_engine_announces_itself_before_it_loads_torch(tmp_path: Path) -> None:
     began = time.monotonic()
     run = start_tiny_run(tmp_path)
@@ -87,7 +87,7 @@ def test_a_stopped_run_saves_before_it_ends(tmp_path: Path) -> None:
 
 def test_sigterm_stops_a_run_that_then_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     whole = train_here(tmp_path, max_train_steps=60, output_dir=str(tmp_path / "whole"))
-    run = start_tiny_run(tmp_path, max_train_steps=60)
+    run = fork_tiny_run(tmp_path, max_train_steps=60)
     run.wait_for(PROGRESS, count=2)
     run.send(signal.SIGTERM)
     assert run.wait() in (ExitCode.STOPPED, ExitCode.COMPLETED)
@@ -98,7 +98,7 @@ def test_sigterm_stops_a_run_that_then_resumes_to_the_same_bytes(tmp_path: Path)
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     options = {"max_train_steps": 60, "checkpoint_step_interval": 7, "use_ema": True, "dataloader_prefetch": True}
     whole = train_here(tmp_path, output_dir=str(tmp_path / "whole"), **options)
-    run = start_tiny_run(tmp_path, **options)
+    run = fork_tiny_run(tmp_path, **options)
     run.wait_for("training.checkpoint", count=2)
     run.process.kill()
     run.wait()
@@ -114,9 +114,17 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
         assert (ours / name).read_bytes() == content, (name, theirs)
 
 
-@pytest.mark.parametrize("delay", [0.0, pytest.param(1.5, marks=pytest.mark.slow), 4.0])
-def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, delay: float) -> None:
-    run = start_tiny_run(tmp_path, max_train_steps=10_000)
+@pytest.mark.parametrize(
+    ("start", "delay"),
+    [
+        pytest.param(start_tiny_run, 0.0, id="while torch is loaded"),
+        pytest.param(fork_tiny_run, 0.05, id="while the model is loaded"),
+        pytest.param(start_tiny_run, 1.5, id="after 1.5 s", marks=pytest.mark.slow),
+        pytest.param(start_tiny_run, 4.0, id="after 4 s", marks=pytest.mark.slow),
+    ],
+)
+def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, start: Callable[..., TinyRun], delay: float) -> None:
+    run = start(tmp_path, max_train_steps=10_000)
     run.wait_for("training.status")
     time.sleep(delay)
     asked = time.monotonic()
@@ -207,7 +215,6 @@ def test_a_job_of_another_protocol_is_refused(tmp_path: Path) -> None:
     assert run_in_this_process(folder).code == ExitCode.CONFIGURATION
 
 
-@pytest.mark.slow
 def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
     options = {"max_train_steps": 6, "gradient_accumulation_steps": 2, "caption_dropout_probability": 0.3}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **options)
@@ -228,11 +235,8 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path: Path) 
     assert report is not None and report.step == 6
 
 
-@pytest.mark.slow
 def test_two_processes_stop_together(tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, max_train_steps=100_000)
-    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
+    run = start_two_ranks(tmp_path, max_train_steps=100_000)
     run.wait_for(PROGRESS)
     run.request(Command.STOP)
     run.wait(60)

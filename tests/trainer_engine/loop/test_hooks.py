@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.tiny_run import TinyRun, run_in_this_process, start_run, write_job
+from tests.helpers.tiny_run import TinyRun, fork_run, run_in_this_process, write_job
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.hooks import EVERYTHING, NOTHING, HookRule
 from trainer_engine.contract.run import JobSpec
@@ -49,7 +49,7 @@ def run_with(place: Path, rule: HookRule, **options: Any) -> TinyRun:
         **options,
     )
     JobSpec.read(folder).model_copy(update={"scripts": rule}).write(folder)
-    run = start_run(folder, HF_TOKEN="hf_canary")
+    run = fork_run(folder, HF_TOKEN="hf_canary")
     assert run.wait() == 0, run.log()
     return run
 

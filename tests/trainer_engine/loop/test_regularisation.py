@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.models import tiny_family
 from tests.helpers.pictures import generate_images
-from tests.helpers.tiny_run import HereRun, start_run, tiny_datasets, tiny_options, train_here, write_job
+from tests.helpers.tiny_run import HereRun, run_of_two_ranks, tiny_datasets, tiny_options, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.adapters.test_runs import ADAPTERS, LOKR, STANDARD, lycoris
 from tests.trainer_engine.families.flux import test_numerics as flux
@@ -176,10 +175,7 @@ def test_two_ranks_train_what_one_does_with_twice_the_batch(tmp_path: Path) -> N
     quiet = {**STANDARD, "lora_dropout": 0.0, "max_train_steps": 6}
     alone = train_here(tmp_path / "alone", datasets=with_prior(tmp_path / "alone"), train_batch_size=2, **quiet)
     place = tmp_path / "shared"
-    folder = write_job(place, datasets=with_prior(place), train_batch_size=1, num_processes=2, **quiet)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
-    assert run.wait() == 0, run.log()
+    run = run_of_two_ranks(place, datasets=with_prior(place), **quiet)
     wanted, found = (load_file(at / "pytorch_lora_weights.safetensors") for at in (alone.output_dir, run.output_dir))
     assert all(torch.allclose(found[key], wanted[key], rtol=1e-3, atol=1e-6) for key in wanted)
 

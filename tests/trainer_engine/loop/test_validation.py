@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 
 from tests.helpers.models import tiny_model
 from tests.helpers.pictures import levels_apart
-from tests.helpers.tiny_run import HereRun, RunFiles, run_in_this_process, start_run, train_here, write_job
+from tests.helpers.tiny_run import HereRun, RunFiles, run_in_this_process, run_of_two_ranks, train_here, write_job
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.commands import Command
@@ -346,11 +345,7 @@ def test_two_processes_generate_what_one_does(how: str, tmp_path: Path) -> None:
     drawing = {**DRAWING, "user_prompt_library": LIBRARY, "disable_benchmark": False, "validation_step_interval": 100}
     options = {**STANDARD, "base_model_precision": "int8-quanto", "lora_dropout": 0, "use_ema": True, "max_train_steps": 2}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), **options, **drawing)
-    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, validation_multigpu=how, **options, **drawing)
-    commands.request(folder, Command.VALIDATE)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
-    assert run.wait() == 0, run.log()
+    run = run_of_two_ranks(tmp_path, asked=[Command.VALIDATE], validation_multigpu=how, **options, **drawing)
     told = [(entry.data["global_step"], Path(entry.extra["images"][0]["file"]).name) for entry in run.of_type("validation.image")]
     wanted = [(event.global_step, Path(event.images[0].file).name) for event in alone.heard.of(ImageEvent)]
     asked_for = [(1, name.replace("step_2", "step_1")) for step, name in wanted if step == 2]

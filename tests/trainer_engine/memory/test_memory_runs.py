@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers.tiny_run import HereRun, start_run, train_here, write_job
+from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
 from trainer_engine.contract.events import ProgressEvent
 
 LORA = {"model_type": "lora", "lora_rank": 2, "max_train_steps": 3, "gradient_accumulation_steps": 2}
@@ -90,9 +89,6 @@ def test_an_average_and_an_evaluation_see_streamed_weights(tmp_path: Path) -> No
 def test_two_processes_with_streamed_weights_train_what_one_does(tmp_path: Path, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "lora_dropout": 0.0, "max_train_steps": 3}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **usual)
-    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, **usual, **memory)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    together = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
-    assert together.wait() == 0, together.log()
+    together = run_of_two_ranks(tmp_path, **usual, **memory)
     losses = [event.loss for event in alone.heard.of(ProgressEvent)]
     assert [entry.data["loss"] for entry in together.of_type("training.progress")] == pytest.approx(losses, rel=1e-5)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.hub_server import HANGS_UP, OTHER_ANSWERS, HubServer, broken_hub, hub_server, silent_hub
-from tests.helpers.tiny_run import start_run, write_job
+from tests.helpers.tiny_run import fork_run, write_job
 from trainer_engine.config.publishing import HUB, PublishTarget
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
@@ -131,7 +131,7 @@ def test_fetching_from_a_broken_hub_can_be_repeated(behaviour: str, tmp_path: Pa
 
 def test_run_completes_if_the_hub_hangs_up(tmp_path: Path) -> None:
     with broken_hub(HANGS_UP) as broken:
-        run = start_run(write_job(tmp_path, max_train_steps=1, push_to_hub=True, hub_model_id="me/flowers"), **broken.variables)
+        run = fork_run(write_job(tmp_path, max_train_steps=1, push_to_hub=True, hub_model_id="me/flowers"), **broken.variables)
         assert run.wait() == ExitCode.COMPLETED, run.log()
     warnings = run.of_type("error")
     assert {entry.data["code"] for entry in warnings} == {"upload_failed", "upload_gave_up"}
@@ -154,7 +154,7 @@ def test_checkpoint_is_fetched_from_the_hub(tmp_path: Path, hub: HubServer) -> N
 
 def test_run_uploads_its_result_to_the_top_level_of_the_repository(tmp_path: Path, hub: HubServer) -> None:
     options = {"push_to_hub": True, "push_checkpoints_to_hub": True, "hub_model_id": "me/flowers", "model_card_note": "Roses only."}
-    run = start_run(write_job(tmp_path, model_type="lora", max_train_steps=2, **options), **hub.variables)
+    run = fork_run(write_job(tmp_path, model_type="lora", max_train_steps=2, **options), **hub.variables)
     assert run.wait() == ExitCode.COMPLETED, run.log()
     files = hub.repos["me/flowers"]
     assert {"pytorch_lora_weights.safetensors", "README.md", "checkpoint-2/manifest.json"} <= set(files)
@@ -165,7 +165,7 @@ def test_run_uploads_its_result_to_the_top_level_of_the_repository(tmp_path: Pat
 
 
 def test_only_the_result_is_uploaded_without_push_checkpoints_to_hub(tmp_path: Path, hub: HubServer) -> None:
-    run = start_run(write_job(tmp_path, max_train_steps=1, push_to_hub=True, model_card_safe_for_work=True), **hub.variables)
+    run = fork_run(write_job(tmp_path, max_train_steps=1, push_to_hub=True, model_card_safe_for_work=True), **hub.variables)
     assert run.wait() == ExitCode.COMPLETED, run.log()
     files = hub.repos["me/output"]
     assert "model_index.json" in files and not any(name.startswith("checkpoint") for name in files)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.object_store import ObjectServer, stubborn_server
-from tests.helpers.tiny_run import Listener, RunFiles, run_in_this_process, start_run, train_here, write_job
+from tests.helpers.tiny_run import Listener, RunFiles, fork_run, run_in_this_process, train_here, write_job
 from tests.trainer_engine.loop.test_saving import After, run_of, with_callback
 from trainer_engine.config.options.secrets import for_engine, hide_options, secrets_of
 from trainer_engine.contract.checkpoint_files import verify
@@ -180,7 +180,7 @@ def test_upload_hook_runs_once_a_checkpoint_if_every_provider_is_skipped(tmp_pat
 def test_engine_gets_its_credentials_from_the_environment(tmp_path: Path, store: ObjectServer) -> None:
     given = {"publishing_config": json.dumps(store.entry())}
     hidden, handed = hide_options(given), for_engine(secrets_of(given))
-    run = start_run(write_job(tmp_path, max_train_steps=1, **hidden), **handed)
+    run = fork_run(write_job(tmp_path, max_train_steps=1, **hidden), **handed)
     assert run.wait() == 0, run.log()
     assert "output/checkpoint-1/manifest.json" in store.names()
     written = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.helpers.tiny_run import ROOT, Listener, start_tiny_run
+from tests.helpers.tiny_run import ROOT, Listener, fork_tiny_run
 from tests.helpers.told_runs import ToldRun, coloured_places
 from trainer_engine.contract.events import ErrorEvent, Severity
 from trainer_engine.contract.run import RunFolder
@@ -71,7 +71,7 @@ def test_engine_draws_its_report_without_an_event(tmp_path: Path) -> None:
         "validation_num_inference_steps": 2,
         "validation_step_interval": 2,
     }
-    run = start_tiny_run(tmp_path, **options, validation_resolution="64x64")
+    run = fork_tiny_run(tmp_path, **options, validation_resolution="64x64")
     assert run.wait() == 0, run.log()
     with Image.open(run.folder.grid) as grid:
         assert grid.width > 200

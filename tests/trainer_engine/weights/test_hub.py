@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.forked import run_forked
 from tests.helpers.hub_server import OTHER_ANSWERS, broken_hub, silent_hub
 from tests.helpers.models import tiny_pixart
 from trainer_engine.contract.errors import ModelUnavailable
@@ -67,11 +65,9 @@ def hub() -> Iterator[str]:
 
 
 def look(repo: str, revision: str = "", code: str = LOOK, **environment: str) -> str:
-    """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    command = [sys.executable, "-c", code, repo, revision]
-    done = subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, timeout=120)
-    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
+    """In a process of its own: huggingface_hub reads its environment once."""
+    printed = run_forked(code, repo, revision, place=Path(environment["HF_HOME"]), variables={"HF_HUB_OFFLINE": "", **environment})
+    return next(line for line in printed.splitlines() if line.startswith(("FOUND", "REFUSED")))
 
 
 def test_cached_repository_loads_offline(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from tests.helpers.models import options_with, tiny_family, tiny_pixart
-from tests.helpers.tiny_run import run_tiny
+from tests.helpers.tiny_run import fork_tiny_run
 from trainer_engine.contract.events import Notification
 from trainer_engine.weights.layer_trial import Trial
 from trainer_engine.weights.quantization import quantiser
@@ -135,7 +135,8 @@ def pixart_of_width_24(folder: Path) -> Path:
 
 def test_run_with_unquantised_layers_trains_and_reports_them(tmp_path: Path) -> None:
     model = str(pixart_of_width_24(tmp_path / "model"))
-    run = run_tiny(tmp_path, model=model, mixed_precision="bf16", max_train_steps=2, **ADAPTER)
+    run = fork_tiny_run(tmp_path, model=model, mixed_precision="bf16", max_train_steps=2, **ADAPTER)
+    assert run.wait() == 0, run.log()
     losses = [entry.data["loss"] for entry in run.of_type("training.progress")]
     assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
     notes = [entry.data for entry in run.of_type("notification") if entry.data.get("code") == "layers_not_quantised"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.helpers.checked_runs import checked, refusal
 from tests.helpers.jobs import make_job
-from tests.helpers.tiny_run import start_run, start_tiny_run, write_job
+from tests.helpers.tiny_run import fork_tiny_run
 from tests.training.api.test_reads import write_checkpoint
 from tests.training.conftest import Training
 from trainer_engine.contract.errors import ExitCode
@@ -16,11 +16,11 @@ from training.models import Status
 
 
 def test_a_second_engine_ends_as_a_configuration_that_is_wrong(tmp_path: Path) -> None:
-    first = start_tiny_run(tmp_path, "first", max_train_steps=1000)
+    first = fork_tiny_run(tmp_path, "first", max_train_steps=1000)
     try:
         first.wait_for("training.progress")
         assert "the run first" in refusal(checked(tmp_path, max_train_steps=1000)).message
-        second = start_run(write_job(tmp_path, "second", max_train_steps=1000))
+        second = fork_tiny_run(tmp_path, "second", max_train_steps=1000)
         assert second.wait() == ExitCode.CONFIGURATION
         report = second.report()
         assert report is not None and report.error_code == "output_in_use"

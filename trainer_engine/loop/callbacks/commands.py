@@ -1,3 +1,5 @@
+"""What ends a run before its last step: a request, or a journal that cannot be written."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,6 +11,18 @@ from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.events import EventSink
+from trainer_engine.runtime.journal_room import JournalRoom
+
+
+@dataclass
+class JournalCallback(Callback):
+    """Lets no step follow one whose events cannot be written, and ends the run for it where it is not to wait."""
+
+    room: JournalRoom
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        if not state.is_finished:
+            state.failure = state.failure or self.room.why_not(state.step)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from trainer_engine.contract.events import ErrorEvent, Notification, Severity, S
 from trainer_engine.families.base import Family
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.callbacks.clip_scoring import ClipScoring
-from trainer_engine.loop.callbacks.external_validation import ExternalValidation
+from trainer_engine.loop.callbacks.hooks import ExternalValidation
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.runtime.control import ControlRequests

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.caches import state_of
 from tests.helpers.checked_runs import checked, codes
 from tests.helpers.dataset_hub import TOKEN, DatasetHub, dataset_hub, png, rows, shard, shards, speak_to, write
-from tests.helpers.tiny_run import HereRun, start_run, tiny_options, train_here, write_job
+from tests.helpers.tiny_run import HereRun, fork_run, tiny_options, train_here, write_job
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
@@ -405,13 +405,13 @@ def test_validate_of_a_resumed_run_compares_rows_up_to_a_limit(hub: DatasetHub, 
 
 def test_a_run_as_a_process_downloads_and_ends_at_once_if_it_is_stopped(hub: DatasetHub, tmp_path: Path) -> None:
     variables = hub.variables(tmp_path / "hf")
-    done = start_run(write_job(tmp_path, datasets=datasets(tmp_path), max_train_steps=1), **variables)
+    done = fork_run(write_job(tmp_path, datasets=datasets(tmp_path), max_train_steps=1), **variables)
     assert done.wait() == 0, done.log()
     assert (tmp_path / "hf/hub/datasets--owner--pictures/refs/main").read_text() == hub.repos[REPO].branches["main"]
     shutil.rmtree(tmp_path / "output")
     shutil.rmtree(tmp_path / "hf")
     hub.failures = 1_000
-    stopped = start_run(write_job(tmp_path, "stopped", datasets=datasets(tmp_path), max_train_steps=1), **variables)
+    stopped = fork_run(write_job(tmp_path, "stopped", datasets=datasets(tmp_path), max_train_steps=1), **variables)
     while not [path for path in hub.asked[-3:] if "/resolve/" in path] or hub.failures == 1_000:
         assert stopped.is_alive(), stopped.log()
         time.sleep(0.05)

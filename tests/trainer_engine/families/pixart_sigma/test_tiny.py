@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, PixArtSigmaPipeline
 from PIL import Image, ImageDraw
 
+from tests.helpers.forked import run_forked
 from tests.helpers.models import tiny_pixart
 from trainer_engine.caches.decoding import pixels_of
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
@@ -78,7 +77,7 @@ def test_the_hub_cache_holds_the_tiny_model_under_its_repository(tmp_path: Path)
 
 
 def test_the_command_makes_the_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trainer_engine.families.pixart_sigma.tiny", "--size", "demo", str(tmp_path / "model")]
-    subprocess.run(command, check=True, capture_output=True)
+    program = "import runpy; runpy.run_module('trainer_engine.families.pixart_sigma.tiny', run_name='__main__')"
+    run_forked(program, "--size", "demo", str(tmp_path / "model"), place=tmp_path)
     transformer = PixArtSigmaPipeline.from_pretrained(tmp_path / "model").transformer
     assert 3_000_000 < sum(parameter.numel() for parameter in transformer.parameters()) < 6_000_000

@@ -229,8 +229,8 @@ run continues. A file is a PNG of the size of its image in `<cache_dir>/conditio
 the generator and its fields: nothing is made twice, and changed fields give new files and new latents. A damaged file is made again when it
 is read. `validate` makes no file; it counts on each image having one of its size. `captions` (a text or a list) replace the captions of the
 images on samples whose only reference is of that set; with `conditioning_multidataset_sampling` `combined` and several references they are
-an error. A generated set may also be a mask (`conditioning_type` `mask`), such as `random_masks`. The model of `depth` comes from the hub or
-its cache, and estimates on the CPU; `validate` says if it cannot be had.
+an error. A generated set may also be a mask (`conditioning_type` `mask`), such as `random_masks`. The model of `depth` comes from the hub
+or its cache, and estimates on the CPU; `validate` says if it cannot be had.
 
 ## How control images steer a ControlNet
 

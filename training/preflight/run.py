@@ -88,13 +88,10 @@ def examine_run(
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables, rules.machines)
     sources = model_sources(options.model, spec)
-    revisions = {BASE: options.model.revision}
-    problems += [found for name, source in sources.items() if (found := base_model.check_access(name, source, revisions.get(name), hub))]
+    problems += _access_problems(sources, options.model.revision, resolved.dataloader, hub)
     problems += model_problems(options, spec, hub)
     problems += _preview_problems(options, spec, hub)
     problems += scoring_problems(options, hub)
-    made_by = resolved.dataloader.generating_models if resolved.dataloader else {}
-    problems += [found for name, source in made_by.items() if (found := base_model.check_access(name, source, None, hub))]
     targets, wrong = load_webhooks(options.hooks.webhook_config, home)
     problems += [*wrong, *hidden_problems(resolved.values)]
     base = base_model.find_weights(sources[BASE], options.model.revision, hub)
@@ -200,6 +197,15 @@ def _understand(
     )
     problems += [problem for one in disks if (problem := one.problem())]
     return understood, problems + list(_speed_notes(options, variables))
+
+
+def _access_problems(
+    sources: Mapping[str, str], revision: str | None, dataloader: Dataloader | None, hub: base_model.HubSettings
+) -> Iterator[Problem]:
+    """Whether the run can have its weights (option -> source), and the models that generate references."""
+    for option, source in {**sources, **(dataloader.generating_models if dataloader else {})}.items():
+        found = base_model.check_access(option, source, revision if option == BASE else None, hub)
+        yield from (found,) if found else ()
 
 
 def _preview_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from trainer_engine.datasets.samples import Sample
 PromptEmbedding = dict[str, Tensor]
 """Output of the text encoders for one prompt: named tensors without a batch dimension, as the cache stores them."""
 PromptBatch = dict[str, Tensor]
-"""Embeddings of a batch: named tensors, batch dimension first."""
+"""Embeddings of a batch: named tensors, batch dimension first, or one for each prompt where the network takes prompts without padding."""
 Conditions = dict[str, Tensor]
 """Further inputs by name, one row a sample: (B, ...). The names are the family's own."""
 

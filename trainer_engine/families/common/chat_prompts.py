@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,19 +69,11 @@ class ChatEncoder:
         return [one[real].clone() for one, real in zip(joined, tokens.attention_mask.bool().cpu(), strict=True)]
 
 
-def padded(prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-    """``embeds`` (B, T, D), zeros after the last token of each prompt, and ``lengths`` (B,), the tokens of each.
-
-    ``lengths`` stays on the CPU, so that nothing waits for a device to read it.
-    """
-    embeds = [prompt["embeds"] for prompt in prompts]
-    return {
-        "embeds": torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True),
-        "lengths": torch.tensor([len(embed) for embed in embeds]),
-    }
+def side_by_side(prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+    """A tensor (T, D) for each prompt: their lengths are known without a read of the device."""
+    return {f"embeds.{number}": prompt["embeds"] for number, prompt in enumerate(prompts)}
 
 
-def ragged(prompts: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """The states (T, D) of each prompt of a batch that ``padded`` made, without padding."""
-    rows = prompts["embeds"].to(device, dtype)
-    return [row[:length] for row, length in zip(rows, prompts["lengths"].tolist(), strict=True)]
+def ragged(prompts: PromptBatch, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """The states (T, D) of each prompt of a batch that ``side_by_side`` made."""
+    return [prompts[f"embeds.{number}"].to(device, dtype) for number in range(len(prompts))]

@@ -17,7 +17,7 @@ from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
 from trainer_engine.families.common.autoencoder import Autoencoder
-from trainer_engine.families.common.chat_prompts import ChatEncoder, padded, ragged
+from trainer_engine.families.common.chat_prompts import ChatEncoder, ragged, side_by_side
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.z_image.components import ZImageComponents
@@ -77,7 +77,7 @@ class ZImage(Family):
         free_device_memory(self.devices.device)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-        return padded(prompts)
+        return side_by_side(prompts)
 
     # ---- the network ----
 

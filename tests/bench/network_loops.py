@@ -78,6 +78,8 @@ def make_batch(network: Network, architecture: Architecture, setting: Setting, s
     dice = torch.Generator().manual_seed(seed)
     size, shape = setting.batch_size, (setting.batch_size, *network.latent_shape(setting.latent_edge))
     prompts = {name: torch.randn(size, *each, generator=dice) for name, each in network.text(architecture).items()}
+    if network.is_ragged:
+        prompts = {f"{name}.{row}": one for name, rows in prompts.items() for row, one in enumerate(rows)}
     pixels = 8.0 * setting.latent_edge
     time_ids = torch.tensor([[pixels, pixels, 0.0, 0.0, pixels, pixels]] * size)
     latents, noise = torch.randn(shape, generator=dice), torch.randn(shape, generator=dice)

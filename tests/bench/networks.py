@@ -1,14 +1,15 @@
-"""The trained networks of the UNet and video families: architecture, inputs, and how diffusers alone calls them."""
+"""The trained networks of the UNet, video and newer image families: architecture, inputs, and how diffusers alone calls them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel, WanTransformer3DModel
+from diffusers import Flux2Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel, ZImageTransformer2DModel
 from torch import Tensor, nn
 
 from trainer_engine.batches.batch import Batch
@@ -17,10 +18,12 @@ from trainer_engine.objectives.build import FLOW_MATCHING
 Architecture = Mapping[str, Any]
 Call = Callable[[Callable[..., Any], Tensor, Batch], Tensor]
 """(network, noisy latents, batch) -> prediction, by the network's own arguments."""
-CLIP_TOKENS, UMT5_TOKENS = 77, 512
+CLIP_TOKENS, LONG_TOKENS = 77, 512
 TIME_IDS = 6
 TIMESTEPS = 1000
-LATENT_CHANNELS = {UNet2DConditionModel: 4, WanTransformer3DModel: 16}
+LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
+    {UNet2DConditionModel: 4, WanTransformer3DModel: 16, ZImageTransformer2DModel: 16, Flux2Transformer2DModel: 128}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Network:
 
     family: str
     title: str
-    make: type[UNet2DConditionModel] | type[WanTransformer3DModel]
+    make: type[nn.Module]
     architecture: Architecture
     """That of the published weights."""
     narrow: Architecture
@@ -39,6 +42,8 @@ class Network:
     """Shape of each tensor of a prompt, without the batch."""
     call: Call
     has_time_ids: bool = False
+    is_ragged: bool = False
+    """Whether a batch has a tensor for each prompt."""
 
     @property
     def is_flow(self) -> bool:
@@ -73,7 +78,34 @@ def call_wan(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor
     return prediction
 
 
+def call_z_image(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    images = list(noisy.unsqueeze(2).unbind())
+    outputs = network(images, 1 - batch.timesteps, list(batch.prompts.values()), return_dict=False)[0]
+    return -torch.stack(outputs).squeeze(2)
+
+
+def call_flux2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    height, width = noisy.shape[-2:]
+    embeds = batch.prompts["embeds"]
+    output: Tensor = network(
+        hidden_states=noisy.flatten(2).transpose(1, 2),
+        timestep=batch.timesteps,
+        encoder_hidden_states=embeds,
+        txt_ids=grid(1, 1, embeds.shape[1]).to(noisy.device),
+        img_ids=grid(height, width, 1).to(noisy.device),
+        return_dict=False,
+    )[0]
+    return output.transpose(1, 2).reshape(len(noisy), -1, height, width)
+
+
+@cache
+def grid(height: int, width: int, length: int) -> Tensor:
+    """(height x width x length, 4) positions of Flux.2."""
+    return torch.cartesian_prod(torch.arange(1), torch.arange(height), torch.arange(width), torch.arange(length))
+
+
 DENOISING = MappingProxyType({"num_train_timesteps": TIMESTEPS, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
+SHIFTED = MappingProxyType({"num_train_timesteps": TIMESTEPS, "shift": 3.0, "prediction_type": FLOW_MATCHING})
 SD1X = Network(
     family="sd1x",
     title="Stable Diffusion 1",
@@ -129,9 +161,36 @@ WAN = Network(
     make=WanTransformer3DModel,
     architecture=MappingProxyType({"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960, "text_dim": 4096}),
     narrow=MappingProxyType({"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "text_dim": 16, "freq_dim": 16}),
-    schedule=MappingProxyType({"num_train_timesteps": TIMESTEPS, "shift": 3.0, "prediction_type": FLOW_MATCHING}),
-    text=lambda architecture: {"embeds": (UMT5_TOKENS, architecture["text_dim"])},
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (LONG_TOKENS, architecture["text_dim"])},
     call=call_wan,
+)
+
+
+Z_IMAGE = Network(
+    family="z_image",
+    title="Z-Image",
+    make=ZImageTransformer2DModel,
+    architecture=MappingProxyType({"n_layers": 30, "cap_feat_dim": 2560}),
+    narrow=MappingProxyType({"dim": 48, "n_heads": 3, "n_kv_heads": 3, "axes_dims": [4, 6, 6], "cap_feat_dim": 16}),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["cap_feat_dim"])},
+    call=call_z_image,
+    is_ragged=True,
+)
+FLUX2 = Network(
+    family="flux2",
+    title="Flux.2 klein 9B",
+    make=Flux2Transformer2DModel,
+    architecture=MappingProxyType(
+        {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12_288, "guidance_embeds": False}
+    ),
+    narrow=MappingProxyType(
+        {"num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": (4, 4, 4, 4), "joint_attention_dim": 16}
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (LONG_TOKENS, architecture["joint_attention_dim"])},
+    call=call_flux2,
 )
 
 

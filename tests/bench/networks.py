@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from diffusers import Flux2Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel, ZImageTransformer2DModel
+from diffusers import Flux2Transformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel, ZImageTransformer2DModel
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from trainer_engine.batches.batch import Batch
 from trainer_engine.objectives.build import FLOW_MATCHING
@@ -18,11 +19,17 @@ from trainer_engine.objectives.build import FLOW_MATCHING
 Architecture = Mapping[str, Any]
 Call = Callable[[Callable[..., Any], Tensor, Batch], Tensor]
 """(network, noisy latents, batch) -> prediction, by the network's own arguments."""
-CLIP_TOKENS, LONG_TOKENS = 77, 512
+CLIP_TOKENS, T5_TOKENS, LONG_TOKENS = 77, 154, 512
 TIME_IDS = 6
 TIMESTEPS = 1000
 LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
-    {UNet2DConditionModel: 4, WanTransformer3DModel: 16, ZImageTransformer2DModel: 16, Flux2Transformer2DModel: 128}
+    {
+        UNet2DConditionModel: 4,
+        WanTransformer3DModel: 16,
+        ZImageTransformer2DModel: 16,
+        SD3Transformer2DModel: 16,
+        Flux2Transformer2DModel: 128,
+    }
 )
 
 
@@ -82,6 +89,13 @@ def call_z_image(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Te
     images = list(noisy.unsqueeze(2).unbind())
     outputs = network(images, 1 - batch.timesteps, list(batch.prompts.values()), return_dict=False)[0]
     return -torch.stack(outputs).squeeze(2)
+
+
+def call_sd3(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    prompts = batch.prompts
+    joint = torch.cat([pad(prompts["clip"], (0, prompts["embeds"].shape[-1] - prompts["clip"].shape[-1])), prompts["embeds"]], dim=1)
+    output: Tensor = network(noisy, joint, prompts["pooled"], batch.timesteps * TIMESTEPS, return_dict=False)[0]
+    return output
 
 
 def call_flux2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
@@ -177,6 +191,40 @@ Z_IMAGE = Network(
     text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["cap_feat_dim"])},
     call=call_z_image,
     is_ragged=True,
+)
+SD3 = Network(
+    family="sd3",
+    title="Stable Diffusion 3.5 medium",
+    make=SD3Transformer2DModel,
+    architecture=MappingProxyType(
+        {
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "caption_projection_dim": 1536,
+            "joint_attention_dim": 4096,
+            "pooled_projection_dim": 2048,
+            "pos_embed_max_size": 384,
+            "dual_attention_layers": tuple(range(13)),
+            "qk_norm": "rms_norm",
+        }
+    ),
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "caption_projection_dim": 16,
+            "joint_attention_dim": 16,
+            "pooled_projection_dim": 8,
+            "pos_embed_max_size": 96,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {
+        "embeds": (T5_TOKENS, architecture["joint_attention_dim"]),
+        "clip": (CLIP_TOKENS, architecture["joint_attention_dim"] // 2),
+        "pooled": (architecture["pooled_projection_dim"],),
+    },
+    call=call_sd3,
 )
 FLUX2 = Network(
     family="flux2",

@@ -20,6 +20,7 @@ COMPONENTS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(NETWORKS, "base_model_precision"),
         **dict.fromkeys(("text_encoder", "text_encoder_1"), "text_encoder_1_precision"),
         "text_encoder_2": "text_encoder_2_precision",
+        "text_encoder_3": "text_encoder_3_precision",
     }
 )
 """Component -> the option that names its type."""

@@ -122,6 +122,16 @@ class PartFinder:
             self._found[name] = self.search(name)
         return self._found[name]
 
+    def find_if_present(self, name: str) -> Part | None:
+        """A component that a base model may lack. Raises ModelUnavailable if its source cannot be reached."""
+        if name not in self._found:
+            place = component_source(self.options, self.spec, name)
+            found = find_part(Source(place.name, place.revision, place.variant), place.folder, bare=place.is_bare)
+            if found is None:
+                return None
+            self._found[name] = found
+        return self._found[name]
+
     def search(self, name: str) -> Part:
         """Search a component; ``find`` caches the result. Raises ModelUnavailable."""
         place = component_source(self.options, self.spec, name)

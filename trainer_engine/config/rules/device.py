@@ -15,7 +15,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, QUANTISED, activated, available_on, compute_precision
 from trainer_engine.contract.errors import Problem
 
-WEIGHT_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
+WEIGHT_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision", "text_encoder_3_precision")
 GPU = "cuda"
 INDUCTOR, CPP_COMPILER = "inductor", "clang++" if sys.platform == "darwin" else "g++"
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0, JointAttnProcessor2_0
 from torch import Tensor, nn
 
 from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
@@ -62,6 +62,35 @@ class DispatchedProcessor:
         return output
 
 
+class DispatchedJointProcessor:
+    """The attention of Stable Diffusion 3, in which prompt and image attend to each other, through the dispatcher of diffusers."""
+
+    _attention_backend: AttentionBackendName | None = None
+    _parallel_config = None
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, T, C), alone or with a prompt (B, S, C) -> the same shapes. The tokens of the image come first."""
+        query, key, value = _heads_of(attn, hidden_states, ("to_q", "to_k", "to_v"), (attn.norm_q, attn.norm_k))
+        if encoder_hidden_states is not None:
+            norms = (attn.norm_added_q, attn.norm_added_k)
+            added = _heads_of(attn, encoder_hidden_states, ("add_q_proj", "add_k_proj", "add_v_proj"), norms)
+            query, key, value = (torch.cat(both, dim=1) for both in zip((query, key, value), added, strict=True))
+        attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2).to(query.dtype)
+        image, prompt = attended.tensor_split((hidden_states.shape[1],), dim=1)
+        output: Tensor = attn.to_out[1](attn.to_out[0](image))
+        if encoder_hidden_states is None:
+            return output
+        return output, prompt if attn.context_pre_only else attn.to_add_out(prompt)
+
+
+def _heads_of(attn: Any, states: Tensor, projections: Sequence[str], norms: tuple[Any, Any]) -> list[Tensor]:
+    """Query, key and value (B, T, H, D) of states (B, T, C), the first two normalised where the layer does so."""
+    found = [getattr(attn, name)(states).unflatten(-1, (attn.heads, -1)) for name in projections]
+    return [norm(one) if norm is not None else one for norm, one in zip((*norms, None), found, strict=True)]
+
+
 def _is_plain(attn: nn.Module) -> bool:
     """Whether ``DispatchedProcessor`` computes what the usual processor computes for this layer."""
     absent = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross")
@@ -77,7 +106,9 @@ def _is_plain(attn: nn.Module) -> bool:
 def use_backend(network: Any, mechanism: AttentionMechanism) -> None:
     """Compute every attention of a network with a backend of the dispatcher. May load a kernel from the hub."""
     for attn in network.modules():
-        if _is_plain(attn):
+        if isinstance(attn, Attention) and type(attn.processor) is JointAttnProcessor2_0:
+            attn.set_processor(DispatchedJointProcessor())
+        elif _is_plain(attn):
             attn.set_processor(DispatchedProcessor())
     with attention_backend("native"):  # the network's method changes the default of the whole process; this block restores it
         network.set_attention_backend(mechanism.backend)

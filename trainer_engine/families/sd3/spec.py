@@ -1,0 +1,104 @@
+"""Stable Diffusion 3.5: a transformer with a stream for the prompt and one for the image, and three text encoders (Esser et al., 2024)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from trainer_engine.config.distillation import DistillationSpec
+from trainer_engine.config.family_spec import (
+    AdapterSpec,
+    Component,
+    FamilySpec,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    frozen_components,
+)
+from trainer_engine.config.precisions import ANY_FAMILY
+
+FLAVOURS = MappingProxyType({"medium": "stabilityai/stable-diffusion-3.5-medium", "large": "stabilityai/stable-diffusion-3.5-large"})
+BLOCKS = MappingProxyType({"medium": 24, "large": 38})
+"""Flavour -> blocks of its network."""
+CLIP_TOKENS, CLIP_WIDTHS = 77, (768, 1280)
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+SPEC = FamilySpec(
+    name="sd3",
+    title="Stable Diffusion 3.5",
+    description="Flow-matching transformer of 2.2 or 8 billion parameters with CLIP L, OpenCLIP bigG and T5 XXL text encoders.",
+    flavours=FLAVOURS,
+    default_flavour="medium",
+    model_types=("full", "lora"),
+    objective="flow_matching",
+    prediction_types=("flow_matching",),
+    components=MappingProxyType(
+        {
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            **frozen_components("vae", "text_encoder", "text_encoder_2", "text_encoder_3"),
+        }
+    ),
+    prompts=PromptSpec(
+        token_limit=154,
+        text_encoders=("CLIP L/14", "OpenCLIP bigG/14", "T5 XXL v1.1"),
+        text_encoder_folders=("text_encoder", "text_encoder_2", "text_encoder_3"),
+        t5_folder="text_encoder_3",
+        joins_sequence=True,
+        encoder_parameters=(123_650_304, 694_659_840, 4_762_310_656),
+        pooled=sum(CLIP_WIDTHS) * (CLIP_TOKENS + 1),
+        stores_padding=True,
+    ),
+    latents=LatentSpec(alignment_px=64, channels=16, scale_factor_px=8, preview_decoder="madebyollin/taesd3"),
+    repeated_blocks=("JointTransformerBlock",),
+    distillation=DistillationSpec(base=FLAVOURS["large"]),
+    sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++")),
+    adapters=AdapterSpec(
+        module_classes=("Attention", "FeedForward", "JointTransformerBlock", "Linear"),
+        lycoris_start=MappingProxyType(
+            {
+                "algo": "lokr",
+                "multiplier": 1.0,
+                "full_matrix": True,
+                "linear_dim": 10000,
+                "linear_alpha": 1,
+                "factor": 16,
+                "apply_preset": {
+                    "target_module": ["Attention", "FeedForward"],
+                    "module_algo_map": {"Attention": {"factor": 16}, "FeedForward": {"factor": 8}},
+                },
+            }
+        ),
+        lora_targets=MappingProxyType({"attention": ATTENTION}),
+        default_lora_target="attention",
+        base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),
+    ),
+    aliases=("stable-diffusion-3", "sd3.5"),
+    known_as=MappingProxyType(
+        {
+            "sd3": "medium",
+            "sd35": "medium",
+            "sd3_5_medium": "medium",
+            "sd35_medium": "medium",
+            "sd3_5_large": "large",
+            "sd35_large": "large",
+            "stable_diffusion_35": "medium",
+        }
+    ),
+    activation_share=1.3,
+    defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.5, "validation_num_inference_steps": 40}),
+    flavour_defaults=MappingProxyType({"large": MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28})}),
+    parameters=MappingProxyType({"medium": 2_243_171_520, "large": 8_056_627_520}),
+    architectures=MappingProxyType({flavour: f"stable-diffusion-3.5-{flavour}" for flavour in FLAVOURS}),
+    licenses=MappingProxyType(
+        {
+            flavour: MappingProxyType(
+                {
+                    "license": "other",
+                    "license_name": "stabilityai-ai-community",
+                    "license_link": f"https://huggingface.co/{repository}/blob/main/LICENSE.md",
+                }
+            )
+            for flavour, repository in FLAVOURS.items()
+        }
+    ),
+)

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -21,7 +23,7 @@ from tests.trainer_engine.families.controlnet.test_unets import awake
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import ImageEvent
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family, GenerationRequest, load_family
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.pixart_sigma.controlnet import PixArtControlNetAdapterModel, SteeredPixArt
 from trainer_engine.objectives.build import make_objective
@@ -191,3 +193,24 @@ def test_the_model_card_of_a_controlnet_loads_it(tmp_path: Path) -> None:
     pipeline.transformer.control = torch.zeros(1, 4, 8, 8)
     arguments: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "use_resolution_binning": False}
     assert pipeline("a cat", **arguments).images[0].size == (64, 64)
+
+
+def test_the_card_of_an_adapter_loads_it_with_its_controlnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = controlled_run(tmp_path, "pixart_sigma", model_type="lora", lora_type="standard", lora_rank=2, max_train_steps=1)
+    code = (run.output_dir / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(run.output_dir)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert any("lora_A" in name for name, _ in found["pipeline"].transformer.controlnet.named_parameters())
+
+
+def test_a_generated_image_follows_the_control_image(base: Path) -> None:
+    family = family_of(base)
+    pipeline = family.make_pipeline(awake(family.load_network()).eval())
+    prompt, negative = family.encode_prompts(PROMPTS)
+    plain: dict[str, Any] = {"prompt": prompt, "negative": negative, "width": 64, "height": 64, "steps": 2, "guidance": 2.0, "seed": 1}
+    dark, bright, again = (
+        np.asarray(family.generate(pipeline, GenerationRequest(**plain, control=Image.new("RGB", (90, 70), colour))))
+        for colour in ("black", "white", "black")
+    )
+    assert (dark == again).all() and (dark != bright).any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -55,9 +56,9 @@ class AddedAdapter(Trainable):
         """Writes the network below the adapter into a folder, if layers of it are trained too; else None."""
 
     def train_below(self, layers: str, write: Callable[[Path], None]) -> None:
-        """Also train the layers of the network whose names begin with ``layers``, unless the adapter is on them."""
+        """Also train the layers of the network whose names begin with the pattern ``layers``, unless the adapter is on them."""
         for name, parameter in self.network.named_parameters():
-            if name.startswith(layers) and BELOW not in name:
+            if re.match(layers, name) and BELOW not in name:
                 parameter.requires_grad_(True)
         self.write_below = write
         self.results = {**self.results, FOLDER: FOLDER, f"{FOLDER}_ema": f"{AVERAGED}/{FOLDER}"}

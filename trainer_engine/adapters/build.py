@@ -14,7 +14,6 @@ from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.full import Full, twin_of
 from trainer_engine.adapters.model_card import adapter_card, modelspec
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter
-from trainer_engine.config.controlnet import NEW_LAYERS
 from trainer_engine.config.lycoris.algorithms import OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
@@ -65,8 +64,8 @@ def _make_adapter(family: Family) -> AddedAdapter:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derived_seed(options.run.seed, "adapter"))
         adapter = _attach(family, network, facts)
-    if family.spec.components[next(iter(family.spec.trained))].is_made:
-        adapter.train_below(NEW_LAYERS, lambda folder: write_controlnet(family, folder, without_adapter(network)))
+    if family.spec.steers and family.spec.components[next(iter(family.spec.trained))].is_made:
+        adapter.train_below(family.spec.steers.new_layers, lambda folder: write_controlnet(family, folder, without_adapter(network)))
     family.place_network(network)
     if options.adapter.lora_format == "comfyui":
         adapter.comfyui_prefixes = family.spec.comfyui_prefixes

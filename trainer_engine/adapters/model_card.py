@@ -18,6 +18,7 @@ from trainer_engine.config.prompt_library import file_name
 from trainer_engine.contract.events import MEDIA_TYPES
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.families.base import Family
+from trainer_engine.families.common.controlnet import argument, imports, joining
 from trainer_engine.families.common.pipeline_folder import base_facts, training_facts
 from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
 from trainer_engine.validation.generate import FOLDER as IMAGES
@@ -27,7 +28,6 @@ IMPLEMENTATION = "https://github.com/huggingface/diffusers"
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 """Prediction types that the specification names; it has no name for flow matching."""
 MAX_SAMPLES = 6
-STEERED = "controlnet=controlnet"
 UNREADABLE = {"ia3"}
 """Algorithms whose files LyCORIS reads only into a network that was made with the configuration (4.1.3)."""
 
@@ -70,8 +70,8 @@ with safe_open("{file}", framework="pt") as file:
 {read}"""
 PEFT_READ = """    {tensors} = {{key.removeprefix("{prefix}"): file.get_tensor(key) for key in file.keys(){condition}}}"""
 PEFT_INJECT = """{config} = LoraConfig(**{{key.removeprefix("{prefix}"): value for key, value in config.items(){condition}}})
-inject_adapter_in_model({config}, pipeline.{component})
-set_peft_model_state_dict(pipeline.{component}, {tensors})"""
+inject_adapter_in_model({config}, {component})
+set_peft_model_state_dict({component}, {tensors})"""
 
 
 def adapter_card(family: Family, base_model: str, step: int, output_dir: Path, multiplier: float = 1.0) -> str:
@@ -136,7 +136,7 @@ def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
         network=_network(family),
         pipeline=family.pipeline_name,
         load="from_single_file" if base_model.endswith(SUFFIX) else "from_pretrained",
-        base=f"{json.dumps(base_model)}, {STEERED}" if family.spec.steers else json.dumps(base_model),
+        base=f"{json.dumps(base_model)}{argument(family.spec.steers) if family.spec.steers else ''}",
         dtype=str(family.devices.network).removeprefix("torch."),
         file=ADAPTER_FILE,
         read=_peft_lines(family),
@@ -150,20 +150,29 @@ def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
 
 def _with_controlnet(code: str, family: Family) -> str:
     """Python that also loads the ControlNet below an adapter, in a run of one."""
-    if family.spec.steers is None:
+    steers = family.spec.steers
+    if steers is None:
         return code
-    weights, cls = family.options.model.controlnet_model_name_or_path, family.spec.steers.class_name
+    weights, cls = family.options.model.controlnet_model_name_or_path, steers.class_name
     source = json.dumps(named_base(family.options, weights) if weights else f"./{FOLDER}")
     loaded = f"controlnet = {cls}.from_pretrained({source}, torch_dtype=torch.{str(family.devices.network).removeprefix('torch.')})\n"
-    return code.replace("from diffusers import ", f"from diffusers import {cls}, ", 1).replace("pipeline = ", f"{loaded}pipeline = ", 1)
+    plain = f"from diffusers import {steers.pipeline}"
+    lines = code.replace(plain, "\n".join(imports(steers, steers.pipeline)), 1).split("\n")
+    place = next(number for number, line in enumerate(lines) if line.startswith("pipeline = "))
+    return "\n".join([*lines[:place], f"{loaded}{lines[place]}", *joining(family.spec, steers), *lines[place + 1 :]])
 
 
 def _network(family: Family) -> str:
     """An expression for the network that the keys of a LyCORIS file belong to."""
     names = list(family.spec.trained)
     if len(names) == 1:
-        return f"pipeline.{names[0]}"
+        return _place(names[0])
     return f"torch.nn.ModuleDict({{{', '.join(f'{json.dumps(name)}: pipeline.{name}' for name in names)}}})"
+
+
+def _place(component: str) -> str:
+    """An expression for a component of the pipeline. Not every pipeline holds its ControlNet."""
+    return component if component == FOLDER else f"pipeline.{component}"
 
 
 def _peft_lines(family: Family) -> str:
@@ -171,7 +180,7 @@ def _peft_lines(family: Family) -> str:
     trained = family.spec.trained
     steps = [
         {
-            "component": name,
+            "component": _place(name),
             "prefix": component.state_dict_prefix,
             "condition": f' if key.startswith("{component.state_dict_prefix}")' if len(trained) > 1 else "",
             "tensors": f"{name}_tensors" if len(trained) > 1 else "tensors",

@@ -14,8 +14,6 @@ from trainer_engine.contract.files import read_document, read_small_json
 NAME = FOLDER = "controlnet"
 """Name of a ControlNet among the components of a run, and its subfolder in checkpoints."""
 WEIGHTS, CUSTOM = "controlnet_model_name_or_path", "controlnet_custom_config"
-NEW_LAYERS = "controlnet_"
-"""What the names of the layers begin with that a ControlNet has and its network has not, in every class of diffusers."""
 CONTROL = "controlnet"
 """Value of ``conditioning_type`` of the images that steer it."""
 
@@ -52,23 +50,29 @@ class ControlNetSetting:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlNetSpec:
-    """The ControlNet that diffusers has for a family.
+    """The ControlNet of a family.
 
     Zhang et al., 2023, "Adding Conditional Control to Text-to-Image Diffusion Models".
     """
 
     class_name: str
-    """Its class in diffusers."""
+    """Its class, with the layout of diffusers."""
+    module: str = "diffusers"
+    """Where the class is."""
+    joined: str = ""
+    """Class of the same module that takes the network's place in the pipeline, and is made of both; empty if the pipeline takes both."""
     pipeline: str
     """Class of the pipeline of diffusers that generates with it."""
     parameters: Mapping[str, int]
     """Flavour -> number of its weights when it is made with the default settings; a flavour that is not named has no ControlNet."""
+    new_layers: str = "controlnet_"
+    """Regular expression: how the names of the layers begin that it has and its network has not. All classes of diffusers agree."""
     sees_latents: bool = False
     """Whether it sees the latents of a control image, instead of its pixels (3, H, W) in [0, 1]."""
     matching: tuple[str, ...] = ()
     """Keys of ``config.json`` in which a ControlNet and its network agree."""
     settings: Mapping[str, ControlNetSetting] = field(default_factory=lambda: MappingProxyType({}))
-    """Keys of ``controlnet_custom_config``: arguments with which diffusers makes it from the frozen network."""
+    """Keys of ``controlnet_custom_config``: arguments with which it is made from the frozen network."""
     unused: frozenset[str] = frozenset({"validation_guidance_rescale"})
     """Options of validation images that its pipeline does not support, although the family's plain pipeline may."""
 

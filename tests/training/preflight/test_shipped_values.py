@@ -90,6 +90,7 @@ OF_THIS_MACHINE = "memory_too_small"
 """The code of an error of networks in the published size."""
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "pixart with a LoKr": ({**OF_FLOW, **OF_LYCORIS, "model_family": "pixart", "base_model_precision": "no_change"}, PICTURES),
+    "pixart with a ControlNet": ({**OF_FLOW, "model_family": "pixart_sigma", "controlnet": True, "num_eval_images": 1}, EDGES),
     "sdxl with a LoKr": ({**OF_LYCORIS, "model_family": "sdxl", "loss_type": "huber", "caption_dropout_probability": 0.1}, PICTURES),
     "sdxl with a ControlNet": ({"model_family": "sdxl", "controlnet": True, "lr_warmup_steps": 0, "lora_alpha": 16}, EDGES),
     "flux": ({**OF_FLOW, **QUANTISED, "model_family": "flux", "controlnet": False, "lora_alpha": 16}, PICTURES),

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from trainer_engine.config.controlnet import FOLDER, ControlNetSpec, custom_config
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.families.base import Family, GenerationRequest
@@ -49,6 +50,24 @@ def control_picture(request: GenerationRequest) -> Image.Image:
     return ImageOps.fit(request.control.convert("RGB"), (request.width, request.height), Image.Resampling.LANCZOS)
 
 
+def imports(steers: ControlNetSpec, pipeline: str) -> list[str]:
+    """Lines of Python that import a pipeline and what its ControlNet needs."""
+    if steers.module == "diffusers":
+        return [f"from diffusers import {steers.class_name}, {pipeline}"]
+    return [f"from diffusers import {pipeline}", f"from {steers.module} import {steers.class_name}, {steers.joined}"]
+
+
+def argument(steers: ControlNetSpec) -> str:
+    """What a pipeline is loaded with, if it takes the ControlNet."""
+    return "" if steers.joined else ", controlnet=controlnet"
+
+
+def joining(spec: FamilySpec, steers: ControlNetSpec) -> list[str]:
+    """Lines of Python that join the two networks, if the pipeline does not."""
+    place = f"pipeline.{spec.network}"
+    return [f"{place} = {steers.joined}({place}, controlnet)  # its control: latents of the control image"] if steers.joined else []
+
+
 def write_controlnet(family: Family, folder: Path, network: nn.Module) -> None:
     """The trained ControlNet in the layout of diffusers, with its model card. ``folder`` appears whole or not at all."""
     with whole_folder(folder) as staging:
@@ -73,10 +92,11 @@ def _card(family: Family) -> str:
             "",
             "```python",
             "import torch",
-            f"from diffusers import {spec.steers.class_name}, {spec.steers.pipeline}",
+            *imports(spec.steers, spec.steers.pipeline),
             "",
             f"controlnet = {spec.steers.class_name}.from_pretrained('path/to/this/folder', torch_dtype=torch.{dtype})",
-            f"pipeline = {spec.steers.pipeline}.from_pretrained({base!r}, controlnet=controlnet, torch_dtype=torch.{dtype})",
+            f"pipeline = {spec.steers.pipeline}.from_pretrained({base!r}{argument(spec.steers)}, torch_dtype=torch.{dtype})",
+            *joining(spec, spec.steers),
             "```",
             "",
         ]

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import torch
 from diffusers import PixArtTransformer2DModel, SchedulerMixin
+from torch import nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
-from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.config.controlnet import NAME as CONTROLNET
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.families.common.controlnet import load_controlnet, new_controlnet
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
 from trainer_engine.families.common.samplers import SAMPLERS
+from trainer_engine.families.pixart_sigma.controlnet import PixArtControlNetAdapterModel
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
 
@@ -19,15 +23,20 @@ from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text
 class PixArtParts(PartFinder):
     """Finds and loads the parts of a PixArt Sigma pipeline."""
 
-    def __init__(self, options: ModelOptions) -> None:
-        super().__init__(options, SPEC)
-
     def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> PixArtTransformer2DModel:
         """From the base model, or from a folder that holds ``config.json`` and weights."""
         network = load_diffusers(PixArtTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, PixArtTransformer2DModel)
         network.register_to_config(_name_or_path=self.base.name)
         return network
+
+    def load_controlnet(self, options: TrainingOptions, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        """From ``folder``, from its own weights, or made from the transformer. Raises ModelUnavailable, InvalidOptions."""
+        if folder is None and self.spec.components[CONTROLNET].is_made:
+            assert self.spec.steers is not None
+            make = PixArtControlNetAdapterModel.from_transformer
+            return new_controlnet(make, self.load_transformer(dtype), self.spec.steers, options)
+        return load_controlnet(PixArtControlNetAdapterModel, part_in(folder) if folder else self.find(CONTROLNET), dtype)
 
     def load_text_encoder(self, dtype: torch.dtype) -> T5EncoderModel:
         encoder = load_text_encoder(T5EncoderModel, self.find("text_encoder"), dtype)

@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, PixArtSigmaPipeline
+from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DModel
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.pixart_sigma.components import PixArtParts, pipeline_plan
+from trainer_engine.families.pixart_sigma.controlnet import SteeredPixArt
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.runtime.devices import Devices
 
@@ -44,7 +47,7 @@ class PixArtSigma(Family):
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
-        self.parts = PixArtParts(options.model)
+        self.parts = PixArtParts(options.model, self.spec)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
         self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
 
@@ -107,6 +110,8 @@ class PixArtSigma(Family):
     # ---- the transformer ----
 
     def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        if name == CONTROLNET:
+            return self.parts.load_controlnet(self.options, dtype, folder)
         network: nn.Module = self.parts.load_transformer(dtype, folder)
         return network
 
@@ -121,6 +126,10 @@ class PixArtSigma(Family):
         """
         # NOTE: not the network's own ``device``: diffusers asks every module for it, hundreds in this network, at each call.
         bare, device, dtype = unwrap(network), self.devices.device, self.devices.network
+        if self.spec.steers:
+            assert inputs.control is not None, "every sample of a run with a ControlNet has a control image"
+            network = bare = self._steered(network)
+            bare.control, dtype = inputs.control.to(device), self.devices.frozen
         latents = inputs.noisy_latents.to(device, dtype)
         output = network(
             latents,
@@ -134,6 +143,10 @@ class PixArtSigma(Family):
         prediction: Tensor = output.chunk(2, dim=1)[0] if config.out_channels == 2 * config.in_channels else output
         return prediction
 
+    def _steered(self, network: nn.Module) -> SteeredPixArt:
+        """The frozen transformer with the ControlNet, which may be wrapped, in it."""
+        return SteeredPixArt(cast("PixArtTransformer2DModel", self.beside["transformer"]), network, self.devices.network)
+
     # ---- generation and the result ----
 
     @property
@@ -142,6 +155,7 @@ class PixArtSigma(Family):
 
     def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> PixArtSigmaPipeline:
         scheduler = self.parts.make_scheduler(self.prediction_type, sampler, spacing)
+        network = self._steered(network) if self.spec.steers else network
         pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=network, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -152,6 +166,9 @@ class PixArtSigma(Family):
     ) -> Image.Image:
         batch = self.collate_prompts([request.prompt, request.negative])
         embeds, mask = batch["embeds"].to(self.devices.device), batch["mask"].to(self.devices.device)
+        if self.spec.steers:
+            control = self.encode_images(pipeline.image_processor.preprocess(control_picture(request)))
+            pipeline.transformer.control = control.to(self.devices.device)
         numbers = count(1)  # the pipeline's own begin later where the base model's sampler warms up
         with self.devices.autocast(), _with_size_conditions(pipeline.transformer):
             latents = pipeline(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_spec import (
     AdapterSpec,
@@ -18,20 +19,22 @@ from trainer_engine.config.family_spec import (
 from trainer_engine.config.precisions import ANY_FAMILY
 from trainer_engine.config.routing import RoutingSpec
 
+FLAVOURS = MappingProxyType(
+    {
+        "900M-1024-v0.6": "terminusresearch/pixart-900m-1024-ft-v0.6",
+        "900M-1024-v0.7-stage1": "terminusresearch/pixart-900m-1024-ft-v0.7-stage1",
+        "900M-1024-v0.7-stage2": "terminusresearch/pixart-900m-1024-ft-v0.7-stage2",
+        "600M-512": "PixArt-alpha/PixArt-Sigma-XL-2-512-MS",
+        "600M-1024": "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
+        "600M-2048": "PixArt-alpha/PixArt-Sigma-XL-2-2K-MS",
+    }
+)
+
 SPEC = FamilySpec(
     name="pixart_sigma",
     title="PixArt Sigma",
     description="Diffusion transformer of 600 to 900 million parameters with a T5 XXL text encoder and the SDXL autoencoder.",
-    flavours=MappingProxyType(
-        {
-            "900M-1024-v0.6": "terminusresearch/pixart-900m-1024-ft-v0.6",
-            "900M-1024-v0.7-stage1": "terminusresearch/pixart-900m-1024-ft-v0.7-stage1",
-            "900M-1024-v0.7-stage2": "terminusresearch/pixart-900m-1024-ft-v0.7-stage2",
-            "600M-512": "PixArt-alpha/PixArt-Sigma-XL-2-512-MS",
-            "600M-1024": "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
-            "600M-2048": "PixArt-alpha/PixArt-Sigma-XL-2-2K-MS",
-        }
-    ),
+    flavours=FLAVOURS,
     default_flavour="900M-1024-v0.6",
     model_types=("full", "lora"),
     objective="epsilon",
@@ -85,6 +88,18 @@ SPEC = FamilySpec(
         lora_targets=MappingProxyType({"all": ("to_q", "to_k", "to_v", "to_out.0")}),
         default_lora_target="all",
         base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),
+    ),
+    controlnet=ControlNetSpec(
+        class_name="PixArtControlNetAdapterModel",
+        module="trainer_engine.families.pixart_sigma.controlnet",
+        joined="SteeredPixArt",
+        pipeline="PixArtSigmaPipeline",
+        parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 294_917_760)),
+        new_layers=r"controlnet_blocks\.\d+\.(before|after)_proj\.",
+        sees_latents=True,
+        matching=("num_attention_heads", "attention_head_dim", "cross_attention_dim"),
+        settings=MappingProxyType({"num_layers": ControlNetSetting(least=1, most=41)}),
+        unused=frozenset(),
     ),
     # Some of the published repositories hold the transformer alone; their authors keep everything else here.
     companion="PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers",

@@ -229,8 +229,6 @@ class FamilySpec:
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
     """Flavours that need reference images."""
-    trained_in_part: frozenset[str] = frozenset()
-    """Flavours that are trained on the part of the noise schedule with the least noise without being asked to."""
     controlnet: ControlNetSpec | None = None
     """The family's ControlNet; None if diffusers has none."""
     beside: FamilySpec | None = None

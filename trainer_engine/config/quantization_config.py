@@ -36,7 +36,7 @@ TORCHAO: Mapping[str, str] = MappingProxyType(
 """``quant_type`` of TorchAoConfig -> the type here."""
 QUANTO: Mapping[str, str] = MappingProxyType({"int8": "int8-quanto", "int4": "int4-quanto", "int2": "int2-quanto", "float8": "fp8-quanto"})
 """``weights_dtype`` of QuantoConfig -> the type here."""
-NF4 = "nf4-bnb"
+NF4, COMPUTE = "nf4-bnb", "bnb_4bit_compute_dtype"
 EXAMPLE = '{"transformer": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}}'
 
 
@@ -71,9 +71,12 @@ def _type_of(name: str, settings: object, place: str) -> tuple[str, list[Problem
         return "", [Problem.error(place, "unknown_component", message, got=name[:100], expected=f"one of {', '.join(COMPONENTS)}")]
     if not isinstance(settings, Mapping):
         return "", [Problem.error(place, "not_an_object", "The settings of a component are an object.", expected=EXAMPLE)]
-    kind, leftover = _known_type(dict(settings))
+    asked = dict(settings)
+    arithmetic = asked.pop(COMPUTE, None)
+    kind, leftover = _known_type(asked)
     if kind and not leftover:
-        return kind, []
+        message = f"Weights are multiplied in the type of mixed_precision: {COMPUTE} has no effect."
+        return kind, [] if arithmetic is None else [Problem.note(place, "no_effect", message, got=str(arithmetic)[:100])]
     if leftover:
         names = ", ".join(sorted(map(str, leftover)))[:200]
         message = f"{names}: this trainer quantises without {'these settings' if len(leftover) > 1 else 'this setting'}."

@@ -53,6 +53,12 @@ def test_the_path_of_a_file_is_noted_and_names_no_type() -> None:
     assert types == {} and (note.code, note.level.value) == ("read_at_start", "note")
 
 
+def test_the_type_of_the_arithmetic_is_noted_and_follows_mixed_precision() -> None:
+    types, (note,) = quantised_components(json.dumps({"unet": {**NF4, "bnb_4bit_compute_dtype": "bfloat16"}}))
+    assert types == {"base_model_precision": "nf4-bnb"}
+    assert (note.option, note.code, note.level.value) == (f"{OPTION}.unet", "no_effect", "note")
+
+
 def test_an_option_that_says_nothing_is_overridden() -> None:
     config = {"transformer": {"weights_dtype": "int8"}}
     options, _ = check_options({**GIVEN, OPTION: config, "base_model_precision": "no_change", "quantize_via": "pipeline"})

@@ -57,6 +57,13 @@ def test_equal_densities_are_uniform_and_a_symmetric_curve_has_its_middle_in_the
     assert CubicSchedule([1, 5, 1]).at(0.5) == pytest.approx(0.5, abs=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-3, 1e305])
+def test_only_the_ratio_of_densities_counts(scale: float) -> None:
+    shares = [0.1, 0.5, 0.9]
+    usual, scaled = (CubicSchedule([factor, 4 * factor, 2 * factor]) for factor in (1.0, scale))
+    assert [scaled.at(share) for share in shares] == pytest.approx([usual.at(share) for share in shares], abs=1e-9)
+
+
 def test_a_density_of_zero_is_hardly_sampled_around_it() -> None:
     found = sampled(flow_cubic_schedule_weights="[0, 1, 0]")
     middle = ((found > 0.25) & (found < 0.75)).float().mean().item()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from environments.files.adapter_file import OPTION as ADAPTER_OPTION
@@ -32,11 +33,15 @@ from trainer_engine.config.parse import check_options, normalise
 from trainer_engine.config.prompt_library import EXPECTED as LIBRARY_EXPECTED
 from trainer_engine.config.prompt_library import OPTION as PROMPT_LIBRARY
 from trainer_engine.config.publishing import OPTION as PUBLISHING
+from trainer_engine.config.quantization_config import EXAMPLE
+from trainer_engine.config.quantization_config import OPTION as QUANTISATION
 from trainer_engine.config.resuming.choice import is_path
 from trainer_engine.config.validation_inputs import OPTION as INPUTS
 from trainer_engine.contract.errors import Problem, errors_in
 
 RESUME = "resume_from_checkpoint"
+CONTENTS = MappingProxyType({PROMPT_LIBRARY: LIBRARY_EXPECTED, QUANTISATION: EXAMPLE})
+"""Option that holds JSON or the path of a JSON file -> what is expected. A run is started with the content."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +123,13 @@ def _resolve_options(given: Mapping[str, Any], home: Home) -> tuple[dict[str, An
             problems.append(found)
         else:
             taken[name], absolute[name] = found, str(found.path)
-    text = given.get(PROMPT_LIBRARY)
-    library = read_json_option(text, PROMPT_LIBRARY, LIBRARY_EXPECTED, home) if text else None
-    if isinstance(library, Problem):
-        problems.append(library)
-    elif library is not None:
-        absolute[PROMPT_LIBRARY] = library[0]
-        taken |= {PROMPT_LIBRARY: library[1]} if library[1] else {}
+    for name, expected in CONTENTS.items():
+        content = read_json_option(given[name], name, expected, home) if given.get(name) else None
+        if isinstance(content, Problem):
+            problems.append(content)
+        elif content is not None:
+            absolute[name] = content[0]
+            taken |= {name: content[1]} if content[1] else {}
     validation_adapters = resolve_validation_adapter(given[VALIDATION_ADAPTER], home) if given.get(VALIDATION_ADAPTER) else None
     if validation_adapters is not None:
         absolute[VALIDATION_ADAPTER] = validation_adapters.text

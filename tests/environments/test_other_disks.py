@@ -23,6 +23,7 @@ OPTIONS = (
     "data_backend_config",
     "lycoris_config",
     "init_lora",
+    "init_lora_ema",
     "accelerate_config",
     "pretrained_model_name_or_path",
     "pretrained_vae_model_name_or_path",
@@ -31,6 +32,7 @@ OPTIONS = (
     "validation_adapter_path",
     "validation_adapter_config",
     "user_prompt_library",
+    "quantization_config",
     "publishing_config",
     "webhook_config",
 )
@@ -52,6 +54,7 @@ FILES = {
     "lycoris_config": {"algo": "lokr"},
     "validation_adapter_config": [],
     "user_prompt_library": {"a": "b"},
+    "quantization_config": {},
     "publishing_config": [],
     "webhook_config": [],
     "accelerate_config": {},
@@ -86,7 +89,7 @@ def test_every_path_option_may_lead_to_another_disk(disk: Path, option: str, by:
     if option in FILES:
         path = disk / "file.json"
         path.write_text(json.dumps(FILES[option]))
-    values = {"model_type": "lora", "lora_type": "lycoris", option: str(path)}
+    values = {"model_type": "lora", "lora_type": "lycoris", "use_ema": True, "init_lora": "nowhere", option: str(path)}
     bare = Home(disk.parent / "home", roots=())
     refusals = closed(bare, values)
     assert list(refusals) == [option] and says_what_to_do(refusals[option])

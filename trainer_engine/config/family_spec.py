@@ -233,8 +233,6 @@ class FamilySpec:
     """Flavours that need reference images."""
     other_flavours: tuple[str, ...] = ()
     """Flavours of the configuration format that are other models, with other inputs, and are not implemented."""
-    trained_in_part: frozenset[str] = frozenset()
-    """Flavours that are trained on the part of the noise schedule with the least noise without being asked to."""
     controlnet: ControlNetSpec | None = None
     """The family's ControlNet; None if diffusers has none."""
     beside: FamilySpec | None = None

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer_engine.config.json_fields import read_json
+from trainer_engine.config.option import holds_json
 from trainer_engine.config.precisions import SDNQ_BYTES
 from trainer_engine.contract.errors import Problem
 
@@ -36,19 +37,24 @@ TORCHAO: Mapping[str, str] = MappingProxyType(
 """``quant_type`` of TorchAoConfig -> the type here."""
 QUANTO: Mapping[str, str] = MappingProxyType({"int8": "int8-quanto", "int4": "int4-quanto", "int2": "int2-quanto", "float8": "fp8-quanto"})
 """``weights_dtype`` of QuantoConfig -> the type here."""
-NF4 = "nf4-bnb"
+NF4, COMPUTE = "nf4-bnb", "bnb_4bit_compute_dtype"
 EXAMPLE = '{"transformer": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}}'
 
 
 def quantised_components(text: str | None) -> tuple[dict[str, str], list[Problem]]:
-    """Returns the type that each option gets, and every problem. Components with a problem have no type."""
+    """Returns the type that each option gets, and every problem. Components with a problem have no type.
+
+    A text that is the path of a file names none: what starts a run puts the content in its place.
+    """
     if not text:
         return {}, []
-    if not text.startswith("{"):
-        message = f"{OPTION} is no JSON object."
-        hint = "write the content of a file into the option itself; a type for the network alone is base_model_precision"
-        return {}, [Problem.error(OPTION, "not_an_object", message, got=text[:100], expected=EXAMPLE, hint=hint)]
+    if not holds_json(text):
+        message = f"{OPTION} is the path of a file, which is read when a run starts."
+        return {}, [Problem.note(OPTION, "read_at_start", message, got=text[:100])]
     document, problems = read_json(text, OPTION)
+    if not problems and not isinstance(document, Mapping):
+        hint = "a type for the network alone is base_model_precision"
+        problems = [Problem.error(OPTION, "not_an_object", f"{OPTION} is no JSON object.", expected=EXAMPLE, hint=hint)]
     types: dict[str, str] = {}
     for name, settings in document.items() if isinstance(document, Mapping) else ():
         place = f"{OPTION}.{name[:100]}"
@@ -66,9 +72,12 @@ def _type_of(name: str, settings: object, place: str) -> tuple[str, list[Problem
         return "", [Problem.error(place, "unknown_component", message, got=name[:100], expected=f"one of {', '.join(COMPONENTS)}")]
     if not isinstance(settings, Mapping):
         return "", [Problem.error(place, "not_an_object", "The settings of a component are an object.", expected=EXAMPLE)]
-    kind, leftover = _known_type(dict(settings))
+    asked = dict(settings)
+    arithmetic = asked.pop(COMPUTE, None)
+    kind, leftover = _known_type(asked)
     if kind and not leftover:
-        return kind, []
+        message = f"Weights are multiplied in the type of mixed_precision: {COMPUTE} has no effect."
+        return kind, [] if arithmetic is None else [Problem.note(place, "no_effect", message, got=str(arithmetic)[:100])]
     if leftover:
         names = ", ".join(sorted(map(str, leftover)))[:200]
         message = f"{names}: this trainer quantises without {'these settings' if len(leftover) > 1 else 'this setting'}."
@@ -97,7 +106,7 @@ def _known_type(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def foreign_components(text: str | None, known: frozenset[str], title: str) -> Iterator[Problem]:
     """Yields an error for each component that the pipelines of a family do not have. ``known``: those that they have."""
-    document = read_json(text, OPTION)[0] if text and text.startswith("{") else None
+    document = read_json(text, OPTION)[0] if text and holds_json(text) else None
     for name in document if isinstance(document, Mapping) else ():
         if name in COMPONENTS and name.replace("_1", "") not in known:
             message = f"{title} has no {name}."

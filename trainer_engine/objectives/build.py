@@ -9,6 +9,7 @@ from typing import Any
 from diffusers import DDPMScheduler
 
 from trainer_engine.config.options.model import ObjectiveOptions
+from trainer_engine.config.rules.timesteps import empty_part_problem
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.diffusion import Diffusion, Epsilon, MinSnr, TimestepBias, VPrediction
@@ -48,9 +49,7 @@ def _part(options: ObjectiveOptions, count: int) -> range:
     """The timesteps that are trained of a schedule with ``count``. Raises InvalidOptions if there are none."""
     part = options.trained_part(count)
     if not part:
-        strength = options.refiner_training_strength
-        message = f"refiner_training_strength={strength:g} leaves none of the {count} timesteps of the model to this network."
-        raise InvalidOptions([Problem.error("refiner_training_strength", "empty_range", message, got=strength, expected="between 0 and 1")])
+        raise InvalidOptions([empty_part_problem(options.refiner_training_strength)])
     return part
 
 

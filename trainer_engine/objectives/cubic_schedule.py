@@ -22,7 +22,8 @@ class CubicSchedule:
     def __init__(self, densities: Sequence[float]) -> None:
         """``densities``: at least two numbers that are not negative, one of them above 0."""
         self.grid: Floats = np.linspace(0.0, 1.0, POINTS)
-        density = _curve(np.asarray(densities, dtype=np.float64), self.grid * (len(densities) - 1))
+        values = np.asarray(densities, dtype=np.float64)
+        density = _curve(values / values.max(), self.grid * (len(values) - 1))
         area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
         self.cumulative: Floats = area / area[-1]
 

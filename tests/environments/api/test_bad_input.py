@@ -94,7 +94,7 @@ PUT = [
     ({"gradient_checkpointing": "maybe"}, ("gradient_checkpointing", "not_a_boolean")),
     ({"optimzer": "adamw_bf16"}, ("optimzer", "unknown_option")),
     ({"optimizer": "soap"}, ("optimizer", "not_available")),
-    ({"init_lora_step": 64}, ("init_lora_step", "not_available")),
+    ({"peft_lora_mode": "singlora"}, ("peft_lora_mode", "not_available")),
     ({"control": True}, ("control", "not_available")),
     ({"model_family": "hunyuanvideo"}, ("model_family", "not_available")),
     ({"model_family": "x\0"}, ("model_family", "not_text")),

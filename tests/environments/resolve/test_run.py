@@ -199,6 +199,29 @@ def test_a_run_is_started_with_what_the_prompt_library_holds(place: Home) -> Non
     assert again.values["user_prompt_library"] == '{"a": "b"}'
 
 
+def test_a_run_is_started_with_the_types_that_a_file_names(place: Home) -> None:
+    library(place, b'{"text_encoder": {"weights_dtype": "int8"}}\n', "types.json")
+    run = resolve_run(place, ENVIRONMENT, {"quantization_config": "demo/types.json"})
+    assert run.errors == [] and run.options is not None
+    assert run.given["quantization_config"] == "demo/types.json"
+    assert run.values["quantization_config"] == '{"text_encoder": {"weights_dtype": "int8"}}'
+    assert run.options.precision.text_encoder_1_precision == "int8-quanto"
+
+
+@pytest.mark.parametrize(
+    ("content", "option", "code"),
+    [
+        (b"{", "quantization_config", "invalid_json"),
+        (b"[]", "quantization_config", "not_an_object"),
+        (b'{"vae": {"weights_dtype": "int8"}}', "quantization_config.vae", "unknown_component"),
+    ],
+)
+def test_a_file_that_names_no_types_is_reported(place: Home, content: bytes, option: str, code: str) -> None:
+    library(place, content, "types.json")
+    assert errors(resolve_run(place, ENVIRONMENT, {"quantization_config": "demo/types.json"})) == [(option, code)]
+    assert errors(resolve_run(place, ENVIRONMENT, {"quantization_config": "demo/nowhere.json"})) == [("quantization_config", "not_found")]
+
+
 @pytest.mark.parametrize(
     ("content", "option", "code"),
     [

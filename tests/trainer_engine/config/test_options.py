@@ -103,7 +103,7 @@ def test_the_parser_reports_every_problem_at_once() -> None:
         ("control", True, "not_available"),
         ("push_checkpoints_to_hub", True, "needs_another"),
         ("hub_model_id", "a/b/c", "not_a_repository"),
-        ("init_lora_step", 32, "not_available"),
+        ("peft_lora_mode", "singlora", "not_available"),
         ("learning_rte", 1, "unknown_option"),
         ("resolution", 0.5, "looks_like_megapixels"),
         ("maximum_image_size", 1024, "incomplete"),

@@ -48,6 +48,17 @@ def test_each_component_is_its_option() -> None:
     )
 
 
+def test_the_path_of_a_file_is_noted_and_names_no_type() -> None:
+    types, (note,) = quantised_components("config/types.json")
+    assert types == {} and (note.code, note.level.value) == ("read_at_start", "note")
+
+
+def test_the_type_of_the_arithmetic_is_noted_and_follows_mixed_precision() -> None:
+    types, (note,) = quantised_components(json.dumps({"unet": {**NF4, "bnb_4bit_compute_dtype": "bfloat16"}}))
+    assert types == {"base_model_precision": "nf4-bnb"}
+    assert (note.option, note.code, note.level.value) == (f"{OPTION}.unet", "no_effect", "note")
+
+
 def test_an_option_that_says_nothing_is_overridden() -> None:
     config = {"transformer": {"weights_dtype": "int8"}}
     options, _ = check_options({**GIVEN, OPTION: config, "base_model_precision": "no_change", "quantize_via": "pipeline"})
@@ -64,8 +75,6 @@ def test_options_that_were_resolved_once_are_the_same_when_they_are_read_again()
 @pytest.mark.parametrize(
     ("config", "values", "problem"),
     [
-        ("nf4", {}, (OPTION, "not_an_object")),
-        ("/etc/passwd", {}, (OPTION, "not_an_object")),
         ([NF4], {}, (OPTION, "not_an_object")),
         ("{", {}, (OPTION, "not_json")),
         ({"transformer": "nf4"}, {}, (f"{OPTION}.transformer", "not_an_object")),

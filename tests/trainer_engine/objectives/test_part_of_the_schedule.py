@@ -13,8 +13,10 @@ from tests.helpers.tiny_run import train_here, with_held_out
 from tests.trainer_engine.families.sdxl.test_family import tiny_sdxl
 from tests.trainer_engine.objectives.test_timestep_bias import COUNT, SCHEDULER, objective
 from trainer_engine.batches.batch import Batch
+from trainer_engine.config.families import specs
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.parse import check_options
+from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.contract.errors import InvalidOptions, Level
 from trainer_engine.loop.step import Step
 from trainer_engine.objectives.build import make_objective
@@ -71,7 +73,7 @@ def test_evaluations_spread_over_the_part() -> None:
 
 @pytest.mark.parametrize("options", [{**SECOND, "refiner_training_strength": 0.0001}, {**FIRST, "refiner_training_strength": 0.9999}])
 def test_a_part_without_a_timestep_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidOptions, match="none of the 1000 timesteps"):
+    with pytest.raises(InvalidOptions, match="leaves no timestep"):
         make_objective("epsilon", SCHEDULER, ObjectiveOptions(**options))
 
 
@@ -110,11 +112,20 @@ def test_a_refiner_is_trained_on_the_least_noise_unless_the_run_says_otherwise()
     assert part(refiner_training_strength=0.3) == range(300)
     assert part(sdxl_refiner_uses_full_range=True) == range(COUNT)
     assert part(**FIRST) == range(350, COUNT)
+    assert part(refiner_training=False) == part(**FIRST, sdxl_refiner_uses_full_range=True) == range(COUNT)
     assert tiny_sdxl().objective_options.trained_part(COUNT) == range(COUNT)
 
 
+def test_preflight_and_engine_refuse_a_part_without_a_timestep_of_the_model() -> None:
+    options, spec = options_with(**{**SECOND, "refiner_training_strength": 0.004}), specs()["pixart_sigma"]
+    assert [problem.code for problem in schedule_problems(options, spec, {"num_train_timesteps": 100})] == ["empty_range"]
+    assert list(schedule_problems(options, spec, {"num_train_timesteps": 1000})) == []
+    assert list(schedule_problems(options, spec, {})) == []
+
+
 def found(family: str = "sdxl", **values: Any) -> set[tuple[str, str, Level]]:
-    given = {**options_with(model_family=family).as_values(), **values}
+    usual = {name: value for name, value in options_with(model_family=family).as_values().items() if name != "refiner_training"}
+    given = {**usual, **values}
     return {(problem.option, problem.code, problem.level) for problem in check_options(given)[1]}
 
 
@@ -131,8 +142,8 @@ def found(family: str = "sdxl", **values: Any) -> set[tuple[str, str, Level]]:
         ("sdxl", {"sdxl_refiner_uses_full_range": True}, ("sdxl_refiner_uses_full_range", "no_effect", Level.NOTE)),
         (
             "sdxl",
-            {"sdxl_refiner_uses_full_range": True, "model_flavour": "refiner-1.0", **SECOND},
-            ("sdxl_refiner_uses_full_range", "no_effect", Level.NOTE),
+            {"model_flavour": "refiner-1.0", "refiner_training": True, "refiner_training_strength": 0},
+            ("refiner_training_strength", "empty_range", Level.ERROR),
         ),
     ],
 )

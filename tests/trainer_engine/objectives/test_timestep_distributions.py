@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.models import options_with
+from tests.helpers.models import options_with, tiny_model
+from tests.helpers.tiny_run import train_here
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.options.timesteps import parse_densities
 from trainer_engine.config.parse import check_options
@@ -53,6 +55,13 @@ def test_two_densities_are_a_straight_line() -> None:
 def test_equal_densities_are_uniform_and_a_symmetric_curve_has_its_middle_in_the_middle() -> None:
     assert [CubicSchedule([3, 3, 3]).at(share) for share in (0.1, 0.9)] == pytest.approx([0.1, 0.9], abs=1e-9)
     assert CubicSchedule([1, 5, 1]).at(0.5) == pytest.approx(0.5, abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-3, 1e305])
+def test_only_the_ratio_of_densities_counts(scale: float) -> None:
+    shares = [0.1, 0.5, 0.9]
+    usual, scaled = (CubicSchedule([factor, 4 * factor, 2 * factor]) for factor in (1.0, scale))
+    assert [scaled.at(share) for share in shares] == pytest.approx([usual.at(share) for share in shares], abs=1e-9)
 
 
 def test_a_density_of_zero_is_hardly_sampled_around_it() -> None:
@@ -101,6 +110,22 @@ NO_DENSITIES = ("[1, -1]", "[0, 0]", '["a"]', "[true, 1]", "{}", "[[1]]", "[1e99
 def test_other_texts_are_no_densities(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_densities(text)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"flow_cubic_schedule_weights": "[1, 4, 2]", "t5_padding": "zero"},
+        pytest.param({"flux_fast_schedule": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_resumed_run_ends_with_the_bytes_of_the_straight_one(options: dict[str, Any], tmp_path: Path) -> None:
+    model = {"model_family": "flux", "model_flavour": "dev", "model": str(tiny_model("flux", flavour="dev"))}
+    usual = {**model, **options, "model_type": "lora", "lora_rank": 2, "max_train_steps": 4}
+    straight = train_here(tmp_path, output_dir=str(tmp_path / "straight"), **usual)
+    train_here(tmp_path, output_dir=str(tmp_path / "resumed"), stop_after=2, **usual)
+    assert train_here(tmp_path, output_dir=str(tmp_path / "resumed"), **usual).files() == straight.files()
 
 
 def found(family: str, **values: Any) -> set[tuple[str, str, Level]]:

@@ -62,9 +62,9 @@ class PrecisionOptions(OptionGroup):
     quantization_config: str | None = option(
         None,
         "Another way to write base_model_precision and text_encoder_1_precision, text_encoder_2_precision: a JSON object of component -> "
-        "settings of diffusers' quantizers, which must name one of their types.",
+        "settings of diffusers' quantizers, which must name one of their types, or a file that holds one: "
+        '{"transformer": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}}.',
         json=True,
-        shape='{"transformer": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}}',
     )
     base_model_default_dtype: Literal["bf16", "fp32"] = option(
         "bf16",

@@ -12,10 +12,12 @@ from trainer_engine.config.adapters.assistant import PATH, assistant_of
 from trainer_engine.config.components import BASE, component_source
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.rules.timesteps import empty_part_problem
 from trainer_engine.contract.errors import Problem
 
 DISTILLED = "distilled_weights"
 ZERO_SNR = "rescale_betas_zero_snr"
+USUAL_TIMESTEPS = 1000
 ZERO_SNR_MESSAGE = f"{ZERO_SNR}=true makes the last timestep pure noise, from which a network that predicts the noise learns nothing."
 ZERO_SNR_HINT = f"set prediction_type=v_prediction, or {ZERO_SNR}=false"
 
@@ -30,6 +32,10 @@ def schedule_problems(options: TrainingOptions, spec: FamilySpec, scheduler: Map
     """``scheduler``: the content of the base model's ``scheduler_config.json``."""
     if spec.objective == "flow_matching":
         return
+    strength = options.objective.refiner_training_strength
+    count = scheduler.get("num_train_timesteps", USUAL_TIMESTEPS)
+    if isinstance(count, int) and 0 < strength < 1 and not options.objective.trained_part(count):
+        yield empty_part_problem(strength)
     chosen, stated = options.model.prediction_type, scheduler.get("prediction_type")
     if (chosen or stated or spec.objective) == "epsilon":
         if options.model.rescale_betas_zero_snr:

@@ -75,7 +75,7 @@ def a_part_of_the_schedule_is_trained(values: Values) -> Iterator[Problem]:
     """Refuses parts of the schedule in flow matching and empty ones, and says what validation images of one network show."""
     if not values["refiner_training"]:
         for name in PART[1:]:
-            if values[name] != TimestepOptions.model_fields[name].default and not _has_a_part_of_its_own(values):
+            if values[name] != TimestepOptions.model_fields[name].default:
                 yield Problem.note(name, "no_effect", f"refiner_training is off: {name} has no effect.", got=values[name])
         return
     family_spec = find_spec(str(values.get("model_family", "")))
@@ -86,19 +86,19 @@ def a_part_of_the_schedule_is_trained(values: Values) -> Iterator[Problem]:
         return
     inverted = values["refiner_training_invert_schedule"]
     if values[STRENGTH] == (1 if inverted else 0):
-        message = f"{STRENGTH}={values[STRENGTH]:g} leaves no part of the schedule to this network."
-        yield Problem.error(STRENGTH, "empty_range", message, got=values[STRENGTH], expected="between 0 and 1")
-    if not values["validation_disable"]:
+        yield empty_part_problem(values[STRENGTH])
+    is_usual = family_spec is not None and family_spec.defaults_of(values.get("model_flavour")).get("refiner_training")
+    if not values["validation_disable"] and not is_usual:
         untrained = "end" if inverted else "begin"
         message = f"Validation images are made by this network alone, and {untrained} with timesteps that it is not trained on."
         hint = "compare images of one prompt and seed with each other"
         yield Problem.note("refiner_training", "trained_in_part", message, got=True, hint=hint)
 
 
-def _has_a_part_of_its_own(values: Values) -> bool:
-    """Whether the weights themselves are those of one part of the schedule."""
-    family_spec = find_spec(str(values.get("model_family", "")))
-    return family_spec is not None and values.get("model_flavour") in family_spec.trained_in_part
+def empty_part_problem(strength: float) -> Problem:
+    """The error of a run that has no timestep to train on."""
+    message = f"{STRENGTH}={strength:g} leaves no timestep of the schedule to this network."
+    return Problem.error(STRENGTH, "empty_range", message, got=strength, expected="between 0 and 1")
 
 
 RULES: tuple[Rule, ...] = (

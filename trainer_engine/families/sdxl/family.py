@@ -46,11 +46,9 @@ class StableDiffusionXL(UNetFamily):
 
     @property
     def objective_options(self) -> ObjectiveOptions:
-        """A refiner is trained on the part of the schedule with the least noise, unless the run asks for another or for all of it."""
-        chosen, own = self.options.objective, self.options.of_family(SdxlOptions)
-        if not self.is_refiner or chosen.refiner_training or own.sdxl_refiner_uses_full_range:
-            return chosen
-        return chosen.model_copy(update={"refiner_training": True, "refiner_training_invert_schedule": False})
+        """All of the noise schedule for a refiner that is to become a model of its own."""
+        chosen, uses_all = self.options.objective, self.options.of_family(SdxlOptions).sdxl_refiner_uses_full_range
+        return chosen.model_copy(update={"refiner_training": False}) if self.is_refiner and uses_all else chosen
 
     def make_components(self) -> SdxlComponents:
         return SdxlComponents(self.options.model, self.spec)

@@ -26,8 +26,8 @@ class SdxlOptions(OptionGroup):
     )
     sdxl_refiner_uses_full_range: bool = option(
         False,
-        "Flavours refiner-1.0 and refiner-0.9: train on the whole noise schedule, to make a model of its own of the refiner. Without it "
-        "they are trained as they were made: on the share refiner_training_strength with the least noise.",
+        "Flavours refiner-1.0 and refiner-0.9: train on the whole noise schedule, to make a model of its own of the refiner, whatever "
+        "refiner_training says. Without it they are trained as they were made, since refiner_training is on for them.",
     )
 
 
@@ -37,9 +37,9 @@ def refiner_options_make_sense(values: Mapping[str, Any]) -> Iterator[Problem]:
     if not is_refiner and values[SCORE] != SdxlOptions.model_fields[SCORE].default:
         message = f"Only the refiner is given an aesthetic score: {SCORE} has no effect."
         yield Problem.note(SCORE, "no_effect", message, got=values[SCORE], expected=f"model_flavour={max(REFINERS)}")
-    if values[FULL_RANGE] and (not is_refiner or values["refiner_training"]):
-        reason = "refiner_training chooses the part that is trained" if is_refiner else "Only the refiner is trained on a part without it"
-        yield Problem.note(FULL_RANGE, "no_effect", f"{reason}: {FULL_RANGE} has no effect.", got=True)
+    if values[FULL_RANGE] and not is_refiner:
+        message = f"Only the refiner is trained on a part of the schedule without it: {FULL_RANGE} has no effect."
+        yield Problem.note(FULL_RANGE, "no_effect", message, got=True, expected=f"model_flavour={max(REFINERS)}")
     if is_refiner and values["train_text_encoder"]:
         message = "The text encoder of a refiner is not trained: only that of the base is."
         yield Problem.error("train_text_encoder", "not_for_flavour", message, got=True, expected="False, or a base flavour")

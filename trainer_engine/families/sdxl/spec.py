@@ -49,7 +49,6 @@ SPEC = FamilySpec(
     distillation=unet_facts.distillation(FLAVOURS["base-1.0"]),
     adapters=unet_facts.ADAPTERS,
     sees_image_sizes=True,
-    trained_in_part=REFINERS,
     file_layouts=(
         unet_facts.file_layout(
             "Stable Diffusion XL",
@@ -73,6 +72,7 @@ SPEC = FamilySpec(
     architectures=MappingProxyType({name: f"stable-diffusion-xl-v1-{'refiner' if name in REFINERS else 'base'}" for name in FLAVOURS}),
     licenses=MappingProxyType(dict.fromkeys(("base-1.0", "refiner-1.0"), MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.2}),
+    flavour_defaults=MappingProxyType(dict.fromkeys(sorted(REFINERS), MappingProxyType({"refiner_training": True}))),
     convolution_share=0.13,
     controlnet=unet_facts.controlnet(
         "StableDiffusionXLControlNetPipeline", MappingProxyType(dict.fromkeys(sorted(FLAVOURS.keys() - REFINERS), 1_251_014_160))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import compare, discovery, host, plan
+from tests.bench import compare, discovery, host, plan, warm
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
 from tests.bench.networks import SD1X, SDXL
@@ -49,8 +49,18 @@ def test_a_dataset_is_validated_twice_and_discovered_twice(tmp_path: Path) -> No
     assert all("s of a processor" in row.value for row in table.rows if "memory" not in row.figure)
 
 
+@pytest.mark.slow
+def test_a_run_with_warm_caches_is_timed_to_its_first_step_and_resumed(tmp_path: Path) -> None:
+    table = Table()
+    warm.measure(table, tmp_path, images=12, folders=3)
+    assert [row.aim for row in table.rows[:2]] == ["", "under 10 s"]
+    stages = [row.figure for row in table.rows[2:]]
+    assert stages[0] == "of it init_load_base_model" and stages[-1] == "of it the first batch and step"
+    assert {"of it init_resume_checkpoint", "of it init_text_embed_cache", "of it init_vae_cache"} < set(stages)
+
+
 def test_every_section_can_be_asked_for_by_its_name() -> None:
-    assert {"host", "plan", "stall", "latency"} <= set(SECTIONS)
+    assert {"host", "plan", "stall", "latency", "warm"} <= set(SECTIONS)
 
 
 def test_two_trees_are_compared_row_by_row() -> None:

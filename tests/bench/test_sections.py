@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.bench import compare, discovery, host, plan, warm
+from tests.bench import compare, discovery, host, lokr, plan, warm
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
 from tests.bench.networks import SD1X, SDXL
@@ -35,6 +36,29 @@ def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
         host.measure(table, pair)
     assert len(table.rows) == 8
     assert all("bare loop" in row.beside + row.value for row in table.rows)
+
+
+@pytest.mark.parametrize("bypass", [True, False])
+def test_lokr_takes_no_more_operators_than_the_library_in_a_bare_loop(bypass: bool) -> None:
+    table = Table()
+    with lokr.adapter_file("pixart_sigma", bypass) as adapter:
+        host.measure(table, lokr.pixart(adapter, "LoKr", 1, rounds=1, steps=1), lokr.SECTION)
+    with lokr.adapter_file("flux", bypass) as adapter:
+        host.measure(table, lokr.flux(adapter, "LoKr", 1, 1, rounds=1, steps=1), lokr.SECTION)
+    counts = [(int(row.value), int(row.beside.split()[2])) for row in table.rows if row.figure.startswith("operators")]
+    assert len(counts) == 2 and all(row.section == "lokr" for row in table.rows)
+    assert all(engine <= 1.02 * bare for engine, bare in counts)
+    assert bypass or all(engine < 0.95 * bare for engine, bare in counts)
+
+
+def test_every_operator_that_the_adapter_and_the_optimizer_add_is_named() -> None:
+    with lokr.adapter_file("pixart_sigma", bypass=True) as adapter:
+        one, two = (lokr.added_operators(adapter, layers) for layers in (1, 2))
+    assert one.keys() == {"forward", "backward", "adamw_bf16", "torch-adamw"}
+    assert two["forward"] == Counter({name: 2 * times for name, times in one["forward"].items()})
+    assert one["torch-adamw"] == two["torch-adamw"], "fused: one launch for all tensors"
+    assert lokr.in_words(Counter(mm=3, add=1)) == "4: 3 mm, 1 add"
+    assert lokr.in_words(Counter({f"op{number}": 1000 for number in range(10)})).endswith(", 2,000 others")
 
 
 def test_the_plans_of_two_epochs_are_timed_and_weighed() -> None:

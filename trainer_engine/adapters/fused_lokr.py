@@ -56,7 +56,7 @@ def _in_one_product(lora: LokrModule, by_the_library: Any, inputs: Tensor, *argu
     Where autocast would convert the sum, what is added could fall below the precision of the type: the library converts both apart.
     """
     layer = lora.org_module[0]
-    weight = layer.weight.detach()
+    weight = layer.weight.detach() if layer.weight.requires_grad else layer.weight
     device = inputs.device.type
     if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != weight.dtype:
         return torch.as_tensor(by_the_library(inputs, *arguments, **named))

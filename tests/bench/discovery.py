@@ -47,14 +47,14 @@ class Took:
 
 
 def make_set(place: Path, images: int, folders: int) -> Path:
-    """Writes a dataset: the same small image under many names, each with a caption of its own."""
+    """Writes a dataset: one small image under many names, each with some bytes behind its pixels and a caption of its own."""
     [original] = generate_images(place / "one", count=1, size=(64, 64))
     content, root = original.read_bytes(), place / "images"
     for number in range(images):
         folder = root / f"{number % folders:03d}"
         if number < folders:
             folder.mkdir(parents=True)
-        (folder / f"{number:06d}{original.suffix}").write_bytes(content)
+        (folder / f"{number:06d}{original.suffix}").write_bytes(content + b"%d" % number)
         (folder / f"{number:06d}.txt").write_text(f"the image with the number {number}, and some words more that captions have\n")
     return root
 

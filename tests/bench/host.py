@@ -105,17 +105,17 @@ def processor_seconds(pair: Pair, work: Work) -> float:
     return (time.process_time() - began) / pair.clock.steps
 
 
-def measure(table: Table, pair: Pair) -> None:
+def measure(table: Table, pair: Pair, section: str = SECTION) -> None:
     """Two rows: operators of a step, and the ratio of the times; the loops take turns, so that both see the same machine."""
     for work in (pair.engine, pair.bare):
         work(WARM_UP)
     ours, bare = operators_of(pair.engine), operators_of(pair.bare)
-    table.add(SECTION, f"operators a step ({pair.name})", f"{ours}", beside=f"bare loop: {bare} ({100 * (ours - bare) / bare:+.2f} %)")
+    table.add(section, f"operators a step ({pair.name})", f"{ours}", beside=f"bare loop: {bare} ({100 * (ours - bare) / bare:+.2f} %)")
     gc.collect()
     times = [(processor_seconds(pair, pair.engine), processor_seconds(pair, pair.bare)) for _ in range(pair.clock.rounds)]
     middle = statistics.median(engine for engine, _ in times)
     ratio = ratio_of([engine for engine, _ in times], [bare for _, bare in times])
-    table.add(SECTION, f"processor time a step ({pair.name})", f"{1000 * middle:.0f} ms; {ratio} of the bare loop's", aim=AIM)
+    table.add(section, f"processor time a step ({pair.name})", f"{1000 * middle:.0f} ms; {ratio} of the bare loop's", aim=AIM)
 
 
 def run(table: Table) -> None:

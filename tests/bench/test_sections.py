@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.bench import compare, discovery, host, plan
+from tests.bench import compare, discovery, host, lokr, plan, warm
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
 from tests.bench.networks import SD1X, SDXL
@@ -37,6 +38,29 @@ def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
     assert all("bare loop" in row.beside + row.value for row in table.rows)
 
 
+@pytest.mark.parametrize("bypass", [True, False])
+def test_lokr_takes_no_more_operators_than_the_library_in_a_bare_loop(bypass: bool) -> None:
+    table = Table()
+    with lokr.adapter_file("pixart_sigma", bypass) as adapter:
+        host.measure(table, lokr.pixart(adapter, "LoKr", 1, rounds=1, steps=1), lokr.SECTION)
+    with lokr.adapter_file("flux", bypass) as adapter:
+        host.measure(table, lokr.flux(adapter, "LoKr", 1, 1, rounds=1, steps=1), lokr.SECTION)
+    counts = [(int(row.value), int(row.beside.split()[2])) for row in table.rows if row.figure.startswith("operators")]
+    assert len(counts) == 2 and all(row.section == "lokr" for row in table.rows)
+    assert all(engine <= 1.02 * bare for engine, bare in counts)
+    assert bypass or all(engine < 0.95 * bare for engine, bare in counts)
+
+
+def test_every_operator_that_the_adapter_and_the_optimizer_add_is_named() -> None:
+    with lokr.adapter_file("pixart_sigma", bypass=True) as adapter:
+        one, two = (lokr.added_operators(adapter, layers) for layers in (1, 2))
+    assert one.keys() == {"forward", "backward", "adamw_bf16", "torch-adamw"}
+    assert two["forward"] == Counter({name: 2 * times for name, times in one["forward"].items()})
+    assert one["torch-adamw"] == two["torch-adamw"], "fused: one launch for all tensors"
+    assert lokr.in_words(Counter(mm=3, add=1)) == "4: 3 mm, 1 add"
+    assert lokr.in_words(Counter({f"op{number}": 1000 for number in range(10)})).endswith(", 2,000 others")
+
+
 def test_the_plans_of_two_epochs_are_timed_and_weighed() -> None:
     assert set(plan.measure(samples=400, buckets=4)) == {"first", "next", "bytes"}
     assert sum(len(bucket) for bucket in plan.source_of(400, 4).buckets) == 400
@@ -49,8 +73,18 @@ def test_a_dataset_is_validated_twice_and_discovered_twice(tmp_path: Path) -> No
     assert all("s of a processor" in row.value for row in table.rows if "memory" not in row.figure)
 
 
+@pytest.mark.slow
+def test_a_run_with_warm_caches_is_timed_to_its_first_step_and_resumed(tmp_path: Path) -> None:
+    table = Table()
+    warm.measure(table, tmp_path, images=12, folders=3)
+    assert [row.aim for row in table.rows[:2]] == ["", "under 10 s"]
+    stages = [row.figure for row in table.rows[2:]]
+    assert stages[0] == "of it init_load_base_model" and stages[-1] == "of it the first batch and step"
+    assert {"of it init_resume_checkpoint", "of it init_text_embed_cache", "of it init_vae_cache"} < set(stages)
+
+
 def test_every_section_can_be_asked_for_by_its_name() -> None:
-    assert {"host", "plan", "stall", "latency"} <= set(SECTIONS)
+    assert {"host", "plan", "stall", "latency", "warm"} <= set(SECTIONS)
 
 
 def test_two_trees_are_compared_row_by_row() -> None:

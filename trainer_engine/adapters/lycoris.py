@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from trainer_engine.adapters.adapter import AddedAdapter, refuse_large_ranks
 from trainer_engine.adapters.base import LYCORIS_FILE
+from trainer_engine.adapters.fused_lokr import fuse
 from trainer_engine.adapters.varying_rank import fewer_ranks_in_noise, one_rank_a_pass
 from trainer_engine.config.adapters.fit import CANONICAL, FittingAdapter, WantedAdapter, WantedModule
 from trainer_engine.config.lycoris.algorithms import OPTION
@@ -68,6 +69,8 @@ class LycorisAdapter(AddedAdapter):
         for lora in self.net.loras:
             if isinstance(lora.org_module[0], QuantisedLinear):  # or a step would dequantise all weights and keep the sums
                 lora.bypass_mode = lora.is_quant = True
+            if isinstance(lora, LokrModule):
+                fuse(lora)
         self.net.apply_to()
         network.add_module(CHILD, self.net)
         fewer_ranks_in_noise(network, [lora for lora in self.net.loras if isinstance(lora, TLoraModule)], config, last_timestep)

@@ -18,6 +18,7 @@ from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache, addr
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.families.base import Family
 from trainer_engine.runtime.stages import Advance
 
@@ -159,10 +160,11 @@ def cache_latents(
     ``crops_change``: the crops are those of the first epoch, and other epochs have others.
     Raises ModelUnavailable, DiskFull, OutOfMemory.
     """
-    cache = ranks.first_then_others(lambda: LatentCache(family, store, seed, when, crops_change=crops_change))
     workers = min(workers, THREADS_PER_CORE * (os.cpu_count() or 1))
-    share = Share(ranks, [sample.name for sample in samples])
-    missing = _missing(cache, samples, share, workers, ranks)
+    with MANY_OBJECTS.being_made():
+        cache = ranks.first_then_others(lambda: LatentCache(family, store, seed, when, crops_change=crops_change))
+        share = Share(ranks, [sample.name for sample in samples])
+        missing = _missing(cache, samples, share, workers, ranks)
     if ranks.rank == 0 and when is not Encoded.NEVER_STORED and not crops_change:
         store.note_use(cache.addresses.values(), **entries_of("latents", family))
     mine = set(share.of([sample.name for sample in missing]))

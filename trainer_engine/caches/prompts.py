@@ -16,6 +16,7 @@ from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache, addr
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.datasets.samples import Sample
+from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.runtime.stages import Advance
@@ -113,10 +114,11 @@ def cache_prompts(
     one of its references cannot be read: caching the latents of the reference fails as well, and reports it. ``on_progress`` receives
     (done, total) of the different prompts. With another ``when`` than ``AHEAD`` nothing is encoded. Raises ModelUnavailable, DiskFull.
     """
-    cache = ranks.first_then_others(lambda: PromptCache(family, store, seed, when))
-    addresses = ranks.first_then_others(lambda: _addresses(cache, prompts))
-    share = Share(ranks, list(addresses))
-    missing = [prompt for prompt, address in addresses.items() if not store.holds(address)]
+    with MANY_OBJECTS.being_made():
+        cache = ranks.first_then_others(lambda: PromptCache(family, store, seed, when))
+        addresses = ranks.first_then_others(lambda: _addresses(cache, prompts))
+        share = Share(ranks, list(addresses))
+        missing = [prompt for prompt, address in addresses.items() if not store.holds(address)]
     ranks.wait()  # no process writes before all have seen the same entries
     if ranks.rank == 0 and when is not Encoded.NEVER_STORED:
         store.note_use(addresses.values(), **entries_of("prompts", family))

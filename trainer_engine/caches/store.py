@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,26 @@ MEMORY_BYTES = 1 << 30
 
 def address_of(kind: str, **made_from: Any) -> str:
     """The address of an entry: the sha256 of everything it depends on, as 64 hexadecimal digits."""
-    document = {"kind": kind, "schema": SCHEMA, **made_from}
-    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_canonical({"kind": kind, "schema": SCHEMA, **made_from}).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces, in a third of the time that the encoder of the standard library takes to be set up."""
+    kind = type(value)
+    if kind is str:
+        return encode_basestring_ascii(value)
+    if kind is int:
+        return str(value)
+    if kind is list:
+        return f"[{','.join(map(_canonical, value))}]"
+    if kind is dict:
+        parts = []
+        for name in sorted(value):
+            one = value[name]
+            text = encode_basestring_ascii(one) if type(one) is str else _canonical(one)
+            parts.append(f"{encode_basestring_ascii(name)}:{text}")
+        return f"{{{','.join(parts)}}}"
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 class Encoded(Enum):

@@ -41,6 +41,8 @@ def _cropped(frame: Image.Image, sample: Sample, left_top: tuple[int, int]) -> I
 
 def crop_window(sample: Sample, seed: int) -> tuple[int, int]:
     """Returns (left, top) of a sample's crop. A random one depends only on the seed, the file's name in its dataset and the epoch."""
+    if sample.resized == sample.target:
+        return 0, 0
     purpose = f"window {seed} epoch {sample.epoch}" if sample.epoch else f"window {seed}"
     return geometry.window_offset(
         sample.resized, sample.target, sample.crop.style, random_numbers(sample.random_name or sample.name, purpose)

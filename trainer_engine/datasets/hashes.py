@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer_engine.contract.files import read_document, sha256_of
+from trainer_engine.contract.files import sha256_of
 from trainer_engine.datasets.sources.base import Source, Version
 
 
@@ -84,10 +84,11 @@ def _read_index(index: Path) -> dict[str, tuple[int, Version, str]]:
     known: dict[str, tuple[int, Version, str]] = {}
     if not index.exists():
         return known
+    decode = json.JSONDecoder().decode
     for line in index.read_bytes().splitlines():  # of bytes: a path may hold U+2028, which ends no line here
         try:
-            key, size, version, digest = read_document(line.decode("utf-8", "surrogateescape"))
+            key, size, version, digest = decode(line.decode("utf-8", "surrogateescape"))
             known[str(key)] = (int(size), version if isinstance(version, int) else str(version), str(digest))
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             continue  # an incomplete line, or one of another program
     return known

@@ -206,7 +206,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     average = _average_of(network, run)
     loader = Loader(sampler, collator, ahead=ahead, pin=family.devices.device.type == "cuda")
     history = history_of(prepared, options, objective, averaged=average is not None)
-    samples_file = FixedFile.of_json(prepared.sample_names())
+    samples_file = FixedFile.of_json(prepared.sample_names)
     base = base_weights(options.model, family.spec, hub_cache())
     return RunComponents(
         options=options,

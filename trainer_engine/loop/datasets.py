@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.datasets.sources.base import Fetching
 from trainer_engine.datasets.summary import report_document
 from trainer_engine.datasets.validation_inputs import PlannedInput
@@ -125,6 +126,7 @@ class Prepared:
             if cache and first.random_name:
                 yield cache, partial(crops.references, place)
 
+    @cached_property
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
         return {source.id: self._fingerprints(source, chain.from_iterable(source.buckets)) for source in self.sources}
@@ -153,12 +155,14 @@ def _usable(found: SetReport, caches: CachesByName) -> list[Sample]:
 
 
 def _dropped(found: SetReport, caches: CachesByName) -> list[Sample]:
-    usable = {sample.name for sample in _usable(found, caches)}
-    return [sample for sample in found.samples if sample.name not in usable]
+    known = caches[found.entry.id].addresses
+    return [sample for sample in found.samples if not (sample.name in known and _has_partners(found.entry.id, sample, caches))]
 
 
 def _has_partners(set_id: str, sample: Sample, caches: CachesByName) -> bool:
     """Whether each of its references could be encoded, and its mask be read."""
+    if not sample.references and sample.mask is None:
+        return True
     partners = (*sample.references, *([sample.mask] if sample.mask else []))
     return all(one.sample.name in caches[reference_cache(set_id, one.set)].addresses for one in partners)
 
@@ -299,8 +303,9 @@ class Preparation:
     ) -> tuple[dict[str, PromptCache], PromptCache]:
         default = dataloader.default_text_set
         wanted: dict[str, list[Prompt]] = {default.id: [Prompt(""), *shown]}
-        for found in sets:
-            wanted.setdefault(dataloader.text_set_of(found.entry).id, []).extend(self._trained_prompts(found.samples))
+        with MANY_OBJECTS.being_made():
+            for found in sets:
+                wanted.setdefault(dataloader.text_set_of(found.entry).id, []).extend(self._trained_prompts(found.samples))
         made: dict[str, PromptCache] = {}
         with self.stages.stage(StageKey.TEXT_EMBED_CACHE) as advance:
             for text in dataloader.text_sets:

@@ -95,7 +95,7 @@ def _delete_invalid(output_dir: Path, names: list[str], sink: EventSink) -> None
 
 def compare_data(saved: SavedRun, options: TrainingOptions, processes: int, prepared: Prepared, sink: EventSink) -> None:
     """Raises CheckpointUnusable where batches or datasets are others than then, unless the options say that this is meant."""
-    differing = data_differences(saved, layout_of(options, processes), prepared.sample_names(), prepared.settings)
+    differing = data_differences(saved, layout_of(options, processes), prepared.sample_names, prepared.settings)
     if not options.run.i_know_what_i_am_doing:
         refuse_changed_data(saved, differing)
     if differing:

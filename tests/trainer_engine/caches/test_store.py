@@ -13,13 +13,16 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from trainer_engine.caches.packing import pack
-from trainer_engine.caches.store import CacheStore, InMemoryCache, address_of
+from trainer_engine.caches.store import SCHEMA, CacheStore, InMemoryCache, address_of
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.datasets.shards import older
@@ -69,6 +72,7 @@ def test_many_entries_are_written_together(store: CacheStore) -> None:
 KILLED = """
 import sys, torch
 from pathlib import Path
+from typing import Any
 from trainer_engine.caches.store import CacheStore, address_of
 store, number = CacheStore(Path(sys.argv[1])), 0
 print("ready", flush=True)
@@ -241,3 +245,21 @@ def test_an_error_of_the_encoder_does_not_lose_what_was_encoded_before(store: Ca
         writer.add(ADDRESS, ENTRY)
         raise RuntimeError("the encoder failed")
     assert same(store.get(ADDRESS))
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.text(), st.dictionaries(st.sampled_from(["a", "b", "image", "window", "Zoë"]), JSON_VALUES))
+def test_an_address_is_the_hash_of_the_canonical_json_of_everything(kind: str, made_from: dict[str, Any]) -> None:
+    canonical = json.dumps({"kind": kind, "schema": SCHEMA, **made_from}, sort_keys=True, separators=(",", ":"))
+    assert address_of(kind, **made_from) == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_addresses_are_those_of_earlier_versions() -> None:
+    made_from = {"image": "ab", "resized": [70, 64], "target": [64, 64], "window": [3, 0], "pixels": "sRGB 2", "encoder": "é"}
+    assert address_of("latents", **made_from) == "5c076af674cfd95e5b04701f0d055c9f429c12d457110b4fc3f54fb66e2371c2"

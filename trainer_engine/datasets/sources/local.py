@@ -61,7 +61,7 @@ class LocalSource(Source):
         return self.local_path(name)
 
     def local_path(self, name: str) -> str:
-        return os.path.join(self.place, name)
+        return f"{self.place}/{name}" if self.place[-1:] not in ("", "/") else self.place + name
 
     def sha256(self, name: str) -> str:
         return sha256_of(Path(self.local_path(name)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -29,6 +30,14 @@ FORMS: Mapping[str, str] = {
     "comfyui": "keys that ComfyUI loads",
     "merged": "a complete pipeline with the adapter merged into its weights",
 }
+PEFT = """from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+tensors = {{key.removeprefix("{prefix}"): tensor for key, tensor in load_file("{file}").items() if key.startswith("{prefix}")}}
+ranks = {{key.removesuffix(".lora_A.weight"): len(tensor) for key, tensor in tensors.items() if key.endswith(".lora_A.weight")}}
+inject_adapter_in_model(LoraConfig(target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=ranks), pipeline.{name})
+set_peft_model_state_dict(pipeline.{name}, tensors)"""
+"""Loads a LoRA into a pipeline for which diffusers has no loader."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +73,30 @@ def export(request: ExportRequest) -> list[str]:
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]
     for path, state_dict in zip(paths, state_dicts, strict=True):
         _write(path, state_dict, {})
-    prefixes = {name: component.state_dict_prefix.removesuffix(".") for name, component in family.spec.trained.items()}
+    return _loading(family, adapter, paths)
+
+
+def _loading(family: Family, adapter: AdapterTensors, paths: Sequence[Path]) -> list[str]:
+    """Lines that show how the exported files are loaded into a pipeline of diffusers."""
+    changed = {
+        name: component.state_dict_prefix
+        for name, component in family.spec.trained.items()
+        if any(module.startswith(family.spec.module_prefix(name)) for module in adapter.modules)
+    }
+    loads_itself = hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights")
+    if adapter.kind != "lokr":
+        whole = "pipeline.load_lora_weights(folder, weight_name=file)"
+        own = [PEFT.format(name=name, prefix=prefix, file=path) for path in paths for name, prefix in changed.items()]
+        return [f"{path}: {whole}" for path in paths] if loads_itself else [*(f"{path}: with PEFT, as follows" for path in paths), *own]
+    if not loads_itself:
+        return [
+            f"{path}: diffusers has no loader for a LoKr of this model; --to merged writes a pipeline that needs none" for path in paths
+        ]
     loading = [
-        f"pipeline.{name}.load_lora_adapter(folder, weight_name=file, prefix='{prefix}', adapter_name=name)"
-        for name, prefix in prefixes.items()
+        f"pipeline.{name}.load_lora_adapter(folder, weight_name=file, prefix='{prefix.removesuffix('.')}', adapter_name=name)"
+        for name, prefix in changed.items()
     ]
-    setting = "; ".join(f"pipeline.{name}.set_adapters([names])" for name in prefixes)
+    setting = "; ".join(f"pipeline.{name}.set_adapters([names])" for name in changed)
     together = [f"Load each under a name of its own, then: {setting}"] if len(paths) > 1 else []
     return [*(f"{path}: {how}" for path in paths for how in loading), *together]
 

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainer_engine.config.adapters.keys import METADATA_KEY
+from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.parse import parse_options
@@ -22,6 +23,7 @@ from trainer_engine.export.adapter_file import AdapterTensors, read_adapter, rea
 from trainer_engine.export.conversion import to_comfyui, to_diffusers
 from trainer_engine.export.merging import merged_weights
 from trainer_engine.families.base import Family, join, load_family
+from trainer_engine.families.common.controlnet import write_controlnet
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.weights.hub import Part
 
@@ -54,6 +56,8 @@ class ExportRequest:
     strength: float
     dtype: str
     """``float32`` or ``bfloat16``, of merged weights."""
+    controlnet: str | None = None
+    """Weights of the ControlNet that an adapter changes; None for the folder ``controlnet`` beside it."""
 
 
 def export(request: ExportRequest) -> list[str]:
@@ -66,6 +70,8 @@ def export(request: ExportRequest) -> list[str]:
     if request.form == "merged":
         return _merge(request, family, adapter)
     if request.form == "comfyui":
+        if family.spec.steers:
+            raise ModelUnavailable("ComfyUI has no keys for an adapter on a ControlNet.", hint="use --to merged: ComfyUI loads the result")
         stated = {key: value for key, value in metadata.items() if key != METADATA_KEY}  # the tensors have their alphas
         _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes), stated)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
@@ -83,7 +89,7 @@ def _loading(family: Family, adapter: AdapterTensors, paths: Sequence[Path]) -> 
         for name, component in family.spec.trained.items()
         if any(module.startswith(family.spec.module_prefix(name)) for module in adapter.modules)
     }
-    loads_itself = hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights")
+    loads_itself = not family.spec.steers and hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights")
     if adapter.kind != "lokr":
         whole = "pipeline.load_lora_weights(folder, weight_name=file)"
         own = [PEFT.format(name=name, prefix=prefix, file=path) for path in paths for name, prefix in changed.items()]
@@ -111,12 +117,14 @@ def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
     name, base = request.model_family or metadata.get("model_family"), request.base or metadata.get("base_model")
     if not name or not base:
         raise ModelUnavailable(f"{request.adapter.name} does not say what it was trained on.", hint="give --model_family and --base")
-    short, spec = request.dtype == "bfloat16", find_spec(name)
+    short, spec, controlnet = request.dtype == "bfloat16", find_spec(name), _controlnet(request, metadata)
     options = parse_options(
         {
             "model_family": name,
             "model_flavour": metadata.get("model_flavour") or None,
             "model_type": "full",
+            "controlnet": controlnet is not None,
+            "controlnet_model_name_or_path": controlnet,
             "train_text_encoder": spec is not None and _changes_text_encoders(request.adapter, spec),
             "pretrained_model_name_or_path": base,
             "output_dir": str(request.output),
@@ -128,6 +136,22 @@ def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
         }
     )
     return load_family(options, resolve_devices(options, torch.device("cpu")))
+
+
+def _controlnet(request: ExportRequest, metadata: Mapping[str, str]) -> str | None:
+    """The weights of the ControlNet that an adapter changes, or None if it changes none. Raises ModelUnavailable if they are not known.
+
+    Keys of LyCORIS do not name a component; files of earlier versions lie beside the folder of the ControlNet, if they changed a new one.
+    """
+    with safe_open(request.adapter, framework="pt") as file:
+        is_named = any(key.startswith(f"{FOLDER}.") for key in file.keys())  # noqa: SIM118
+    beside = request.adapter.absolute().parent / FOLDER
+    stated = metadata.get(FOLDER, "")
+    weights = request.controlnet or (str(beside) if beside.is_dir() else stated if stated != FOLDER else "")
+    if (is_named or stated) and not weights:
+        message = f"{request.adapter.name} changes a ControlNet, whose weights are not beside it."
+        raise ModelUnavailable(message, hint="name them with --controlnet: controlnet_model_name_or_path of the run")
+    return weights or None
 
 
 def _changes_text_encoders(adapter: Path, spec: FamilySpec) -> bool:
@@ -162,6 +186,10 @@ def _merge(request: ExportRequest, family: Family, adapter: AdapterTensors) -> l
     with torch.no_grad():
         for name, weight in merged.items():
             network.get_parameter(name).copy_(weight)
+    if family.spec.steers:
+        write_controlnet(family, request.output, network)
+        how = f"a ControlNet, loaded with {family.spec.steers.class_name}.from_pretrained"
+        return [f"{request.output}: {how}; {len(merged)} weights carry the adapter"]
     family.save_pipeline(request.output, network)
     return [f"{request.output}: a complete pipeline, loaded with from_pretrained; {len(merged)} weights carry the adapter"]
 

@@ -14,6 +14,7 @@ from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.full import Full, twin_of
 from trainer_engine.adapters.model_card import adapter_card, modelspec
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter
+from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.lycoris.algorithms import OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
@@ -59,6 +60,7 @@ def _make_adapter(family: Family) -> AddedAdapter:
         "model_flavour": options.model.model_flavour or family.spec.default_flavour,
         "base_model": options.model.pretrained_model_name_or_path or family.spec.repository(options.model.model_flavour),
         "lora_type": options.adapter.lora_type,
+        **({FOLDER: options.model.controlnet_model_name_or_path or FOLDER} if family.spec.steers else {}),
         **modelspec(family),
     }
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

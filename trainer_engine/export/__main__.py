@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="file, for merged: folder; nothing that is there is overwritten")
     parser.add_argument("--base", default=None, help="base model, a repository id or a folder (default: the one that the file names)")
     parser.add_argument("--model_family", default=None, help="family of the base model (default: the one that the file names)")
+    parser.add_argument("--controlnet", default=None, help="weights that an adapter on a ControlNet began with (default: those beside it)")
     parser.add_argument("--strength", type=float, default=1.0, help="merged: strength of the adapter (default: 1)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="merged: type of the weights (default: float32)"
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model_family=arguments.model_family,
         strength=arguments.strength,
         dtype=arguments.dtype,
+        controlnet=arguments.controlnet,
     )
     try:
         for line in export(request):

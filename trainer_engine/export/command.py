@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from trainer_engine.config.adapters.keys import METADATA_KEY
+from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.parse import parse_options
@@ -21,6 +23,7 @@ from trainer_engine.export.adapter_file import AdapterTensors, read_adapter, rea
 from trainer_engine.export.conversion import to_comfyui, to_diffusers
 from trainer_engine.export.merging import merged_weights
 from trainer_engine.families.base import Family, join, load_family
+from trainer_engine.families.common.controlnet import write_controlnet
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.weights.hub import Part
 
@@ -29,6 +32,14 @@ FORMS: Mapping[str, str] = {
     "comfyui": "keys that ComfyUI loads",
     "merged": "a complete pipeline with the adapter merged into its weights",
 }
+PEFT = """from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+tensors = {{key.removeprefix("{prefix}"): tensor for key, tensor in load_file("{file}").items() if key.startswith("{prefix}")}}
+ranks = {{key.removesuffix(".lora_A.weight"): len(tensor) for key, tensor in tensors.items() if key.endswith(".lora_A.weight")}}
+inject_adapter_in_model(LoraConfig(target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=ranks), pipeline.{name})
+set_peft_model_state_dict(pipeline.{name}, tensors)"""
+"""Loads a LoRA into a pipeline for which diffusers has no loader."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +56,8 @@ class ExportRequest:
     strength: float
     dtype: str
     """``float32`` or ``bfloat16``, of merged weights."""
+    controlnet: str | None = None
+    """Weights of the ControlNet that an adapter changes; None for the folder ``controlnet`` beside it."""
 
 
 def export(request: ExportRequest) -> list[str]:
@@ -57,6 +70,8 @@ def export(request: ExportRequest) -> list[str]:
     if request.form == "merged":
         return _merge(request, family, adapter)
     if request.form == "comfyui":
+        if family.spec.steers:
+            raise ModelUnavailable("ComfyUI has no keys for an adapter on a ControlNet.", hint="use --to merged: ComfyUI loads the result")
         stated = {key: value for key, value in metadata.items() if key != METADATA_KEY}  # the tensors have their alphas
         _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes), stated)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
@@ -64,12 +79,30 @@ def export(request: ExportRequest) -> list[str]:
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]
     for path, state_dict in zip(paths, state_dicts, strict=True):
         _write(path, state_dict, {})
-    prefixes = {name: component.state_dict_prefix.removesuffix(".") for name, component in family.spec.trained.items()}
+    return _loading(family, adapter, paths)
+
+
+def _loading(family: Family, adapter: AdapterTensors, paths: Sequence[Path]) -> list[str]:
+    """Lines that show how the exported files are loaded into a pipeline of diffusers."""
+    changed = {
+        name: component.state_dict_prefix
+        for name, component in family.spec.trained.items()
+        if any(module.startswith(family.spec.module_prefix(name)) for module in adapter.modules)
+    }
+    loads_itself = not family.spec.steers and hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights")
+    if adapter.kind != "lokr":
+        whole = "pipeline.load_lora_weights(folder, weight_name=file)"
+        own = [PEFT.format(name=name, prefix=prefix, file=path) for path in paths for name, prefix in changed.items()]
+        return [f"{path}: {whole}" for path in paths] if loads_itself else [*(f"{path}: with PEFT, as follows" for path in paths), *own]
+    if not loads_itself:
+        return [
+            f"{path}: diffusers has no loader for a LoKr of this model; --to merged writes a pipeline that needs none" for path in paths
+        ]
     loading = [
-        f"pipeline.{name}.load_lora_adapter(folder, weight_name=file, prefix='{prefix}', adapter_name=name)"
-        for name, prefix in prefixes.items()
+        f"pipeline.{name}.load_lora_adapter(folder, weight_name=file, prefix='{prefix.removesuffix('.')}', adapter_name=name)"
+        for name, prefix in changed.items()
     ]
-    setting = "; ".join(f"pipeline.{name}.set_adapters([names])" for name in prefixes)
+    setting = "; ".join(f"pipeline.{name}.set_adapters([names])" for name in changed)
     together = [f"Load each under a name of its own, then: {setting}"] if len(paths) > 1 else []
     return [*(f"{path}: {how}" for path in paths for how in loading), *together]
 
@@ -84,12 +117,14 @@ def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
     name, base = request.model_family or metadata.get("model_family"), request.base or metadata.get("base_model")
     if not name or not base:
         raise ModelUnavailable(f"{request.adapter.name} does not say what it was trained on.", hint="give --model_family and --base")
-    short, spec = request.dtype == "bfloat16", find_spec(name)
+    short, spec, controlnet = request.dtype == "bfloat16", find_spec(name), _controlnet(request, metadata)
     options = parse_options(
         {
             "model_family": name,
             "model_flavour": metadata.get("model_flavour") or None,
             "model_type": "full",
+            "controlnet": controlnet is not None,
+            "controlnet_model_name_or_path": controlnet,
             "train_text_encoder": spec is not None and _changes_text_encoders(request.adapter, spec),
             "pretrained_model_name_or_path": base,
             "output_dir": str(request.output),
@@ -101,6 +136,22 @@ def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
         }
     )
     return load_family(options, resolve_devices(options, torch.device("cpu")))
+
+
+def _controlnet(request: ExportRequest, metadata: Mapping[str, str]) -> str | None:
+    """The weights of the ControlNet that an adapter changes, or None if it changes none. Raises ModelUnavailable if they are not known.
+
+    Keys of LyCORIS do not name a component; files of earlier versions lie beside the folder of the ControlNet, if they changed a new one.
+    """
+    with safe_open(request.adapter, framework="pt") as file:
+        is_named = any(key.startswith(f"{FOLDER}.") for key in file.keys())  # noqa: SIM118
+    beside = request.adapter.absolute().parent / FOLDER
+    stated = metadata.get(FOLDER, "")
+    weights = request.controlnet or (str(beside) if beside.is_dir() else stated if stated != FOLDER else "")
+    if (is_named or stated) and not weights:
+        message = f"{request.adapter.name} changes a ControlNet, whose weights are not beside it."
+        raise ModelUnavailable(message, hint="name them with --controlnet: controlnet_model_name_or_path of the run")
+    return weights or None
 
 
 def _changes_text_encoders(adapter: Path, spec: FamilySpec) -> bool:
@@ -135,6 +186,10 @@ def _merge(request: ExportRequest, family: Family, adapter: AdapterTensors) -> l
     with torch.no_grad():
         for name, weight in merged.items():
             network.get_parameter(name).copy_(weight)
+    if family.spec.steers:
+        write_controlnet(family, request.output, network)
+        how = f"a ControlNet, loaded with {family.spec.steers.class_name}.from_pretrained"
+        return [f"{request.output}: {how}; {len(merged)} weights carry the adapter"]
     family.save_pipeline(request.output, network)
     return [f"{request.output}: a complete pipeline, loaded with from_pretrained; {len(merged)} weights carry the adapter"]
 

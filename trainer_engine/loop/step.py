@@ -89,18 +89,20 @@ class Step:
         """Forward and backward over one batch; the mean loss of its samples, float32 on the device."""
         is_last = number == len(batches.passes) - 1
         # Random numbers inside the network, such as dropout, follow from the step too, so that a resumed run repeats them.
-        seed_network(derived_seed(self.seed, batches.step, number, self.processes.rank, "network"), self.devices.device)
+        seed_network(derived_seed(self.seed, batches.step, number, self.processes.group.index, "network"), self.devices.device)
         skipping = self._routing(batches, number)
         with nullcontext() if is_last else self.processes.without_exchange(self.network), skipping:
             loss = self.loss(batches.passes[number].to(self.devices.device))
-            self.scaler.scale(loss / micro_batch_shares(batches)[number]).backward()
+            # Gradients are averaged over all processes; those of a group are parts of one, and have to be added instead.
+            share = micro_batch_shares(batches)[number] / self.processes.group.size
+            self.scaler.scale(loss / share).backward()
         return loss.detach()
 
     def _routing(self, batches: StepBatches, number: int) -> AbstractContextManager[None]:
         """Tokens skip blocks inside it. Which ones follows from the step: a resumed run repeats them."""
         if self.router is None:
             return nullcontext()
-        batch, seed = batches.passes[number], derived_seed(self.seed, batches.step, number, self.processes.rank, "routes")
+        batch, seed = batches.passes[number], derived_seed(self.seed, batches.step, number, self.processes.group.index, "routes")
         generator, tokens = torch.Generator().manual_seed(seed), self.family.token_count(batch.latents.shape[1:])
         return self.router.routing(generator, tokens, self.devices.device, batch.loss_mask)
 

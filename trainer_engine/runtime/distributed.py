@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.runtime.environment import LaunchEnvironment
+from trainer_engine.runtime.groups import make_group
 from trainer_engine.weights.quantised.layer import QuantisedLinear
 
 T = TypeVar("T")
@@ -26,8 +27,11 @@ LONGEST_WAIT = timedelta(days=7)
 class Processes:
     """This process and its connection to the other processes of the run."""
 
-    def __init__(self, environment: LaunchEnvironment) -> None:
-        """Connect to the other processes. Raises InvalidOptions if accelerate is configured for anything but data parallelism."""
+    def __init__(self, environment: LaunchEnvironment, group_size: int = 1) -> None:
+        """Connect to the other processes. Raises InvalidOptions if accelerate is configured for anything but data parallelism.
+
+        ``group_size``: processes that work on one sample together. If their number is no multiple of it, each one works alone.
+        """
         self.accelerator = Accelerator(
             cpu=environment.use_cpu,
             mixed_precision="no",
@@ -39,6 +43,8 @@ class Processes:
             raise InvalidOptions([Problem.error("accelerate_config", "not_available", message, got=kind, expected="data parallelism")])
         # Control messages go over a gloo group on the CPU, so that no GPU waits for them.
         self._control = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.count > 1 else None
+        self.group = make_group(self.rank, self.count, 1 if self.count % group_size else group_size, LONGEST_WAIT)
+        """The processes that take the same samples."""
 
     @property
     def device(self) -> torch.device:

@@ -39,7 +39,7 @@ def test_a_gone_option_that_asks_for_something_is_named_as_gone(name: str, value
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("context_parallel_size", value) for value in (1, "1", 0, "0", None, "")),
+        *(("crepa_cutoff_step", value) for value in (0, "0", None, "")),
         *(("distillation_config", value) for value in ({}, [], "{}", "null")),
         ("gradient_precision", "unmodified"),
         ("trust_remote_code", 0),
@@ -51,7 +51,7 @@ def test_a_value_that_asks_for_nothing_is_accepted(name: str, value: Any) -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("context_parallel_size", 2), ("trust_remote_code", "true"), ("distillation_config", "{1}")],
+    [("crepa_cutoff_step", 2), ("trust_remote_code", "true"), ("distillation_config", "{1}")],
 )
 def test_a_value_that_asks_for_something_is_refused(name: str, value: Any) -> None:
     assert [(problem.option, problem.code) for problem in normalise({name: value})[1]] == [(name, "not_available")]

@@ -48,7 +48,6 @@ GONE: Mapping[str, str] = MappingProxyType(
 
 OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "context_parallel_size": ("0", "1"),
         "gradient_precision": ("unmodified",),
     }
 )

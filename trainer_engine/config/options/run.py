@@ -76,6 +76,18 @@ class DistributedOptions(OptionGroup):
     find_unused_parameters: bool = option(
         False, "Several processes: allow that a step leaves weights without a gradient, which takes a pass over all weights."
     )
+    context_parallel_size: int = option(
+        1,
+        "Processes that work on one sample together, each on a part of its tokens. Such a group counts as one process for batches, epochs "
+        "and validation images. docs/distributed.md says which models can be split. 0 and 1: each process works alone.",
+        ge=0,
+        le=64,
+    )
+    context_parallel_comm_strategy: Literal["alltoall", "allgather"] = option(
+        "alltoall",
+        "How the processes of a group attend to each other's tokens. alltoall: each computes some of the attention heads for all tokens. "
+        "allgather: each computes all heads for its own tokens, which needs an attention_mechanism that returns how its scores add up.",
+    )
     torch_num_threads: int = option(0, "Threads of a process for operators on the CPU. 0: as many as PyTorch chooses.", ge=0, le=1024)
     dynamo_backend: Literal["no", "inductor", "eager", "aot_eager"] = option(
         "no",
@@ -101,3 +113,12 @@ class DistributedOptions(OptionGroup):
         False,
         "Compile the repeated blocks of the network instead of all of it. They share their graphs, so compilation is many times shorter.",
     )
+
+    @property
+    def group_size(self) -> int:
+        """How many processes work on one sample together; 1 without context parallelism."""
+        return max(1, self.context_parallel_size)
+
+    def groups_of(self, processes: int) -> int:
+        """How many samples so many processes take at a time: the number of groups, at least 1."""
+        return max(1, processes // self.group_size)

@@ -15,6 +15,7 @@ from trainer_engine.config.rules import (
     computation,
     controlnet,
     data,
+    distributed,
     evaluation,
     hooks,
     memory,
@@ -31,7 +32,7 @@ from trainer_engine.config.rules import (
 from trainer_engine.contract.errors import Problem
 
 GROUPS = (
-    *(run, optimizer, updates, data, model, precision, computation, memory, controlnet, text_encoders, adapter, routing),
+    *(run, distributed, optimizer, updates, data, model, precision, computation, memory, controlnet, text_encoders, adapter, routing),
     *(validation, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)

@@ -8,13 +8,15 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from trainer_engine.adapters.base import Trainable
-from trainer_engine.checkpointing.snapshot import Copy
+from trainer_engine.checkpointing.snapshot import Copy, HostCopies
 from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.controlnet import write_controlnet
+from trainer_engine.runtime.sharding import is_sharded
 
 PIPELINE = "pipeline"
 AVERAGED_PIPELINE = "pipeline_ema"
@@ -55,8 +57,17 @@ class Full(Trainable):
     def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
         if self.family.spec.steers:
             write_controlnet(self.family, output_dir / (AVERAGED_CONTROLNET if averaged else FOLDER), self.network)
-        else:
-            self.family.save_pipeline(output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE), self.network)
+            return
+        network = self._gathered() if is_sharded(self.network) else self.network
+        if network is not None:
+            self.family.save_pipeline(output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE), network)
+
+    def _gathered(self) -> nn.Module | None:
+        """A network with the complete weights in host memory. None on other processes than the first; every one has to call it."""
+        is_first = torch.distributed.get_rank() == 0
+        with HostCopies(keeps=is_first) as copy:
+            tensors = {key: copy(tensor) for key, tensor in self.network.state_dict().items()}
+        return twin_of(self.network, tensors) if is_first else None
 
 
 def twin_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

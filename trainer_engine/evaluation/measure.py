@@ -49,7 +49,7 @@ class Measuring:
         Nothing waits for the device. Raises what reading a latent or the device's memory does. Changes the global random state.
         """
         losses = torch.zeros(len(self.images), self.points, device=self.family.devices.device)
-        group = self.processes.group
+        group = self.processes.together
         mine, stopped = range(group.index, len(self.images), group.count), group.agreed(should_stop)
         with torch.no_grad():
             for done, index in enumerate(mine):

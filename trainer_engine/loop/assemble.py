@@ -33,6 +33,7 @@ from trainer_engine.config.rules.distributed import group_problems, network_prob
 from trainer_engine.config.rules.noise_schedule import distillation_problems, schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.config.rules.routing import network_route_problems
+from trainer_engine.config.rules.sharding import block_problems, sharing_problems
 from trainer_engine.config.rules.updates import process_problems
 from trainer_engine.config.token_splitting import ALL_TO_ALL
 from trainer_engine.contract.errors import InvalidOptions, errors_in
@@ -62,6 +63,7 @@ from trainer_engine.optim.optimizers import start_training
 from trainer_engine.optim.updates import make_update
 from trainer_engine.runtime.devices import capability_of, resolve_devices
 from trainer_engine.runtime.groups import group_mesh
+from trainer_engine.runtime.sharding import shard
 from trainer_engine.weights.hub import hub_cache
 
 
@@ -84,6 +86,7 @@ def assemble(run_context: RunContext) -> Trainer:
         trainable = make_trainable(family, saved.folder if saved else None)
         assistant = _assistant(run_context, family, trainable.network)
         _split_tokens(run_context, family, trainable.network)
+        _shard(run_context, family, trainable.network)
         parts = _parts(run_context, family, objective, prepared, trainable)
         parts.assistant = assistant
         parts.validation_adapters = _validation_adapters(run_context, family, trainable.network)
@@ -108,6 +111,7 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
         refused = list(device_problems(run_context.options, devices.device.type, capability_of(devices.device)))
         refused += process_problems(run_context.options.as_values(), run_context.processes.count)
         refused += group_problems(run_context.options, run_context.processes.count)
+        refused += sharing_problems(run_context.options, run_context.processes.count)
         if refused:
             raise InvalidOptions(refused)
         family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))
@@ -179,6 +183,18 @@ def _split_tokens(run_context: RunContext, family: Family, network: nn.Module) -
         if refused:
             raise InvalidOptions(refused)
         split_tokens(bare, group_mesh(group, device, by_heads=by_heads), device)
+
+
+def _shard(run_context: RunContext, family: Family, network: nn.Module) -> None:
+    """Spread the weights over all processes if the options say so. Raises InvalidOptions for blocks that the network does not have."""
+    spread, processes = run_context.options.distributed, run_context.processes
+    if not spread.fsdp_enable:
+        return
+    blocks = spread.wrapped_blocks(family.spec.repeated_blocks)
+    refused = list(block_problems(blocks, {type(module).__name__ for module in network.modules()}))
+    if refused:
+        raise InvalidOptions(refused)
+    shard(network, blocks, processes.count, family.devices.device, frees_after_forward=spread.fsdp_reshard_after_forward)
 
 
 def _parts(run_context: RunContext, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> RunComponents:

@@ -23,6 +23,7 @@ from trainer_engine.optim.updates import Update
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.seeds import derived_seed
+from trainer_engine.runtime.sharding import whole
 
 SMALLEST_SCALE = 1.0
 """Below this loss scale float16 overflows for good."""
@@ -65,7 +66,7 @@ class Step:
         norm = self.update.norm()
         # NOTE: the only read from the device in a step. It has to stand before the optimizer, because what is not finite must not
         # reach the weights; the micro-batches of a step are queued without waiting.
-        *pass_losses, grad_norm = torch.cat([losses, norm.reshape(1).to(losses)]).tolist()
+        *pass_losses, grad_norm = torch.cat([losses, whole(norm).reshape(1).to(losses)]).tolist()
         loss = sum(loss / share for loss, share in zip(pass_losses, micro_batch_shares(batches), strict=True))
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if finite:

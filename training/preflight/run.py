@@ -21,6 +21,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.rules.distributed import group_problems
+from trainer_engine.config.rules.sharding import sharing_problems
 from trainer_engine.config.run_paths import index_folder, place_problems, written_folders
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE
 from trainer_engine.contract.errors import Problem, errors_in
@@ -256,6 +257,7 @@ def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[s
         hint = f"start the server with {PRIVATE_VARIABLE}=1"
         yield Problem.error(named, "private_network", message, got=machines, expected="one machine", hint=hint)
     yield from group_problems(options, process_count(options))
+    yield from sharing_problems(options, process_count(options))
     gpus, processes = visible_gpus(variables), options.distributed.num_processes
     if gpus and processes > gpus and not options.distributed.accelerate_config:
         message = f"num_processes={processes}, and {gpus} GPU{'s are' if gpus > 1 else ' is'} visible."

@@ -25,6 +25,7 @@ from trainer_engine.config.rules import (
     publishing,
     routing,
     run,
+    sharding,
     text_encoders,
     updates,
     validation,
@@ -32,7 +33,22 @@ from trainer_engine.config.rules import (
 from trainer_engine.contract.errors import Problem
 
 GROUPS = (
-    *(run, distributed, optimizer, updates, data, model, precision, computation, memory, controlnet, text_encoders, adapter, routing),
+    *(
+        run,
+        distributed,
+        sharding,
+        optimizer,
+        updates,
+        data,
+        model,
+        precision,
+        computation,
+        memory,
+        controlnet,
+        text_encoders,
+        adapter,
+        routing,
+    ),
     *(validation, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)

@@ -105,13 +105,13 @@ class ValidationCallback(Callback):
     @property
     def _generates(self) -> bool:
         """Whether this process generates images at all."""
-        return self.processes.group.index == 0 or self.options.validation.validation_multigpu == "batch-parallel"
+        return self.processes.together.index == 0 or self.options.validation.validation_multigpu == "batch-parallel"
 
     @property
     def _group(self) -> Group:
         """The processes that generate an image together, among those that share the images."""
         alone = self.options.validation.validation_multigpu == "single-gpu"
-        return replace(self.processes.group, index=0, count=1) if alone else self.processes.group
+        return replace(self.processes.together, index=0, count=1) if alone else self.processes.together
 
     def _receive_from_others(self, generated: GeneratedImages, state: TrainState, trigger: Trigger) -> list[ValidationImage]:
         """All wait for the last here; the first one says what the others drew, and gets it."""
@@ -138,7 +138,7 @@ class ValidationCallback(Callback):
             return GeneratedImages(images, self._told(failed, state))
         except (RuntimeError, MemoryError) as error:
             # The average and the weights that a schedule-free optimizer means need room beside the live ones.
-            if self.processes.group.size > 1 or not ran_out_of_memory(error):
+            if self.processes.together.size > 1 or not ran_out_of_memory(error):
                 raise
             return GeneratedImages(images, self._told(GenerationFailed("", "", error), state))
         return GeneratedImages(images)

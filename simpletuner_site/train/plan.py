@@ -70,7 +70,7 @@ def sampler_of(resolved: ResolvedRun) -> Sampler:
         problems = [Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")]
     if problems:
         raise NothingToPlan(problems)
-    return make_sampler(sources, options, processes)
+    return make_sampler(sources, options, options.distributed.groups_of(processes))
 
 
 def _pending(report: DatasetReport) -> Iterator[Problem]:

@@ -22,9 +22,12 @@ LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lor
 CPU = torch.device("cpu")
 
 
-def tiny(name: str, **values: Any) -> Family:
-    """The micro model of a family on the CPU, in float32, without gradient checkpointing unless ``values`` ask for it."""
-    usual = {"gradient_checkpointing": False, "model_family": name, "pretrained_model_name_or_path": str(tiny_model(name))}
+def tiny(name: str, *, model: str | None = None, **values: Any) -> Family:
+    """The micro model of a family on the CPU, in float32, without gradient checkpointing unless ``values`` ask for it.
+
+    ``model``: its folder, if it has been made already.
+    """
+    usual = {"gradient_checkpointing": False, "model_family": name, "pretrained_model_name_or_path": model or str(tiny_model(name))}
     options = options_with(**{**usual, **values})
     return load_family(options, resolve_devices(options, CPU))
 

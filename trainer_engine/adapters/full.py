@@ -8,14 +8,16 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from trainer_engine.adapters.base import Trainable
-from trainer_engine.checkpointing.snapshot import Copy
+from trainer_engine.checkpointing.snapshot import Copy, HostCopies
 from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.controlnet import write_controlnet
 from trainer_engine.results.comment import write_comment
+from trainer_engine.runtime.sharding import is_sharded
 
 PIPELINE = "pipeline"
 AVERAGED_PIPELINE = "pipeline_ema"
@@ -58,11 +60,21 @@ class Full(Trainable):
             folder = output_dir / (AVERAGED_CONTROLNET if averaged else FOLDER)
             write_controlnet(self.family, folder, self.network)
             write_comment(folder, self.comment())
-        else:
-            folder = output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE)
-            self.family.save_pipeline(folder, self.network)
-            for component in self.family.spec.trained.values():
-                write_comment(folder / component.folder, self.comment())
+            return
+        network = self._gathered() if is_sharded(self.network) else self.network
+        if network is None:
+            return
+        folder = output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE)
+        self.family.save_pipeline(folder, network)
+        for component in self.family.spec.trained.values():
+            write_comment(folder / component.folder, self.comment())
+
+    def _gathered(self) -> nn.Module | None:
+        """A network with the complete weights in host memory. None on other processes than the first; every one has to call it."""
+        is_first = torch.distributed.get_rank() == 0
+        with HostCopies(keeps=is_first) as copy:
+            tensors = {key: copy(tensor) for key, tensor in self.network.state_dict().items()}
+        return twin_of(self.network, tensors) if is_first else None
 
 
 def twin_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

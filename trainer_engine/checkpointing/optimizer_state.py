@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainer_engine.runtime.sharding import own_part, spread_like
+
 GROUP = "group"
 """Under this key, optimizers of optimi that update single weights keep the parameter group of each weight."""
 PLAIN = (str, int, float, bool, type(None))
@@ -70,6 +72,9 @@ def unpack_optimizer(optimizer: Optimizer, names: Sequence[str], document: Mappi
 def _unpack_optimizer(optimizer: Optimizer, names: Sequence[str], document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     index = {name: number for number, name in enumerate(names)}
     state = {index[name]: values for name, values in unpack(document["state"], tensors).items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in state.items():
+        values.update((key, spread_like(value, parameters[number])) for key, value in values.items() if isinstance(value, Tensor))
     groups = unpack(document["groups"], tensors)
     for group, current in zip(groups, optimizer.param_groups, strict=False):
         if current.get("fused") is False:
@@ -116,8 +121,9 @@ def _restore_types(optimizer: Optimizer, saved: Mapping[int, Mapping[str, Any]])
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no element is NaN or infinite; one read from the device for all of them."""
-    if not tensors:
+    """Whether no element is NaN or infinite, of those that this process has; one read from the device for all of them."""
+    parts = [part for part in (own_part(tensor.detach()) for tensor in tensors) if part.numel()]
+    if not parts:
         return True
-    worst = torch.stack(torch._foreach_norm([tensor.detach() for tensor in tensors], float("inf")))
+    worst = torch.stack(torch._foreach_norm(parts, float("inf")))
     return bool(worst.isfinite().all())

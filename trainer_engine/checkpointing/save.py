@@ -82,9 +82,12 @@ class Content:
     def name(self) -> str:
         return checkpoint_name(self.step, rolling=self.rolling)
 
-    def held(self) -> Content:
-        """A copy in host memory, which later steps do not change while it is written."""
-        with HostCopies() as copy:
+    def held(self, *, keeps: bool = True) -> Content:
+        """A copy in host memory, which later steps do not change while it is written.
+
+        Every process has to make it if the weights are sharded; those that do not write it need not keep it.
+        """
+        with HostCopies(keeps=keeps) as copy:
             save_weights = self.save_weights if self.hold_weights is None else self.hold_weights(copy)
             tensors = {file: {key: copy(tensor) for key, tensor in found.items()} for file, found in self.tensors.items()}
         return replace(self, save_weights=save_weights, tensors=tensors)

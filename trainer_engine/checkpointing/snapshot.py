@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer_engine.checkpointing.cgroups import memory_left
+from trainer_engine.runtime.sharding import whole
 
 Copy = Callable[[Tensor], Tensor]
 SPARE_BYTES = 1 << 30
@@ -32,13 +33,19 @@ def as_it_is(tensor: Tensor) -> Tensor:
 
 
 class HostCopies:
-    """Copies tensors to host memory. The copies are complete at the end of the block; until then a GPU may still write them."""
+    """Copies tensors to host memory. The copies are complete at the end of the block; until then a GPU may still write them.
 
-    def __init__(self) -> None:
+    Sharded tensors are gathered, so that every process has to copy them. ``keeps`` is false where only another process needs the copies.
+    """
+
+    def __init__(self, *, keeps: bool = True) -> None:
+        self._keeps = keeps
         self._streams: set[torch.cuda.Stream] = set()
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()
+        tensor = whole(tensor.detach())
+        if not self._keeps:
+            return tensor.to("meta")
         if tensor.device.type == "cpu":
             return tensor.clone()
         if tensor.device.type != "cuda":

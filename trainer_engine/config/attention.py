@@ -9,11 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.token_splitting import ALL_GATHER, ALL_TO_ALL
+
 DEFAULT = "diffusers"
 SAGE = "sageattention"
 BOOLEAN, ADDITIVE = "boolean", "additive"
 """Kinds of attention masks: true for keys that count, or numbers that are added to the scores."""
 MASKS = frozenset({BOOLEAN, ADDITIVE})
+BY_HEADS, BY_TOKENS = frozenset({ALL_TO_ALL}), frozenset({ALL_TO_ALL, ALL_GATHER})
 KERNEL_PUBLISHER = "kernels-community"
 """The only publisher on the hub whose kernels a run loads."""
 
@@ -43,6 +46,8 @@ class AttentionMechanism:
     """Whether it has a backward pass. Without one it only generates validation images."""
     needs_compilation: bool = False
     """Whether it is only of use in a compiled network."""
+    splits: frozenset[str] = frozenset()
+    """Values of ``context_parallel_comm_strategy`` that it serves, as diffusers implements them with a backward pass."""
     kernel: str = ""
     """Repository on the hub that its kernel is loaded from; empty for kernels of packages."""
 
@@ -84,23 +89,23 @@ AMPERE, HOPPER = (8, 0), (9, 0)
 FLASH_3 = "build the hopper folder of the flash-attention repository, or use the kernel of the hub: attention_mechanism=flash-attn-3-hub"
 
 ROWS = (
-    Row(name=DEFAULT, backend=None, devices=("cpu", "cuda", "mps"), masks=MASKS),
-    Row(name="native", backend="native", devices=("cpu", "cuda", "mps"), masks=MASKS),
+    Row(name=DEFAULT, backend=None, devices=("cpu", "cuda", "mps"), masks=MASKS, splits=BY_HEADS),
+    Row(name="native", backend="native", devices=("cpu", "cuda", "mps"), masks=MASKS, splits=BY_HEADS),
     Row(name="native-math", backend="_native_math", devices=("cpu", "cuda", "mps"), masks=MASKS),
     Row(name="native-efficient", backend="_native_efficient", masks=MASKS),
-    Row(name="native-flash", backend="_native_flash", devices=("cpu", "cuda"), capability=AMPERE, is_short=True),
-    Row(name="cudnn", backend="_native_cudnn", capability=AMPERE, is_short=True, masks=MASKS),
+    Row(name="native-flash", backend="_native_flash", devices=("cpu", "cuda"), capability=AMPERE, is_short=True, splits=BY_TOKENS),
+    Row(name="cudnn", backend="_native_cudnn", capability=AMPERE, is_short=True, masks=MASKS, splits=BY_TOKENS),
     Row(name="native-npu", backend="_native_npu", package="torch_npu", install="pip install torch_npu", devices=("npu",)),
     Row(name="native-xla", backend="_native_xla", package="torch_xla", install="pip install torch_xla", devices=("xla",)),
     Row(name="flex", backend="flex", masks=MASKS, needs_compilation=True),
     Row(name="xformers", backend="xformers", package="xformers", least="0.0.29", install="pip install 'xformers>=0.0.29'"),
-    _flash("flash-attn", "flash", package="flash-attn", install="pip install 'flash-attn>=2.6.3'", least="2.6.3"),
+    _flash("flash-attn", "flash", package="flash-attn", install="pip install 'flash-attn>=2.6.3'", least="2.6.3", splits=BY_TOKENS),
     _flash("flash-attn-3", "_flash_3", package="flash-attn-3", install=FLASH_3, capability=HOPPER, trains=False),
     _flash("flash-attn-3-varlen", "_flash_varlen_3", package="flash-attn-3", install=FLASH_3, capability=HOPPER),
-    _hub("flash-attn-hub", "flash_hub", "flash-attn2"),
-    _hub("flash-attn-varlen-hub", "flash_varlen_hub", "flash-attn2"),
-    _hub("flash-attn-3-hub", "_flash_3_hub", "flash-attn3", capability=HOPPER),
-    _hub("flash-attn-3-varlen-hub", "_flash_3_varlen_hub", "flash-attn3", capability=HOPPER),
+    _hub("flash-attn-hub", "flash_hub", "flash-attn2", splits=BY_TOKENS),
+    _hub("flash-attn-varlen-hub", "flash_varlen_hub", "flash-attn2", splits=BY_TOKENS),
+    _hub("flash-attn-3-hub", "_flash_3_hub", "flash-attn3", capability=HOPPER, splits=BY_TOKENS),
+    _hub("flash-attn-3-varlen-hub", "_flash_3_varlen_hub", "flash-attn3", capability=HOPPER, splits=BY_TOKENS),
     _hub("flash-attn-4-hub", "flash_4_hub", "flash-attn4", least="0.12.3", capability=HOPPER),
     _sage(SAGE, "sage"),
     _sage("sageattention-int8-fp16-triton", "_sage_qk_int8_pv_fp16_triton"),

@@ -12,6 +12,7 @@ from trainer_engine.config.controlnet import FOLDER, NAME, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
+from trainer_engine.config.token_splitting import SplittingSpec
 
 IMAGES = "image"
 """The medium of still images in ``LatentSpec.media``; every other one holds clips."""
@@ -223,6 +224,8 @@ class FamilySpec:
     """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
     routing: RoutingSpec | None = None
     """How tokens skip blocks of the network (``tread_config``); None if they cannot, as in a UNet."""
+    splitting: SplittingSpec | None = None
+    """How the tokens of a sample are spread over several processes (``context_parallel_size``); None if diffusers has no plan for it."""
     sees_image_sizes: bool = False
     """Whether the network is given the size of an image's file and the place of its crop."""
     file_layouts: tuple[FileLayout, ...] = ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from trainer_engine.config.datasets import ImageSet
+from trainer_engine.config.token_splitting import SIZE
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.geometry import Size
@@ -24,6 +25,8 @@ class Effective:
     train_batch_size: int
     accumulation: int
     processes: int
+    group: int = 1
+    """Processes that work on one sample together."""
 
     @property
     def samples(self) -> int:
@@ -36,13 +39,14 @@ class Effective:
     @property
     def batch(self) -> int:
         """Samples of one micro-batch over all processes."""
-        return self.train_batch_size * self.processes
+        return self.train_batch_size * max(1, self.processes // self.group)
 
     @property
     def batch_text(self) -> str:
         if self.processes == 1:
             return f"train_batch_size {self.train_batch_size}"
-        return f"train_batch_size {self.train_batch_size} x num_processes {self.processes} = {self.batch}"
+        shared = f" / {SIZE} {self.group}" if self.group > 1 else ""
+        return f"train_batch_size {self.train_batch_size} x num_processes {self.processes}{shared} = {self.batch}"
 
 
 @dataclass(frozen=True)

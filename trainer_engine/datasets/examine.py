@@ -12,6 +12,7 @@ from trainer_engine.config.dataset_tables import caption_specs
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.rules.distributed import size_problems, validation_sizes
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
 from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, emptied
@@ -24,6 +25,7 @@ from trainer_engine.datasets.findings import (
     no_pairs_to_show,
     reference_problems,
     set_problems,
+    sizes_in_use,
     unsized_files,
     unusable_captions,
     unusable_place,
@@ -76,8 +78,8 @@ def examine(
 
     Every problem of a dataset is in the report; nothing is raised.
     """
-    sharing = processes or options.distributed.num_processes
-    effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing)
+    sharing, group = processes or options.distributed.num_processes, options.distributed.group_size
+    effective = Effective(options.run.train_batch_size, options.run.gradient_accumulation_steps, sharing, group)
     alignment, problems = _alignment(options, spec)
     changes, wrong = changes_of(dataloader, options.run.seed)
     indexes = Indexes.of(index_dir)
@@ -91,6 +93,7 @@ def examine(
     sets = [report for report in reports if not report.entry.is_eval]
     eval_sets = [report for report in reports if report.entry.is_eval]
     problems += eval_images_trained_on(sets, eval_sets)
+    problems += size_problems(options, spec, [*validation_sizes(options), *sizes_in_use(reports)])
     inputs, broken = plan_inputs(options, alignment)
     problems += [*broken, *no_pairs_to_show(reports, options)]
     by_size = options.data.data_backend_sampling == "auto-weighting"

@@ -9,6 +9,7 @@ from trainer_engine.config.addresses import DOWNLOAD_VARIABLE, GB
 from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.token_splitting import SizeInUse
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets import geometry
 from trainer_engine.datasets.buckets import Effective, short_buckets
@@ -182,6 +183,17 @@ def _named(samples: Sequence[Sample]) -> str:
 def _listed(names: Sequence[str]) -> str:
     shown = "; ".join(names[:MAX_LISTED])
     return f"{shown}; and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else shown
+
+
+def sizes_in_use(sets: Sequence[SetReport]) -> Iterator[SizeInUse]:
+    """Yields the sizes that the network sees: of each bucket, and of references, which follow the image in one sequence."""
+    for report in sets:
+        option = report.entry.option("resolution")
+        for bucket in report.counts:
+            yield SizeInUse(option, bucket.title, bucket.size, bucket.frames)
+        references = {reference.sample.target for sample in report.samples for reference in sample.references}
+        for width, height in sorted(references):
+            yield SizeInUse(option, f"references of {width}x{height}", (width, height))
 
 
 def enlarged_images(report: SetReport, spec: FamilySpec) -> Iterator[Problem]:

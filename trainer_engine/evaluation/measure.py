@@ -44,20 +44,21 @@ class Measuring:
     """Whether an image is seen with its references of all conditioning sets, or with those of one, in turn over its timesteps."""
 
     def local_losses(self, on_image: Callable[[int, int], None], should_stop: Callable[[], bool]) -> Tensor | None:
-        """(images, points) float32 on the device, zero for images of other processes; None where it was stopped.
+        """(images, points) float32 on the device, zero for images that other processes report; None where it was stopped.
 
         Nothing waits for the device. Raises what reading a latent or the device's memory does. Changes the global random state.
         """
         losses = torch.zeros(len(self.images), self.points, device=self.family.devices.device)
-        mine = range(self.processes.rank, len(self.images), self.processes.count)
+        group = self.processes.together
+        mine, stopped = range(group.index, len(self.images), group.count), group.agreed(should_stop)
         with torch.no_grad():
             for done, index in enumerate(mine):
                 for point, batch in enumerate(self._batches(self.images[index])):
-                    if should_stop():
+                    if stopped():
                         return None
                     losses[index, point] = self._loss(batch, self.images[index], point)
                 on_image(done + 1, len(mine))
-        return losses
+        return losses if group.is_first else losses.zero_()
 
     def _batches(self, item: Item) -> Iterator[Batch]:
         """One batch of one image for each timestep; its noise is made when the batch is asked for."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -27,17 +29,21 @@ from trainer_engine.config.resuming.identity import run_identity
 from trainer_engine.config.resuming.remote_checkpoint import is_remote
 from trainer_engine.config.routing import parse_routes
 from trainer_engine.config.rules.device import device_problems
+from trainer_engine.config.rules.distributed import group_problems, network_problems
 from trainer_engine.config.rules.noise_schedule import distillation_problems, schedule_problems
 from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.config.rules.routing import network_route_problems
+from trainer_engine.config.rules.sharding import block_problems, sharing_problems
 from trainer_engine.config.rules.updates import process_problems
+from trainer_engine.config.token_splitting import ALL_TO_ALL
 from trainer_engine.contract.errors import InvalidOptions, errors_in
 from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.evaluation.runs import history_of
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import DiffusersNetwork, Family, load_family
 from trainer_engine.families.common.token_routing import TokenRouter
+from trainer_engine.families.common.token_splitting import split_tokens
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
 from trainer_engine.loop.callbacks.clip_scoring import make_scoring
 from trainer_engine.loop.compilation import CompilationWatch, compile_network
@@ -58,6 +64,8 @@ from trainer_engine.optim.updates import make_update
 from trainer_engine.results.comment import make_comment
 from trainer_engine.runtime.devices import capability_of, resolve_devices
 from trainer_engine.runtime.environment import comment_variables
+from trainer_engine.runtime.groups import group_mesh
+from trainer_engine.runtime.sharding import shard
 from trainer_engine.weights.hub import hub_cache
 
 
@@ -75,10 +83,12 @@ def assemble(run_context: RunContext) -> Trainer:
         run_folder=RunFolder(run_context.media.parent),
     ).run(run_context.dataloader)
     if saved:
-        compare_data(saved, run_context.options, run_context.processes.count, prepared, run_context.stages.sink)
+        compare_data(saved, run_context.options, run_context.processes.group.count, prepared, run_context.stages.sink)
     with run_context.stages.stage(StageKey.PREPARE_MODELS):
         trainable = make_trainable(family, saved.folder if saved else None)
         assistant = _assistant(run_context, family, trainable.network)
+        _split_tokens(run_context, family, trainable.network)
+        _shard(run_context, family, trainable.network)
         parts = _parts(run_context, family, objective, prepared, trainable)
         parts.assistant = assistant
         text, state = run_context.options.publishing.modelspec_comment, parts.state
@@ -106,6 +116,8 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
         devices = resolve_devices(run_context.options, run_context.processes.device)
         refused = list(device_problems(run_context.options, devices.device.type, capability_of(devices.device)))
         refused += process_problems(run_context.options.as_values(), run_context.processes.count)
+        refused += group_problems(run_context.options, run_context.processes.count)
+        refused += sharing_problems(run_context.options, run_context.processes.count)
         if refused:
             raise InvalidOptions(refused)
         family = run_context.processes.first_then_others(lambda: load_family(run_context.options, devices))
@@ -166,17 +178,42 @@ def _assistant(run_context: RunContext, family: Family, network: nn.Module) -> A
     )
 
 
+def _split_tokens(run_context: RunContext, family: Family, network: nn.Module) -> None:
+    """Spread each sample over the processes of a group. Raises InvalidOptions if the network cannot be spread over so many."""
+    options, group, device = run_context.options, run_context.processes.group, family.devices.device
+    if group.size == 1:
+        return
+    by_heads = options.distributed.context_parallel_comm_strategy == ALL_TO_ALL
+    for bare in family.trained_modules(network).values():
+        refused = list(network_problems(options, family.spec, cast("DiffusersNetwork", bare).config))
+        if refused:
+            raise InvalidOptions(refused)
+        split_tokens(bare, group_mesh(group, device, by_heads=by_heads), device)
+
+
+def _shard(run_context: RunContext, family: Family, network: nn.Module) -> None:
+    """Spread the weights over all processes if the options say so. Raises InvalidOptions for blocks that the network does not have."""
+    spread, processes = run_context.options.distributed, run_context.processes
+    if not spread.fsdp_enable:
+        return
+    blocks = spread.wrapped_blocks(family.spec.repeated_blocks)
+    refused = list(block_problems(blocks, {type(module).__name__ for module in network.modules()}))
+    if refused:
+        raise InvalidOptions(refused)
+    shard(network, blocks, processes.count, family.devices.device, frees_after_forward=spread.fsdp_reshard_after_forward)
+
+
 def _parts(run_context: RunContext, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> RunComponents:
     options, processes = run_context.options, run_context.processes
     run = options.run
-    sampler = make_sampler(prepared.sources, options, processes.count)
+    sampler = make_sampler(prepared.sources, options, processes.group.count)
     state = TrainState(run_steps(options, sampler.timeline), sampler.timeline)
     collator = Collator(
         builder=_builder(family, prepared, run.seed),
         objective=objective,
         seed=run.seed,
         caption_dropout=options.data.caption_dropout_probability,
-        share=Share(processes.rank, processes.count),
+        share=Share(processes.group.index, processes.group.count),
         noise=_noise_options(options.objective, family.prediction_type),
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
         mask_probability=options.objective.masked_loss_probability,

@@ -32,6 +32,7 @@ from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.publishing import make_publishing
 from trainer_engine.loop.state import TrainState
 from trainer_engine.optim.optimizers import evaluating
+from trainer_engine.runtime.sharding import is_sharded
 from trainer_engine.validation.announce import Announcer
 
 
@@ -79,18 +80,15 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
         on_saved=on_saved,
         before_saving=evaluations.before_checkpoint,
         protected=lambda: best_names(parts.output_dir),
+        is_sharded=is_sharded(parts.trainable.network),
     )
     hooking, awaiting = _scripts(run_context, parts, publishing)
+    clearing = options.memory.accelerator_cache_clear_interval
     together = Callbacks(
         [
             *([EmaCallback(parts.average)] if parts.average is not None else []),
             ProgressCallback(sink, processes.device),
-            MemoryCallback(
-                processes.device,
-                run_context.resident_at_start,
-                run_context.memory_estimate,
-                options.memory.accelerator_cache_clear_interval,
-            ),
+            MemoryCallback(processes.device, run_context.resident_at_start, run_context.memory_estimate, clearing),
             NonFiniteCallback(sink, parts.loader.sampler, parts.loader.collator),
             *([JournalCallback(run_context.journal_room)] if run_context.journal_room is not None else []),
             *([EpochCropsCallback(parts.prepared)] if parts.prepared.crops_change else []),

@@ -36,6 +36,7 @@ from trainer_engine.loop.datasets import Prepared
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
 from trainer_engine.optim.ema import MovingAverage
+from trainer_engine.runtime.sharding import is_sharded
 
 
 @dataclass(kw_only=True)
@@ -106,7 +107,8 @@ class RunComponents:
 
     def _refuse_non_finite(self, state: TrainState) -> None:
         with torch.no_grad():
-            if not all_finite(self.trainable.parameters):
+            is_bad = not all_finite(self.trainable.parameters)
+            if self.step.processes.any_of([is_bad])[0] if is_sharded(self.trainable.network) else is_bad:
                 raise NonFiniteLoss(
                     f"The weights are not finite after step {state.step}; they are not saved, and older checkpoints are untouched.",
                     hint="lower learning_rate, or set mixed_precision=no",

@@ -67,7 +67,7 @@ def train(
     """
     at_start = resident_bytes()
     prepare_arithmetic(options)
-    processes = Processes(environment)
+    processes = Processes(environment, options.distributed.group_size, in_step=options.distributed.fsdp_enable)
     requests.raise_if_stopped()
     try:
         with (

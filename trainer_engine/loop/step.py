@@ -23,6 +23,7 @@ from trainer_engine.optim.updates import Update
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.seeds import derived_seed
+from trainer_engine.runtime.sharding import whole
 
 SMALLEST_SCALE = 1.0
 """Below this loss scale float16 overflows for good."""
@@ -65,7 +66,7 @@ class Step:
         norm = self.update.norm()
         # NOTE: the only read from the device in a step. It has to stand before the optimizer, because what is not finite must not
         # reach the weights; the micro-batches of a step are queued without waiting.
-        *pass_losses, grad_norm = torch.cat([losses, norm.reshape(1).to(losses)]).tolist()
+        *pass_losses, grad_norm = torch.cat([losses, whole(norm).reshape(1).to(losses)]).tolist()
         loss = sum(loss / share for loss, share in zip(pass_losses, micro_batch_shares(batches), strict=True))
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if finite:
@@ -89,18 +90,20 @@ class Step:
         """Forward and backward over one batch; the mean loss of its samples, float32 on the device."""
         is_last = number == len(batches.passes) - 1
         # Random numbers inside the network, such as dropout, follow from the step too, so that a resumed run repeats them.
-        seed_network(derived_seed(self.seed, batches.step, number, self.processes.rank, "network"), self.devices.device)
+        seed_network(derived_seed(self.seed, batches.step, number, self.processes.group.index, "network"), self.devices.device)
         skipping = self._routing(batches, number)
         with nullcontext() if is_last else self.processes.without_exchange(self.network), skipping:
             loss = self.loss(batches.passes[number].to(self.devices.device))
-            self.scaler.scale(loss / micro_batch_shares(batches)[number]).backward()
+            # Gradients are averaged over all processes; those of a group are parts of one, and have to be added instead.
+            share = micro_batch_shares(batches)[number] / self.processes.group.size
+            self.scaler.scale(loss / share).backward()
         return loss.detach()
 
     def _routing(self, batches: StepBatches, number: int) -> AbstractContextManager[None]:
         """Tokens skip blocks inside it. Which ones follows from the step: a resumed run repeats them."""
         if self.router is None:
             return nullcontext()
-        batch, seed = batches.passes[number], derived_seed(self.seed, batches.step, number, self.processes.rank, "routes")
+        batch, seed = batches.passes[number], derived_seed(self.seed, batches.step, number, self.processes.group.index, "routes")
         generator, tokens = torch.Generator().manual_seed(seed), self.family.token_count(batch.latents.shape[1:])
         return self.router.routing(generator, tokens, self.devices.device, batch.loss_mask)
 

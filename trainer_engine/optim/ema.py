@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from trainer_engine.runtime.sharding import own_part, sharded_as, spread_like
+
 GROUP_BYTES = 64 * 2**20
 """Most bytes of float32 copies of bfloat16 weights that an update holds at a time. A single larger weight is copied alone."""
 
@@ -17,7 +19,7 @@ class MovingAverage:
     """An exponential moving average m of the trained weights w: m <- d m + (1 - d) w.
 
     In update n the decay is d = min(``decay``, (1 + n) / (10 + n)), so that the average soon forgets the first weights. The average is
-    kept in float32: at a decay of 0.995 rounding to bfloat16 would lose every update.
+    kept in float32: at a decay of 0.995 rounding to bfloat16 would lose every update. Of sharded weights, each process averages its part.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class MovingAverage:
 
     def _as_average(self, weight: Tensor) -> Tensor:
         """The weight in float32 where the average lies. It crosses in its own type, which may be shorter."""
-        return weight.detach().to(self._device or weight.device).float()
+        return own_part(weight.detach()).to(self._device or weight.device).float()
 
     def after_step(self, step: int) -> None:
         """Updates the average if optimizer step ``step``, counted from 1, is a multiple of ``update_interval``.
@@ -76,7 +78,7 @@ class MovingAverage:
     @torch.no_grad()
     def _mirror(self) -> None:
         for name, weight in self._weights.items():
-            self._average[name].copy_(weight)
+            self._average[name].copy_(own_part(weight.detach()))
 
     @torch.no_grad()
     def update(self) -> None:
@@ -99,7 +101,7 @@ class MovingAverage:
     @contextmanager
     def in_place(self) -> Iterator[nn.Module]:
         """Puts the average into the network for the block; the trained weights return after it."""
-        live = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        live = {name: own_part(weight.detach()).clone() for name, weight in self._weights.items()}
         try:
             self._put(self._average)
             yield self._network
@@ -109,14 +111,14 @@ class MovingAverage:
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:
         for name, weight in self._weights.items():
-            weight.copy_(values[name])
+            own_part(weight.detach()).copy_(values[name])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the average by parameter name, in float32."""
-        return dict(self._average)
+        """Returns the average by parameter name, in float32; of sharded weights, sharded as they are."""
+        return {name: sharded_as(self._average[name], weight) for name, weight in self._weights.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Continues from a saved average. Raises KeyError if a parameter is missing."""
         for name, average in self._average.items():
-            average.copy_(tensors[name])
+            average.copy_(own_part(spread_like(tensors[name], self._weights[name])))
         self.updates = updates

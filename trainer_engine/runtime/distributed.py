@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.runtime.environment import LaunchEnvironment
+from trainer_engine.runtime.groups import make_group
+from trainer_engine.runtime.sharding import is_sharded, without_exchange
 from trainer_engine.weights.quantised.layer import QuantisedLinear
 
 T = TypeVar("T")
@@ -26,8 +28,12 @@ LONGEST_WAIT = timedelta(days=7)
 class Processes:
     """This process and its connection to the other processes of the run."""
 
-    def __init__(self, environment: LaunchEnvironment) -> None:
-        """Connect to the other processes. Raises InvalidOptions if accelerate is configured for anything but data parallelism."""
+    def __init__(self, environment: LaunchEnvironment, group_size: int = 1, *, in_step: bool = False) -> None:
+        """Connect to the other processes. Raises InvalidOptions if accelerate is configured for anything but data parallelism.
+
+        ``group_size``: processes that work on one sample together. If their number is no multiple of it, each one works alone.
+        ``in_step``: all processes have to call the network together, also where they do not train.
+        """
         self.accelerator = Accelerator(
             cpu=environment.use_cpu,
             mixed_precision="no",
@@ -39,6 +45,10 @@ class Processes:
             raise InvalidOptions([Problem.error("accelerate_config", "not_available", message, got=kind, expected="data parallelism")])
         # Control messages go over a gloo group on the CPU, so that no GPU waits for them.
         self._control = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) if self.count > 1 else None
+        self.group = make_group(self.rank, self.count, 1 if self.count % group_size else group_size, LONGEST_WAIT)
+        """The processes that take the same samples."""
+        self.together = make_group(self.rank, self.count, self.count, LONGEST_WAIT) if in_step and self.count > 1 else self.group
+        """The processes that evaluate a network and generate images together."""
 
     @property
     def device(self) -> torch.device:
@@ -58,11 +68,11 @@ class Processes:
         return bool(self.accelerator.is_main_process)
 
     def share_network(self, network: nn.Module, *, may_skip: bool = False) -> nn.Module:
-        """Wrap the network so that gradients are averaged over all processes.
+        """Wrap the network so that gradients are averaged over all processes. A sharded one does that on its own.
 
         ``may_skip``: a backward pass may leave parameters without a gradient.
         """
-        if self.count == 1:
+        if self.count == 1 or is_sharded(network):
             return network
         # Buffers of quantised layers may be tensors that no backend can send, and every rank has made the same ones.
         held = [
@@ -79,6 +89,8 @@ class Processes:
 
     def without_exchange(self, network: nn.Module) -> AbstractContextManager[None]:
         """A context for backward passes that do not exchange gradients; only the last micro-batch of a step exchanges them."""
+        if is_sharded(network):
+            return without_exchange(network)
         return network.no_sync() if isinstance(network, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:

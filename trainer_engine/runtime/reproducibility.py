@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from trainer_engine.runtime.sharding import free_gathered
+
 
 @contextmanager
 def preserve_training_state(network: nn.Module) -> Iterator[None]:
     """Restores, when the block ends, what the block may change: the training mode of every module, ``requires_grad`` of every parameter,
-    and the random states of Python, numpy and torch. Gradients are off in the block."""
+    and the random states of Python, numpy and torch. Gradients are off in the block. Sharded weights that it gathered are freed."""
     modes = [(module, module.training) for module in network.modules()]
     trainable = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     python_state, numpy_state = random.getstate(), np.random.get_state()
@@ -30,3 +32,4 @@ def preserve_training_state(network: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in trainable:
             parameter.requires_grad_(requires_grad)
+        free_gathered(network)

@@ -17,6 +17,13 @@ class GenerationStopped(Exception):
     """The run was asked to stop while an image was generated."""
 
 
+class ElsewhereFailed(Exception):
+    """Another process of the group could not generate or write the image."""
+
+    def __str__(self) -> str:
+        return "another process of its group failed"
+
+
 class GenerationFailed(Exception):
     """An image that failed, with what it was of; both are empty where it was none in particular."""
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from trainer_engine.families.common.autoencoder import ImageNotFinite
 from trainer_engine.families.common.computation import sampling_attention, uncompiled
 from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.media import CLIP_ENDING, ENDINGS, FRAMES_PER_SECOND, Picture, write_mp4, write_picture
+from trainer_engine.runtime.devices import ran_out_of_memory
+from trainer_engine.runtime.groups import ALONE, Group
 from trainer_engine.runtime.reproducibility import preserve_training_state
-from trainer_engine.validation.failures import SURVIVED, GenerationFailed, GenerationStopped
+from trainer_engine.validation.failures import SURVIVED, ElsewhereFailed, GenerationFailed, GenerationStopped
 from trainer_engine.validation.names import apart
 from trainer_engine.validation.stitch import stitched
 
@@ -132,7 +135,7 @@ def render(
     edits: Sequence[Edit] = (),
     eval_prompts: Sequence[ValidationPrompt] = (),
     label: str = "",
-    share: tuple[int, int] = (0, 1),
+    group: Group = ALONE,
     weights_for: Callable[[ValidationPrompt], AbstractContextManager[object]] = lambda prompt: nullcontext(),
     on_image: Callable[[ValidationImage], None] = lambda image: None,
     on_sampler_step: Callable[[SampledImage], None] | None = None,
@@ -142,45 +145,59 @@ def render(
     """Generate every prompt at every resolution into ``<output_dir>/validation_images``.
 
     ``network`` is the bare network; weights, mode and every global random state are as before afterwards. ``read_prompt`` is
-    ``PromptCache.read``. ``weights_for`` puts the weights for a prompt into place. ``share`` (which, of how many) is the part of the
-    images to generate, if other processes generate the rest. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress``
-    receives (done, total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. The autoencoder is loaded
-    for it. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
+    ``PromptCache.read``. ``weights_for`` puts the weights for a prompt into place. ``group``: the processes that generate each image
+    together; its first one writes the files, other groups generate other images. ``step`` and ``label`` (such as ``ema``) name the files.
+    ``on_progress`` receives (done, total) in sampler steps of all images; ``should_stop`` is asked after each of these steps. Raises
+    GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
-    plan, steps = _part(_plan(options, edits, eval_prompts, family), *share), options.validation.validation_num_inference_steps
+    plan = _part(_plan(options, edits, eval_prompts, family), group.index, group.count)
+    steps, stopped = options.validation.validation_num_inference_steps, group.agreed(should_stop)
     images, not_finite = list[ValidationImage](), None
     with preserve_training_state(network), _freeing(family), uncompiled(network, options), sampling_attention(network, options):
         network.eval()
         pipeline = _make_pipeline(family, network, options) if plan else None
-        for number, subject in enumerate(plan):
-            image = _image_of(subject, options, step, label)
+        for number, subject in takewhile(lambda _: not stopped(), enumerate(plan)):
+            image, failure = _image_of(subject, options, step, label), None
 
             def on_step(taken: SamplerStep, image: ValidationImage = image, before: int = number * steps) -> None:
                 on_progress(before + taken.number, len(plan) * steps)
                 if on_sampler_step:
                     on_sampler_step(SampledImage(image, taken))
-                if should_stop():
+                if stopped():
                     raise GenerationStopped
 
-            if should_stop():
-                break
             try:
                 with weights_for(subject.prompt):
                     request = _request(subject, image, family, read_prompt, options)
                     picture = family.generate(pipeline, request, on_step=on_step)
-                written = _write(_beside_inputs(picture, subject, options), image, family, options)
+                if group.is_first:
+                    images.append(_write(_beside_inputs(picture, subject, options), image, family, options))
             except GenerationStopped:
                 break
             except ImageNotFinite as error:
                 not_finite = not_finite or GenerationFailed(image.path.stem, image.prompt, error)
                 continue
             except SURVIVED as error:
-                raise GenerationFailed(image.path.stem, image.prompt, error) from error
-            images.append(written)
-            on_image(written)
+                failure = _survived(image, error, group)
+            _raise_together(group, failure, image)
+            if group.is_first:
+                on_image(images[-1])
     if not_finite is not None:
         raise not_finite
     return images
+
+
+def _survived(image: ValidationImage, error: Exception, group: Group) -> GenerationFailed:
+    """The failure of an image. Raises the error itself if the other processes of a group would wait for this one for ever."""
+    if group.size > 1 and ran_out_of_memory(error):
+        raise error
+    return GenerationFailed(image.path.stem, image.prompt, error)
+
+
+def _raise_together(group: Group, failure: GenerationFailed | None, image: ValidationImage) -> None:
+    """Raises GenerationFailed on every process of the group if one of them has failed."""
+    if group.any_of(failure is not None):
+        raise failure or GenerationFailed(image.path.stem, image.prompt, ElsewhereFailed())
 
 
 def _beside_inputs(picture: Picture, subject: Subject, options: TrainingOptions) -> Picture:

@@ -44,7 +44,8 @@ def data_problems(
     try:
         samples = {found.entry.id: _samples(found, contents, saved) for found in trained}
         there = {set_id: found for set_id, found in samples.items() if found}
-        differing = data_differences(saved, layout_of(options, processes), there, {one.entry.id: settings_of(one.entry) for one in trained})
+        layout = layout_of(options, options.distributed.groups_of(processes))
+        differing = data_differences(saved, layout, there, {one.entry.id: settings_of(one.entry) for one in trained})
         if not options.run.i_know_what_i_am_doing:
             refuse_changed_data(saved, differing)
     except CheckpointUnusable as error:

@@ -20,6 +20,8 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.config.rules.device import device_problems
+from trainer_engine.config.rules.distributed import group_problems
+from trainer_engine.config.rules.sharding import sharing_problems
 from trainer_engine.config.run_paths import index_folder, place_problems, written_folders
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE
 from trainer_engine.contract.errors import Problem, errors_in
@@ -185,7 +187,7 @@ def _understand(
             "parameters": parameters,
         },
         **understood_length(options, report.timeline),
-        "batch_size": options.run.train_batch_size * report.effective.processes,
+        "batch_size": report.effective.batch,
         "effective_batch_size": summary["samples_per_step"],
         "memory": with_copy(memory.as_dict(), disk["checkpoint"]),
         "disk": disk_answer(disk, disks, output_dir),
@@ -268,6 +270,8 @@ def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[s
     machines, named = machines_of(options), "accelerate_config" if options.distributed.accelerate_config else "num_machines"
     if refusal := rule.refusal(machines):
         yield Problem.error(named, "private_network", refusal, got=machines.count, expected="one machine", hint=rule.hint)
+    yield from group_problems(options, process_count(options))
+    yield from sharing_problems(options, process_count(options))
     gpus, processes = visible_gpus(variables), options.distributed.num_processes
     if gpus and processes > gpus and not options.distributed.accelerate_config:
         message = f"num_processes={processes}, and {gpus} GPU{'s are' if gpus > 1 else ' is'} visible."

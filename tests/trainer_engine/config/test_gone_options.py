@@ -79,7 +79,7 @@ def test_a_former_name_with_another_value_contradicts_the_name() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("context_parallel_size", value) for value in (1, "1", 0, "0", None, "")),
+        *(("crepa_cutoff_step", value) for value in (0, "0", None, "")),
         *(("distillation_config", value) for value in ({}, [], "{}", "null")),
         ("trust_remote_code", 0),
     ],
@@ -90,7 +90,7 @@ def test_a_value_that_asks_for_nothing_is_accepted(name: str, value: Any) -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("context_parallel_size", 2), ("trust_remote_code", "true"), ("distillation_config", "{1}")],
+    [("crepa_cutoff_step", 2), ("trust_remote_code", "true"), ("distillation_config", "{1}")],
 )
 def test_a_value_that_asks_for_something_is_refused(name: str, value: Any) -> None:
     assert [(problem.option, problem.code) for problem in normalise({name: value})[1]] == [(name, "not_available")]

@@ -24,6 +24,7 @@ from trainer_engine.families.base import Family
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import read_environment
+from trainer_engine.runtime.groups import Group
 
 POINTS = 6
 SIZES = {"a.png": (8, 12), "b.png": (8, 8)}
@@ -150,7 +151,7 @@ def test_several_processes_measure_what_one_does_bit_for_bit() -> None:
     alone = measured(measuring(family, latents, prompts))
     together = torch.zeros_like(alone)
     for rank in range(2):
-        share = type("Share", (), {"rank": rank, "count": 2})()
+        share = type("Share", (), {"together": Group(rank, 2)})()
         together += measured(measuring(family, latents, prompts, processes=share))
     assert torch.equal(alone, together)
     assert torch.equal(alone, measured(measuring(family, latents, prompts)))

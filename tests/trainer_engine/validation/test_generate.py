@@ -15,6 +15,7 @@ from torch import nn
 from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.families.base import Family, GenerationRequest
 from trainer_engine.families.pixart_sigma.components import PixArtParts
+from trainer_engine.runtime.groups import Group
 from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.validation.failures import GenerationFailed
 from trainer_engine.validation.generate import (
@@ -38,7 +39,7 @@ USUAL: dict[str, Any] = {
 
 
 def rendered(tmp_path: Path, network: nn.Module | None = None, step: int = 5, **values: Any) -> tuple[Family, list[ValidationImage]]:
-    named = ("edits", "eval_prompts", "label", "share", "on_image", "on_progress", "should_stop")
+    named = ("edits", "eval_prompts", "label", "group", "on_image", "on_progress", "should_stop")
     how = {name: values.pop(name) for name in named if name in values}
     family = tiny_family(output_dir=str(tmp_path), **{**USUAL, **values})
 
@@ -84,7 +85,7 @@ def test_files_are_named_by_step_prompt_number_and_size(tmp_path: Path) -> None:
 def test_processes_share_the_images_in_their_order_and_each_its_sizes(tmp_path: Path, processes: int) -> None:
     few = {"user_prompt_library": json.dumps({"a": "a"}), "validation_resolution": "64x64,96x64", "validation_num_inference_steps": 1}
     _, alone = rendered(tmp_path, **few)
-    parts = [rendered(tmp_path, share=(which, processes), **few)[1] for which in range(processes)]
+    parts = [rendered(tmp_path, group=Group(which, processes), **few)[1] for which in range(processes)]
     assert [image for part in parts for image in part] == alone and len(alone) == 6
     lengths = {len(part) for part in parts}
     assert max(lengths) - min(lengths) <= 1

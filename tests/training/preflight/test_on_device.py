@@ -66,3 +66,15 @@ def test_activations_that_make_room_for_gradients_count_once() -> None:
 def test_gradients_that_last_over_micro_batches_share_no_room_with_activations() -> None:
     once, twice = (step_memory(run(optimizer="torch-adamw", gradient_accumulation_steps=steps), NOTHING) for steps in (1, 2))
     assert twice.freed == 0 and once.counted == twice.counted
+
+
+@pytest.mark.parametrize("frees", [True, False])
+def test_sharded_weights_count_by_the_part_of_a_process_and_what_it_gathers(frees: bool) -> None:
+    four = replace(NOTHING, effective=Effective(1, 1, 4))
+    values = {"optimizer": "torch-adamw", "use_ema": True, "fsdp_enable": True, "fsdp_reshard_after_forward": frees}
+    complete, sharded = step_memory(run(optimizer="torch-adamw", use_ema=True), four), step_memory(run(**values), four)
+    for part in ("gradients", "state", "average"):
+        assert getattr(sharded, part) == getattr(complete, part) // 4, part
+    gathered = sharded.weights - complete.weights // 4
+    assert gathered == complete.weights if not frees else 0 < gathered <= complete.weights
+    assert sharded.activations == complete.activations

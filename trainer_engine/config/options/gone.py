@@ -56,7 +56,6 @@ DEFAULT_NOW: Mapping[str, str] = MappingProxyType({"allow_tf32": "GPUs that can 
 
 OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "context_parallel_size": ("0", "1"),
     }
 )
 """Option that is not implemented -> values other than its default that also leave it off, such as an interval of 1."""

@@ -44,6 +44,8 @@ HINTS: Mapping[str, str] = MappingProxyType(
         "delete_model_after_load": "downloaded weights stay in the cache of the hub, where hf cache can remove them",
         "strict_epoch_limit": "num_train_epochs always ends a run",
         "ignore_final_epochs": "a run of max_train_steps ends after these steps, in whichever epoch",
+        "fsdp_limit_all_gathers": "version 2 of FSDP gathers the weights of one block ahead",
+        "fsdp_state_dict_type": "checkpoints hold complete weights, which load with and without FSDP",
         "same_network": "machines connect to main_process_ip, in one network or not",
         "local_rank": "the launcher numbers the processes",
         "seed_for_each_device": "each sample has random numbers of its own, whichever process takes it",
@@ -58,6 +60,7 @@ HINTS: Mapping[str, str] = MappingProxyType(
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "vae_cache_scan_behaviour": ("recreate", "sync"),
+        "fsdp_state_dict_type": ("full_state_dict", "sharded_state_dict"),
         "training_scheduler_timestep_spacing": ("leading", "linspace", "trailing"),
     }
 )

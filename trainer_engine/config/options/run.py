@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
@@ -76,6 +77,35 @@ class DistributedOptions(OptionGroup):
     find_unused_parameters: bool = option(
         False, "Several processes: allow that a step leaves weights without a gradient, which takes a pass over all weights."
     )
+    context_parallel_size: int = option(
+        1,
+        "Processes that work on one sample together, each on a part of its tokens. Such a group counts as one process for batches, epochs "
+        "and validation images. docs/distributed.md says which models can be split. 0 and 1: each process works alone.",
+        ge=0,
+        le=64,
+    )
+    context_parallel_comm_strategy: Literal["alltoall", "allgather"] = option(
+        "alltoall",
+        "How the processes of a group attend to each other's tokens. alltoall: each computes some of the attention heads for all tokens. "
+        "allgather: each computes all heads for its own tokens, which needs an attention_mechanism that returns how its scores add up.",
+    )
+    fsdp_enable: bool = option(
+        False,
+        "Spread weights, gradients and optimizer state over all processes (FSDP), for full fine-tunes that one device cannot hold. "
+        "docs/distributed.md says what can be combined with it.",
+    )
+    fsdp_version: int = option(2, "Version of FSDP. 2 is the only one.", ge=1, le=2)
+    fsdp_reshard_after_forward: bool = option(
+        True, "FSDP: free the gathered weights of a block after its forward pass and gather them again for the backward pass."
+    )
+    fsdp_auto_wrap_policy: Literal["TRANSFORMER_BASED_WRAP", "NO_WRAP"] = option(
+        "TRANSFORMER_BASED_WRAP",
+        "FSDP: what gathers its weights on its own. TRANSFORMER_BASED_WRAP: each block. NO_WRAP: the complete network at once.",
+        later=("SIZE_BASED_WRAP",),
+    )
+    fsdp_transformer_layer_cls_to_wrap: str | None = option(
+        None, "FSDP: class names of the blocks, separated by commas. Empty: the blocks that the network consists of."
+    )
     torch_num_threads: int = option(0, "Threads of a process for operators on the CPU. 0: as many as PyTorch chooses.", ge=0, le=1024)
     dynamo_backend: Literal["no", "inductor", "eager", "aot_eager"] = option(
         "no",
@@ -101,3 +131,19 @@ class DistributedOptions(OptionGroup):
         False,
         "Compile the repeated blocks of the network instead of all of it. They share their graphs, so compilation is many times shorter.",
     )
+
+    @property
+    def group_size(self) -> int:
+        """How many processes work on one sample together; 1 without context parallelism."""
+        return max(1, self.context_parallel_size)
+
+    def groups_of(self, processes: int) -> int:
+        """How many samples so many processes take at a time: the number of groups, at least 1."""
+        return max(1, processes // self.group_size)
+
+    def wrapped_blocks(self, usual: Sequence[str]) -> tuple[str, ...]:
+        """Class names of the modules that gather their sharded weights on their own. ``usual``: those of the family."""
+        if self.fsdp_auto_wrap_policy == "NO_WRAP":
+            return ()
+        named = (self.fsdp_transformer_layer_cls_to_wrap or "").replace(",", " ").split()
+        return tuple(named or usual)

@@ -15,6 +15,7 @@ from trainer_engine.config.rules import (
     computation,
     controlnet,
     data,
+    distributed,
     evaluation,
     hooks,
     memory,
@@ -24,6 +25,7 @@ from trainer_engine.config.rules import (
     publishing,
     routing,
     run,
+    sharding,
     text_encoders,
     timesteps,
     updates,
@@ -32,7 +34,8 @@ from trainer_engine.config.rules import (
 from trainer_engine.contract.errors import Problem
 
 GROUPS = (
-    *(run, optimizer, updates, data, model, timesteps, precision, computation, memory, controlnet, text_encoders, adapter, routing),
+    *(run, distributed, sharding, optimizer, updates, data, model, timesteps, precision, computation),
+    *(memory, controlnet, text_encoders, adapter, routing),
     *(validation, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)

@@ -13,6 +13,7 @@ from trainer_engine.config.attention import MECHANISMS
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, QUANTISED, activated, available_on, compute_precision
+from trainer_engine.config.token_splitting import ALL_GATHER
 from trainer_engine.contract.errors import Problem
 
 WEIGHT_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision", "text_encoder_3_precision")
@@ -69,6 +70,7 @@ def _attention_problems(options: TrainingOptions, device: str, capability: tuple
         message = f"attention_mechanism={name} needs the package {chosen.package}{version}, which is not installed."
         yield Problem.error(option, "not_installed", message, got=name, expected=f"one of {', '.join(here)}", hint=chosen.install)
     if device != GPU:
+        yield from _splitting_problems(options, device)
         return
     if capability is not None and capability < chosen.capability:
         needed, found = (".".join(map(str, numbers)) for numbers in (chosen.capability, capability))
@@ -79,6 +81,14 @@ def _attention_problems(options: TrainingOptions, device: str, capability: tuple
         yield Problem.error(
             option, "needs_short_type", message, got=name, expected="mixed_precision=bf16, or attention_mechanism=diffusers"
         )
+
+
+def _splitting_problems(options: TrainingOptions, device: str) -> Iterator[Problem]:
+    """Whether the attention of samples that are split over processes can be computed without a GPU."""
+    chosen, group = MECHANISMS[options.attention.attention_mechanism], options.distributed.group_size
+    if group > 1 and ALL_GATHER in chosen.splits:
+        message = f"attention_mechanism={chosen.name} attends to tokens of other processes on a GPU alone; this run computes on {device}."
+        yield Problem.error("attention_mechanism", "needs_gpu", message, got=chosen.name, expected="diffusers or native")
 
 
 def _compiler_problems(options: TrainingOptions, device: str) -> Iterator[Problem]:

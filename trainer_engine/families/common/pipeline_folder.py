@@ -131,9 +131,10 @@ def base_facts(options: TrainingOptions, spec: FamilySpec) -> dict[str, str]:
 
 def training_facts(options: TrainingOptions) -> dict[str, str]:
     """How a model was trained, as lines of its card."""
+    groups = options.distributed.groups_of(options.distributed.num_processes)
     return {
         "resolution": f"{options.data.resolution:g} ({options.data.resolution_type})",
-        "batch": f"{options.run.train_batch_size} x {options.run.gradient_accumulation_steps} x {options.distributed.num_processes}",
+        "batch": f"{options.run.train_batch_size} x {options.run.gradient_accumulation_steps} x {groups}",
         "optimizer": options.optimizer.optimizer,
         "learning rate": f"{options.optimizer.learning_rate:g}, {options.schedule.lr_scheduler}",
         **({"learning rate of the text encoders": f"{options.optimizer.text_encoder_rate:g}"} if options.model.train_text_encoder else {}),

@@ -19,6 +19,7 @@ from trainer_engine.config.family_spec import (
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.routing import RoutingSpec
+from trainer_engine.config.token_splitting import SplittingSpec
 from trainer_engine.families.flux.options import WITHOUT_GUIDANCE
 
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
@@ -90,6 +91,7 @@ SPEC = FamilySpec(
         output=1,
         along=MappingProxyType({"image_rotary_emb": 0, "joint_attention_kwargs": -1}),
     ),
+    splitting=SplittingSpec(splits_prompt=True),
     distillation=DistillationSpec(
         base="black-forest-labs/FLUX.1-dev",
         flavours=frozenset({"schnell"}),

@@ -20,6 +20,7 @@ from trainer_engine.config.family_spec import (
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import ANY_FAMILY
 from trainer_engine.config.routing import RoutingSpec
+from trainer_engine.config.token_splitting import SplittingSpec
 
 FLAVOURS = MappingProxyType(
     {
@@ -65,6 +66,7 @@ SPEC = FamilySpec(
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
     latents=LatentSpec(media=("image", "clip"), alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
     routing=RoutingSpec(blocks=("blocks",), along=MappingProxyType({"rotary_emb": 1}), cells=(1, 2, 2)),
+    splitting=SplittingSpec(),
     distillation=DistillationSpec(base=FLAVOURS["t2v-480p-1.3b-2.1"], words=FEW_STEP_WORDS | {"causvid", "fastwan", "fast"}),
     repeated_blocks=("WanTransformerBlock",),
     sampling=SamplingSpec(

@@ -59,6 +59,8 @@ class CheckpointCallback(Callback):
     """Called on every process, before a checkpoint that is no rolling one."""
     protected: Callable[[], Collection[str]] = frozenset
     """Names of checkpoints that the limits do not remove; asked beside the steps."""
+    is_sharded: bool = False
+    """Whether each process has a part of the weights, so that all of them gather what the first one writes."""
     has_room: Callable[[int], bool] = room_for
     """Whether host memory takes a copy of so many bytes."""
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoints"))
@@ -122,6 +124,8 @@ class CheckpointCallback(Callback):
             self._saved_step = state.step
             self.before_saving(state)
         if not self.processes.is_first:
+            if self.is_sharded:
+                self.content(state, rolling=rolling).held(keeps=False)
             return
         self.settle(state)
         with state.timed("checkpoint"), ExitStack() as stage:
@@ -130,7 +134,7 @@ class CheckpointCallback(Callback):
             content = self.content(state, rolling=rolling)
             self.space.make_sure(content.size_bytes + SPARE_BYTES, state.step, advance)
             beside = beside and self._fits_into_memory(content)
-            content = content.held() if beside else content
+            content = content.held() if beside or self.is_sharded else content
             written = self._writer.submit(save_checkpoint, self.output_dir, content)
             self._under_way = UnderWay(state.is_finished, stage.pop_all(), advance, content, written)
             if not beside:

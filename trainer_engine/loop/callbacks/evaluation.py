@@ -135,8 +135,8 @@ class EvaluationCallback(Callback):
                 network.eval()
                 return self.measuring.local_losses(on_image, self.requests.stop_asked), ""
         except (RuntimeError, MemoryError, OSError, EngineError) as error:
-            # The run is worth more than its measure.
-            if isinstance(error, RuntimeError) and not ran_out_of_memory(error):
+            # The run is worth more than its measure, unless the other processes of a group wait for this one for ever.
+            if self.processes.together.size > 1 or (isinstance(error, RuntimeError) and not ran_out_of_memory(error)):
                 raise
             return None, str(error) or type(error).__name__
 

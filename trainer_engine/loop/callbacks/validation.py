@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from trainer_engine.adapters.base import Trainable
@@ -22,6 +22,7 @@ from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.devices import out_of_memory_numbers, ran_out_of_memory
 from trainer_engine.runtime.distributed import Processes
+from trainer_engine.runtime.groups import Group
 from trainer_engine.runtime.stages import Advance, Stages, advance_in_part
 from trainer_engine.validation.announce import BASE_MODEL, FINISHED, Announcer
 from trainer_engine.validation.failures import GenerationFailed
@@ -104,13 +105,13 @@ class ValidationCallback(Callback):
     @property
     def _generates(self) -> bool:
         """Whether this process generates images at all."""
-        return self.processes.is_first or self.options.validation.validation_multigpu == "batch-parallel"
+        return self.processes.together.index == 0 or self.options.validation.validation_multigpu == "batch-parallel"
 
     @property
-    def _share(self) -> tuple[int, int]:
-        """(which, of how many) share of the images this process generates."""
+    def _group(self) -> Group:
+        """The processes that generate an image together, among those that share the images."""
         alone = self.options.validation.validation_multigpu == "single-gpu"
-        return (0, 1) if alone else (self.processes.rank, self.processes.count)
+        return replace(self.processes.together, index=0, count=1) if alone else self.processes.together
 
     def _receive_from_others(self, generated: GeneratedImages, state: TrainState, trigger: Trigger) -> list[ValidationImage]:
         """All wait for the last here; the first one says what the others drew, and gets it."""
@@ -137,7 +138,7 @@ class ValidationCallback(Callback):
             return GeneratedImages(images, self._told(failed, state))
         except (RuntimeError, MemoryError) as error:
             # The average and the weights that a schedule-free optimizer means need room beside the live ones.
-            if not ran_out_of_memory(error):
+            if self.processes.together.size > 1 or not ran_out_of_memory(error):
                 raise
             return GeneratedImages(images, self._told(GenerationFailed("", "", error), state))
         return GeneratedImages(images)
@@ -155,7 +156,7 @@ class ValidationCallback(Callback):
             self.announcer.emit(image, state.step, _kind(trigger))
 
         for number, (label, weights) in enumerate(passes):
-            if self.requests.stop_asked():
+            if self._group.any_of(self.requests.stop_asked()):
                 return  # before weights are put into place and an autoencoder is loaded for nothing
             with self.showing(), weights():
                 render(
@@ -167,7 +168,7 @@ class ValidationCallback(Callback):
                     edits=self.edits,
                     eval_prompts=self.eval_prompts,
                     label=label,
-                    share=self._share,
+                    group=self._group,
                     weights_for=lambda prompt: self.trainable.at_strength(self._strength(prompt, trigger)),
                     on_image=finished,
                     on_sampler_step=previews,

@@ -1,0 +1,80 @@
+"""Rules of runs whose weights are spread over all processes (FSDP)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.registry import REGISTRY, Rule, Values
+from trainer_engine.config.rules.memory import STREAMS
+from trainer_engine.contract.errors import Problem
+
+SHARD, VERSION, BLOCKS = "fsdp_enable", "fsdp_version", "fsdp_transformer_layer_cls_to_wrap"
+DETAILS = ("fsdp_reshard_after_forward", "fsdp_auto_wrap_policy", BLOCKS)
+ELEMENTWISE = ("torch-adam", "torch-adamw", "torch-sgd")
+"""Optimizers whose update of a number looks at nothing but its own gradient and state: those of a part are a part of those of all."""
+_STREAMED = "The weights of a block are gathered from other processes and not copied from the memory of the host"
+_ONE_NETWORK = "FSDP spreads the one network of the family"
+NOT_SHARDED = {
+    **dict.fromkeys(STREAMS, _STREAMED),
+    "controlnet": _ONE_NETWORK,
+    "train_text_encoder": _ONE_NETWORK,
+    "tread_config": "Token routing changes how blocks are called, and FSDP gathers their weights at these calls",
+    "fuse_qkv_projections": "Joined projections keep the weights of a block beyond its call",
+}
+"""Option -> why it cannot be combined with FSDP."""
+OTHER_VALUES = {
+    "optimizer_cpu_offload_method": ("none", "The update on the host copies complete weights"),
+    "dynamo_backend": ("no", "A compiled network does not gather weights between its graphs"),
+}
+"""Option -> (its only value with FSDP, why)."""
+
+
+def weights_can_be_sharded(values: Values) -> Iterator[Problem]:
+    """Checks what FSDP is combined with."""
+    if not values[SHARD]:
+        for name in DETAILS:
+            if values[name] != REGISTRY[name].default:
+                yield Problem.note(name, "no_effect", f"{name} has no effect without {SHARD}.", got=values[name])
+        return
+    if values[VERSION] != 2:
+        message = "Version 1 of FSDP, which PyTorch has deprecated, is not available."
+        yield Problem.error(VERSION, "not_available", message, got=values[VERSION], expected="2")
+    if values.get("model_type") == "lora":
+        message = f"{SHARD} is for full fine-tunes: an adapter has few trained weights, and its frozen base may be quantised instead."
+        yield Problem.error(SHARD, "not_with_adapter", message, got=True, expected="false, or model_type=full")
+    if values["optimizer"] not in ELEMENTWISE:
+        message = f"optimizer={values['optimizer']} looks at complete weights, and {SHARD} gives each process some of their rows."
+        yield Problem.error("optimizer", "not_sharded", message, got=values["optimizer"], expected=f"one of {', '.join(ELEMENTWISE)}")
+    for name, reason in NOT_SHARDED.items():
+        if values[name]:
+            yield Problem.error(name, "not_sharded", f"{SHARD}: {reason}.", got=values[name], expected=f"no {name}, or {SHARD}=false")
+    for name, (only, reason) in OTHER_VALUES.items():
+        if values[name] != only:
+            yield Problem.error(name, "not_sharded", f"{SHARD}: {reason}.", got=values[name], expected=only)
+    if values["mixed_precision"] == "fp16":
+        message = f"{SHARD}: the loss scale of float16 is not kept in step between processes."
+        yield Problem.error("mixed_precision", "not_sharded", message, got="fp16", expected="bf16 or no")
+    if values["context_parallel_size"] > 1:
+        message = f"{SHARD} and context_parallel_size spread over the same processes."
+        yield Problem.error("context_parallel_size", "not_sharded", message, got=values["context_parallel_size"], expected="1")
+
+
+def sharing_problems(options: TrainingOptions, processes: int) -> Iterator[Problem]:
+    """Yields an error if there is only one process to spread the weights over."""
+    if options.distributed.fsdp_enable and processes < 2:
+        message = f"{SHARD} spreads the weights over the processes of a run, and this run has {processes}."
+        hint = "use num_processes=2 or more, or fsdp_enable=false"
+        yield Problem.error(SHARD, "needs_processes", message, got=True, expected="at least 2 processes", hint=hint)
+
+
+def block_problems(blocks: Iterable[str], classes: Collection[str]) -> Iterator[Problem]:
+    """Yields an error for names of blocks that the network does not have. ``classes``: class names of its modules."""
+    unknown = [name for name in blocks if name not in classes]
+    if unknown:
+        message = f"The network has no module of the class {', '.join(unknown)}."
+        known = ", ".join(sorted(name for name in classes if name.endswith("Block"))[:8])
+        yield Problem.error(BLOCKS, "no_such_block", message, got=", ".join(unknown), expected=f"such as {known}")
+
+
+RULES: tuple[Rule, ...] = (weights_can_be_sharded,)

@@ -1,0 +1,77 @@
+"""Spreads the weights of a network over all processes (FSDP 2, ``fully_shard`` of PyTorch), and gathers them again.
+
+A sharded weight is a ``DTensor``: each process holds some of its rows, of its gradient and of its optimizer state. The blocks of the
+network gather their weights while they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def shard(network: nn.Module, blocks: Collection[str], processes: int, device: torch.device, *, frees_after_forward: bool) -> None:
+    """Spread the weights of a network over so many processes, in place. Every process of the run calls it, with the same weights.
+
+    ``blocks``: class names of the modules that gather their weights on their own; the rest of the network does it as a whole.
+    ``frees_after_forward``: the gathered weights are freed between forward and backward pass.
+    """
+    mesh = init_device_mesh(device.type, (processes,))
+    for module in [module for module in network.modules() if type(module).__name__ in blocks]:
+        fully_shard(module, mesh=mesh, reshard_after_forward=frees_after_forward)
+    fully_shard(network, mesh=mesh, reshard_after_forward=frees_after_forward)
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Whether ``shard`` has spread the weights of the network."""
+    return isinstance(network, FSDPModule)
+
+
+@contextmanager
+def without_exchange(network: nn.Module) -> Iterator[None]:
+    """Backward passes in the block keep their gradients whole on each process; the next one outside adds and spreads them."""
+    sharded = cast("FSDPModule", network)
+    sharded.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        sharded.set_requires_gradient_sync(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The complete tensor, gathered if it is sharded. Every process has to call it for a sharded one."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: its rows if it is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A complete tensor, sharded as the parameter that it belongs to. Others, such as counters, stay whole. Every process calls it."""
+    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+        return tensor
+    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def sharded_as(part: Tensor, parameter: Tensor) -> Tensor:
+    """The tensor of which each process has a part, as it has one of the parameter; the part itself if the parameter is not sharded."""
+    if not isinstance(parameter, DTensor):
+        return part
+    place, shape, stride = (parameter.device_mesh, parameter.placements), parameter.shape, parameter.stride()
+    return DTensor.from_local(part.to(parameter.device), *place, run_check=False, shape=shape, stride=stride)
+
+
+def free_gathered(network: nn.Module) -> None:
+    """Free the complete weights that a forward pass without a backward pass has left, so that the next one gathers them anew."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -54,10 +54,7 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 DEFAULT_NOW: Mapping[str, str] = MappingProxyType({"allow_tf32": "GPUs that can use TF32 do, unless disable_tf32 is set"})
 """Removed switch -> what is true without it: switching it on asks for nothing, and switching it off for something."""
 
-OFF: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-    }
-)
+OFF: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 """Option that is not implemented -> values other than its default that also leave it off, such as an interval of 1."""
 
 

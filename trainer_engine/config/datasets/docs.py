@@ -203,6 +203,22 @@ captions follow an image set; eval sets have no schedule.
 `train_batch_size` gives a set batches of its own size. In an optimizer step with batches of different sizes every sample counts the same:
 each micro-batch is weighted by its number of samples.
 
+## New crops in each epoch
+
+Without `vae_cache_clear_each_epoch` an image has one crop in all epochs. With it, `crop_style` `random` crops each image at a new place in
+each epoch, and `crop_aspect` `random` to another of `crop_aspect_buckets`: an image gets its possible aspects in turn, each about as often
+as its weight says. Aspects that `minimum_aspect_ratio` and `maximum_aspect_ratio` exclude are not chosen. Crops that are not random stay as
+they are; `validate` says so in a note.
+
+- A crop follows from the seed, the name of the file and the epoch. A run that is resumed within an epoch trains on the crops that the
+  uninterrupted run trains on, and any number of processes trains on the same ones.
+- Latents are encoded while training, as with `vae_cache_ondemand`: the autoencoder stays in memory, and files are decoded once at the start
+  to leave out broken ones. Nothing has to be cleared, because a crop is part of an entry's address. When an epoch is over, each process
+  removes the entries that the next one does not use, except those that another run has noted; so the cache holds the latents of one epoch.
+  With `vae_cache_disable` nothing is stored.
+- Masks, and references that have the size of their image, share its crop. `reference_loose` references keep theirs.
+- New aspects give new buckets, so epochs may differ in length: `validate` lists them under `schedule`. After 1,000 epochs the aspects stay.
+
 ## How images get references
 
 An image set names sets of `dataset_type` `conditioning` in `conditioning_data`. An entry with a `conditioning_type` is a conditioning set,

@@ -144,6 +144,8 @@ class SetNumbers(NamedTuple):
     """Batches in an epoch."""
     weight: float
     """The dataset's ``probability``."""
+    side: int = 0
+    """The side of a slider that the dataset is on: 1, -1, or 0 for neither."""
 
 
 class Share(NamedTuple):
@@ -166,8 +168,14 @@ class Share(NamedTuple):
 
 
 def shares(sets: Sequence[SetNumbers], *, by_size: bool) -> list[Share]:
-    """Returns the share of each dataset, 0 for one without batches. ``by_size``: whether larger datasets are chosen more often."""
+    """Returns the share of each dataset, 0 for one without batches. ``by_size``: whether larger datasets are chosen more often.
+
+    The sides of a slider take turns, so each has the same share at the start.
+    """
     weights = [one.weight * (one.batches if by_size else 1) if one.batches else 0.0 for one in sets]
-    total, batches = sum(weights), sum(one.batches for one in sets)
-    parts = [weight / total if total else 0.0 for weight in weights]
+    batches, totals = sum(one.batches for one in sets), dict.fromkeys((one.side for one in sets), 0.0)
+    for one, weight in zip(sets, weights, strict=True):
+        totals[one.side] += weight
+    sides = sum(1 for total in totals.values() if total)
+    parts = [weight / totals[one.side] / sides if weight else 0.0 for one, weight in zip(sets, weights, strict=True)]
     return [Share(part, one.batches / batches if batches else 0.0) for part, one in zip(parts, sets, strict=True)]

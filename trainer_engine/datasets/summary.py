@@ -35,7 +35,7 @@ def report_document(report: DatasetReport, options: TrainingOptions) -> dict[str
 
 def summarise(report: DatasetReport) -> dict[str, Any]:
     """Returns the numbers of every dataset, what batches and accumulation do, and some examples. Its size is bounded."""
-    numbers = [SetNumbers(one.batches_per_epoch, one.entry.probability) for one in report.sets]
+    numbers = [SetNumbers(one.batches_per_epoch, one.entry.probability, one.entry.slider_side) for one in report.sets]
     parts = shares(numbers, by_size=report.by_size)
     most = max(LEAST_LISTED, min(MOST_LISTED, MOST_LISTED_TOGETHER // max(1, len(report.sets) + len(report.eval_sets))))
     return {

@@ -289,6 +289,23 @@ references, with the adapter switched off. `probability` and `repeats` decide ho
 pass. A new adapter has no loss on these batches until it has learned something else. A full fine-tune has no base model beside it, so it
 trains on the images of such a set like on any other, and `validate` says so in a note.
 
+## Sliders
+
+A slider is an adapter that shows more of a concept at a positive strength, and less of it at a negative one. It learns from opposites: a
+set of images with more of the concept and a set with less of it, with the same captions and about as many images. `slider_strength` is the
+strength of the adapter while it learns a set, such as 1 and -1: the adapter's own scale is multiplied by it, in the prediction and its
+gradient alike. So the image of a set is what the adapter should show at that strength.
+
+- Batches take turns: one of a positive set, one of a negative set, one of the other sets, which are neutral. A side that has no batches
+  left in the epoch is passed over. Within a side, `probability` and `data_backend_sampling` choose the next batch as usual, and every
+  sample is still seen `repeats` + 1 times. `validate` counts the turns in each set's share.
+- A neutral set is learned at the adapter's usual strength. For images that no strength should change, use `is_regularisation_data` instead.
+- The option `slider_lora_target` puts a standard adapter on layers that do not read the prompt: self-attention, the projections at both
+  ends of the network, and the embedding of time. For LyCORIS, name such layers in `apply_preset.target_name` of its file.
+- `adapter_strength` of prompts in `user_prompt_library` shows both sides in validations: [validation.md](validation.md).
+
+A full fine-tune has no strength, so it is refused. A slider with one side is trained, with a warning.
+
 ## Pixels
 
 Images are read as 8-bit sRGB: only the first frame of an animation, transparency on white, deeper greyscale scaled to 8 bits. Colour

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.buckets import Bucket, Effective, SetNumbers, shares
+from trainer_engine.datasets.buckets import Bucket, Effective
 from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.schedule import understood_length
+from trainer_engine.datasets.shares import SetNumbers, shares
 from trainer_engine.datasets.sources.base import LeftOut, printable
 
 MOST_LISTED = 200

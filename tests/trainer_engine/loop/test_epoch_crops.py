@@ -17,7 +17,10 @@ from tests.helpers.caches import entries_of
 from tests.helpers.pictures import generate_images
 from tests.helpers.samples import samples_of
 from tests.helpers.tiny_run import HereRun, start_run, tiny_datasets, tiny_options, train_here, write_job
+from tests.trainer_engine.families.flux.test_kontext import adapter, kontext, pairs
+from tests.trainer_engine.loop.test_masked_loss import masked
 from trainer_engine.caches.latents import LatentCache
+from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.store import CacheStore, Encoded
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
@@ -120,6 +123,54 @@ def read_epochs(place: Path, family: Family) -> list[tuple[int, Sample, torch.Te
     cache.take_stock(samples, 1)
     moved = [(epoch, replace(one, epoch=epoch)) for epoch in range(3) for one in samples]
     return [(epoch, sample, cache.read(sample)) for epoch, sample in moved]
+
+
+@pytest.fixture
+def masks_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sample, torch.Tensor]]:
+    """Masks as the run reads them."""
+    found: list[tuple[Sample, torch.Tensor]] = []
+    read = MaskCache.read
+
+    def noting(cache: MaskCache, sample: Sample, size: tuple[int, int]) -> torch.Tensor:
+        values = read(cache, sample, size)
+        found.append((sample, values))
+        return values
+
+    monkeypatch.setattr(MaskCache, "read", noting)
+    return found
+
+
+def test_masks_lie_on_the_crop_of_their_image_in_each_epoch(tmp_path: Path, masks_read: list[tuple[Sample, torch.Tensor]]) -> None:
+    datasets = masked(tmp_path, **PLACES)
+    done = train_here(tmp_path, datasets=datasets, max_train_steps=12, output_dir=str(tmp_path / "out"))
+    assert done.code is ExitCode.COMPLETED
+    later = [(sample, values) for sample, values in masks_read if sample.epoch]
+    assert {sample.epoch for sample, _ in later} == {1, 2}
+    for sample, values in later:
+        left, top = crop_window(sample, 7)
+        with Image.open(sample.location) as image:
+            cut = image.resize(sample.resized, Image.Resampling.BOX).crop((left, top, left + 64, top + 64))
+        wanted = torch.frombuffer(bytearray(cut.tobytes()), dtype=torch.uint8).view(1, 1, 64, 64).float() / 255
+        assert torch.allclose(values, torch.nn.functional.adaptive_avg_pool2d(wanted, values.shape[-2:])[0], atol=0.25)
+    assert len(entries_of(tmp_path / "cache/masks")) == 8, "later crops are not stored"
+    resumed = {"datasets": datasets, "max_train_steps": 12, "output_dir": str(tmp_path / "resumed")}
+    train_here(tmp_path, stop_after=7, **resumed)
+    assert train_here(tmp_path, **resumed).weights() == done.weights()
+
+
+def test_strict_references_move_with_their_image_and_leave_no_entries(tmp_path: Path, windows: dict[str, Any]) -> None:
+    sets = pairs(tmp_path, "reference_strict", "reference_loose")
+    sets[0] |= {"vae_cache_clear_each_epoch": True}
+    options = {"max_train_steps": 8, "dataloader_prefetch": False}
+    whole = kontext(tmp_path, sets, output_dir=str(tmp_path / "out"), **options)
+    assert whole.code is ExitCode.COMPLETED
+    by_cache = {name: len(entries_of(tmp_path / f"cache/{name}")) for name in ("edits", "refs-0", "refs-1")}
+    assert by_cache["edits"] <= 4 and by_cache["refs-0"] <= 4 and by_cache["refs-1"] == 4
+    kontext(tmp_path, sets, output_dir=str(tmp_path / "resumed"), stop_after=5, **options)
+    resumed = kontext(tmp_path, sets, output_dir=str(tmp_path / "resumed"), **options)
+    assert adapter(resumed) == adapter(whole)
+    epochs = {(epoch, size) for found in windows.values() for epoch, size, _ in found}
+    assert {epoch for epoch, _ in epochs} >= {0, 1, 2, 3}
 
 
 def test_entries_that_another_run_noted_stay(tmp_path: Path) -> None:

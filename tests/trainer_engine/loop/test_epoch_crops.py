@@ -236,7 +236,6 @@ def test_two_ranks_train_what_one_does_with_twice_the_batch_and_resume_exactly(t
                 "num_processes": 2,
                 "max_train_steps": last,
                 "resolution": 128,
-                "output_dir": str(tmp_path / name),
             }
             folder = write_job(
                 tmp_path,

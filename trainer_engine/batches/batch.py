@@ -50,6 +50,8 @@ class Batch(SampleBatch):
     """The noise in the input of the network, if it differs from the one that is learned (Ning et al., 2023, "Input Perturbation")."""
     toward_parent: bool = False
     """Whether an adapter is trained toward the prediction of the network without it, instead of the data."""
+    adapter_strength: float = 1.0
+    """Strength of the adapter in the prediction: that of a side of a slider, or 1."""
 
     def inputs(self, noisy_latents: Tensor) -> StepInputs:
         """Inputs of the network for these samples, with ``noisy_latents`` (B, C, ...) as x_t."""

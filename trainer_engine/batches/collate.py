@@ -53,6 +53,8 @@ class Collator:
     parent_sets: frozenset[str] = frozenset()
     """Ids of the datasets on which an adapter is trained toward the prediction of the network without it."""
 
+    adapter_strengths: Mapping[str, float] = field(default_factory=dict)
+    """Id of a dataset that is a side of a slider -> strength of the adapter while it learns the set."""
     timestep_offsets: Mapping[str, float] = field(default_factory=dict)
     """Id of a dataset -> what its timesteps are moved by; 0 for those that are not here."""
 
@@ -75,12 +77,13 @@ class Collator:
             samples = replace(samples, loss_mask=self._thinned(samples.loss_mask, step, indices))
         shape = samples.latents.shape[1:]
         noise = self._noise(step, indices, shape)
-        return samples.with_noise(
+        batch_of_set = samples.with_noise(
             noise=noise,
             timesteps=self._timesteps(step, indices, self.builder.family.token_count(shape), items[0].source),
             input_noise=self._perturbed(noise, step, indices),
             toward_parent=items[0].source in self.parent_sets,
         )
+        return replace(batch_of_set, adapter_strength=self.adapter_strengths.get(items[0].source, 1.0))
 
     def _thinned(self, masks: Tensor, step: int, indices: Sequence[int]) -> Tensor:
         """The masks (B, 1, ...), each replaced by ones unless it is used."""

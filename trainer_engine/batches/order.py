@@ -74,6 +74,15 @@ def interleave(sets: Sequence[SetBatches], *, by_size: bool) -> Integers:
     return np.concatenate(owners)[arrival]
 
 
+def alternating(sides: Integers) -> Integers:
+    """An order of batches in which the sides of a slider take turns: positive, negative, neutral.
+
+    ``sides``: 1, -1 or 0 for each batch. The batches of a side keep their order, and a side without batches is passed over.
+    """
+    turns = np.array([2, 0, 1], np.int32)[sides]  # neutral, positive, negative
+    return np.lexsort((turns, numbered(turns))).astype(np.int32)
+
+
 def numbered(buckets: Integers) -> Integers:
     """For each batch, how many of its bucket come before it."""
     by_bucket = np.argsort(buckets, kind="stable")
@@ -87,8 +96,9 @@ def numbered(buckets: Integers) -> Integers:
 class PhasedOrder:
     """The order of an epoch in which the sets that are trained on may change. One phase follows the other."""
 
-    def __init__(self, batches: Sequence[Sequence[int]]) -> None:
-        """``batches``: of each bucket of each set."""
+    def __init__(self, batches: Sequence[Sequence[int]], sides: Sequence[int] = ()) -> None:
+        """``batches``: of each bucket of each set. ``sides``: of a slider, 1, -1 or 0, for each set; empty without a slider."""
+        self._sides = np.array(sides, np.int32)
         self._left = [list(one) for one in batches]
         self._owners = np.repeat(np.arange(len(batches)), [len(one) for one in batches])
         self._taken: list[Integers] = [np.zeros(0, np.int32)]
@@ -104,6 +114,8 @@ class PhasedOrder:
         if not any(sum(one.batches) for one in sets):
             return 0, True
         found = interleave(sets, by_size=by_size)
+        if self._sides.any():
+            found = found[alternating(self._sides[self._owners[found]])]
         taken = found[:most]
         self._taken.append(taken)
         counts = iter(np.bincount(taken, minlength=len(self._owners)).tolist())

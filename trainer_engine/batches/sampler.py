@@ -41,6 +41,8 @@ class DataSource:
     """Whether its samples keep an adapter close to the network without it."""
     timestep_offset: float = 0.0
     """What its timesteps are moved by before the sigmoid of flow matching."""
+    adapter_strength: float = 0.0
+    """Strength of the adapter while it learns this set as a side of a slider; 0 for its usual strength."""
     crops: EpochCrops | None = None
     """The crops of its samples in each epoch; None if they do not change."""
 
@@ -142,7 +144,8 @@ class Sampler:
         def batches(images: Iterable[int]) -> tuple[int, ...]:
             return tuple(-(-source.seen(count) // self._batch_size(source)) for count in images)
 
-        timed = TimedSet(source.id, batches(map(len, source.buckets)), source.weight, source.gates)
+        side = (source.adapter_strength > 0) - (source.adapter_strength < 0)
+        timed = TimedSet(source.id, batches(map(len, source.buckets)), source.weight, source.gates, side)
         if source.crops is None or not source.changes_buckets:
             return timed
         sizes = source.crops.bucket_sizes

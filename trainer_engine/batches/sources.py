@@ -30,6 +30,7 @@ def data_source(found: SetReport, samples: Sequence[Sample]) -> DataSource:
         gates=found.entry.gates,
         is_regularisation=found.entry.is_regularisation_data,
         timestep_offset=found.entry.timestep_sampling_offset,
+        adapter_strength=found.entry.slider_strength,
         crops=found.crops(samples),
     )
 

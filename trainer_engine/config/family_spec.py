@@ -152,6 +152,13 @@ class SamplingSpec:
     """None for a family that generates images only."""
 
 
+SLIDER_TARGETS = (
+    *("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn1.to_qkv"),
+    *("proj_in", "proj_out", "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"),
+)
+"""For networks with self-attention ``attn1`` and cross-attention ``attn2``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdapterSpec:
     """The modules that adapters are put on."""
@@ -167,6 +174,8 @@ class AdapterSpec:
     default_lora_target: str = ""
     lora_target_option: str = ""
     """Name of the option that chooses one of ``lora_targets``; empty if there is none for the family."""
+    slider_targets: tuple[str, ...] = SLIDER_TARGETS
+    """Endings of the module names that a standard adapter is put on with ``slider_lora_target``: nothing that reads the prompt."""
     base_precisions: tuple[str, ...] = ()
     """Quantised types in which the frozen base weights may be kept."""
 

@@ -28,7 +28,7 @@ def unknown_option(name: str, known: Iterable[str], suggestions: Suggestions) ->
 
 def _not_available(name: str, value: object) -> Problem | None:
     default = not_available()[name]
-    if means_default(name, value, default):
+    if means_default(value, default):
         return None
     if name in HINTS:
         return hint_problem(name, value, default)

@@ -1,11 +1,10 @@
-"""Groups samples of one size into buckets, and counts their batches, their share of an epoch and what an optimizer step lacks."""
+"""Groups samples of one size into buckets, and counts their batches and what an optimizer step lacks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.config.token_splitting import SIZE
@@ -139,39 +138,3 @@ def short_buckets(entry: ImageSet, buckets: Sequence[Bucket], effective: Effecti
         expected=f"at least {effective.batch} samples in every bucket ({effective.batch_text})",
         hint="a smaller train_batch_size repeats fewer images; crop_aspect square or closest makes fewer buckets",
     )
-
-
-class SetNumbers(NamedTuple):
-    """The numbers that decide how often batches of a dataset are chosen."""
-
-    batches: int
-    """Batches in an epoch."""
-    weight: float
-    """The dataset's ``probability``."""
-
-
-class Share(NamedTuple):
-    """The share of batches that come from a dataset, from 0 to 1."""
-
-    at_start: float
-    """Share of the first batches of an epoch, and therefore of a run that is much shorter than an epoch."""
-    of_epoch: float
-    """Share of a complete epoch, in which every sample is seen ``repeats + 1`` times whatever the weights are."""
-
-    def as_dict(self) -> dict[str, float | str]:
-        """Returns the share as ``validate`` reports it."""
-        return {"at_start": round(self.at_start, 6), "of_epoch": round(self.of_epoch, 6), "text": self.text}
-
-    @property
-    def text(self) -> str:
-        if math.isclose(self.at_start, self.of_epoch):
-            return f"{100 * self.of_epoch:.3g} % of the batches"
-        return f"{100 * self.at_start:.3g} % of the batches at the start of an epoch, {100 * self.of_epoch:.3g} % over the complete epoch"
-
-
-def shares(sets: Sequence[SetNumbers], *, by_size: bool) -> list[Share]:
-    """Returns the share of each dataset, 0 for one without batches. ``by_size``: whether larger datasets are chosen more often."""
-    weights = [one.weight * (one.batches if by_size else 1) if one.batches else 0.0 for one in sets]
-    total, batches = sum(weights), sum(one.batches for one in sets)
-    parts = [weight / total if total else 0.0 for weight in weights]
-    return [Share(part, one.batches / batches if batches else 0.0) for part, one in zip(parts, sets, strict=True)]

@@ -57,7 +57,7 @@ class SetReport:
     def timed(self) -> TimedSet:
         """The set as a timeline sees it."""
         batches = tuple(bucket.batches(self.effective.batch) for bucket in self.counts)
-        timed = TimedSet(self.entry.id, batches, self.entry.probability, self.entry.gates)
+        timed = TimedSet(self.entry.id, batches, self.entry.probability, self.entry.gates, self.entry.slider_side)
         crops = self.crops(self.samples) if self.entry.changes_aspects else None
         if crops is None:
             return timed
@@ -78,6 +78,7 @@ class SetReport:
         usual: tuple[object, ...] = (self.entry.repeats + 1, self.at_least, self.entry.probability)
         usual += ("regularisation",) if self.entry.is_regularisation_data else ()
         usual += ("new crops",) if self.entry.changes_crops else ()
+        usual += ("slider", self.entry.slider_strength) if self.entry.slider_strength else ()
         scheduled = (self.entry.train_batch_size, *self.entry.gates)
         return usual if scheduled == (None, *ALWAYS) else (*usual, *scheduled)
 

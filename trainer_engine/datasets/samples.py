@@ -89,6 +89,7 @@ SETTINGS = (
     *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt", "disable_multiline_split"),
     *("caption_shuffle", "repeats", "probability", "max_num_samples", "conditioning_data", "conditioning", "is_regularisation_data"),
     *("train_batch_size", "start_epoch", "start_step", "end_epoch", "end_step", "video", "vae_cache_clear_each_epoch"),
+    "slider_strength",
 )
 """Fields of a dataset that decide how its samples are trained, and therefore explain why fingerprints differ."""
 

@@ -47,7 +47,8 @@ def _new_crops(entry: ImageSet, timeline: Timeline, steps: int) -> Problem:
     message = f"dataset {entry.id}: its images are cropped anew in each epoch, so they are encoded while training."
     if entry.changes_aspects:
         lengths = [one.length for one in timeline.stretches if one.start < steps]
-        message += f" Its buckets change too: epochs have {min(lengths)} to {max(lengths)} steps."
+        counted = f"{min(lengths)} to {max(lengths)}" if min(lengths) < max(lengths) else str(lengths[0])
+        message += f" Its buckets change too: epochs have {counted} steps."
     hint = "the autoencoder stays in memory; the cache holds the latents of one epoch"
     return Problem.note(entry.option("vae_cache_clear_each_epoch"), "new_crops", message, got=True, hint=hint)
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.buckets import Bucket, Effective, SetNumbers, shares
+from trainer_engine.datasets.buckets import Bucket, Effective
 from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.schedule import understood_length
+from trainer_engine.datasets.shares import SetNumbers, shares
 from trainer_engine.datasets.sources.base import LeftOut, printable
 
 MOST_LISTED = 200
@@ -35,7 +36,7 @@ def report_document(report: DatasetReport, options: TrainingOptions) -> dict[str
 
 def summarise(report: DatasetReport) -> dict[str, Any]:
     """Returns the numbers of every dataset, what batches and accumulation do, and some examples. Its size is bounded."""
-    numbers = [SetNumbers(one.batches_per_epoch, one.entry.probability) for one in report.sets]
+    numbers = [SetNumbers(one.batches_per_epoch, one.entry.probability, one.entry.slider_side) for one in report.sets]
     parts = shares(numbers, by_size=report.by_size)
     most = max(LEAST_LISTED, min(MOST_LISTED, MOST_LISTED_TOGETHER // max(1, len(report.sets) + len(report.eval_sets))))
     return {

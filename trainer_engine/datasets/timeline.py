@@ -19,7 +19,7 @@ from trainer_engine.config.datasets.fields import ALWAYS, Gates
 from trainer_engine.runtime.seeds import derived_seed
 
 if TYPE_CHECKING:
-    from trainer_engine.batches.order import Integers
+    from trainer_engine.batches.order import Integers, PhasedOrder
 
 
 CHANGING_EPOCHS = 1_000
@@ -35,6 +35,8 @@ class TimedSet(NamedTuple):
     weight: float
     """Its ``probability``, above 0."""
     gates: Gates = ALWAYS
+    side: int = 0
+    """The side of a slider that it is on: 1, -1, or 0 for neither."""
     changing: Callable[[int], tuple[int, ...]] | None = None
     """epoch, from 0 -> ``batches`` of that epoch; None if they are the same in all epochs."""
 
@@ -164,10 +166,7 @@ class Timeline:
         return [cut - 1 for one in self.sets if one.gates.has_epoch(epoch + 1) for cut in one.gates.step_cuts if cut - 1 > steps]
 
     def _order(self, epoch: int, start: int) -> tuple[Integers, Integers]:
-        # NOTE: the server counts epochs without numpy, which it does not load.
-        from trainer_engine.batches.order import PhasedOrder
-
-        found, steps, phase = PhasedOrder([one.batches_in(epoch) for one in self.sets]), start, 0
+        found, steps, phase = self._batches_of(epoch), start, 0
         while True:
             active = self._active(epoch, steps)
             turns = {number: (one.weight, self._phase_seed(epoch, phase, one)) for number, one in enumerate(self.sets) if one in active}
@@ -176,6 +175,12 @@ class Timeline:
             if is_over:
                 return found.in_steps_of(self.accumulation, turns)
             steps, phase = steps + taken // self.accumulation, phase + 1
+
+    def _batches_of(self, epoch: int) -> PhasedOrder:
+        # NOTE: the server counts epochs without numpy, which it does not load.
+        from trainer_engine.batches.order import PhasedOrder
+
+        return PhasedOrder([one.batches_in(epoch) for one in self.sets], [one.side for one in self.sets])
 
     def _phase_seed(self, epoch: int, phase: int, one: TimedSet) -> int:
         return derived_seed(self.seed, "order", epoch, one.id, *((phase,) if phase else ()))

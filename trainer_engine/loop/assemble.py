@@ -218,6 +218,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         combine_references=options.data.conditioning_multidataset_sampling == "combined",
         mask_probability=options.objective.masked_loss_probability,
         timestep_offsets={source.id: source.timestep_offset for source in prepared.sources},
+        adapter_strengths={source.id: source.adapter_strength for source in prepared.sources if source.adapter_strength},
         parent_sets=frozenset(source.id for source in prepared.sources if source.is_regularisation),
     )
     ahead = options.data.dataloader_prefetch_qlen if options.data.dataloader_prefetch else 0
@@ -238,6 +239,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
         seed=run.seed,
         scaler=torch.amp.GradScaler(family.devices.device.type, enabled=family.devices.compute == torch.float16),
         parent=None if options.model.model_type == "full" else trainable.base_model,
+        at_strength=trainable.at_strength,
         router=_router(options, family, network),
     )
     average = _average_of(network, run)

@@ -83,12 +83,11 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
         is_sharded=is_sharded(parts.trainable.network),
     )
     hooking, awaiting = _scripts(run_context, parts, publishing)
-    clearing = options.memory.accelerator_cache_clear_interval
     together = Callbacks(
         [
             *([EmaCallback(parts.average)] if parts.average is not None else []),
             ProgressCallback(sink, processes.device),
-            MemoryCallback(processes.device, run_context.resident_at_start, run_context.memory_estimate, clearing),
+            _memory(run_context),
             NonFiniteCallback(sink, parts.loader.sampler, parts.loader.collator),
             *([JournalCallback(run_context.journal_room)] if run_context.journal_room is not None else []),
             *([EpochCropsCallback(parts.prepared)] if parts.prepared.crops_change else []),
@@ -104,6 +103,11 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
         ]
     )
     return together
+
+
+def _memory(run_context: RunContext) -> MemoryCallback:
+    interval = run_context.options.memory.accelerator_cache_clear_interval
+    return MemoryCallback(run_context.processes.device, run_context.resident_at_start, run_context.memory_estimate, interval)
 
 
 def _results(run_context: RunContext, parts: RunComponents, showing: Callable[[], AbstractContextManager[None]]) -> ResultsCallback:

@@ -52,6 +52,8 @@ class Step:
     scaler: torch.amp.GradScaler
     parent: Callable[[], AbstractContextManager[nn.Module]] | None = None
     """Gives the frozen base without its adapter, for batches that are trained toward it; None in a full fine-tune."""
+    at_strength: Callable[[float], AbstractContextManager[None]] = lambda strength: nullcontext()
+    """Scales the change of the adapter inside a block, for batches that are a side of a slider."""
     router: TokenRouter | None = None
     """Lets tokens skip blocks; None if all of them pass through all."""
 
@@ -92,7 +94,10 @@ class Step:
         # Random numbers inside the network, such as dropout, follow from the step too, so that a resumed run repeats them.
         seed_network(derived_seed(self.seed, batches.step, number, self.processes.group.index, "network"), self.devices.device)
         skipping = self._routing(batches, number)
-        with nullcontext() if is_last else self.processes.without_exchange(self.network), skipping:
+        strength = batches.passes[number].adapter_strength
+        # Checkpointed blocks compute again in the backward pass, which therefore has the same strength.
+        scaled = nullcontext() if strength == 1 else self.at_strength(strength)
+        with nullcontext() if is_last else self.processes.without_exchange(self.network), skipping, scaled:
             loss = self.loss(batches.passes[number].to(self.devices.device))
             # Gradients are averaged over all processes; those of a group are parts of one, and have to be added instead.
             share = micro_batch_shares(batches)[number] / self.processes.group.size

@@ -45,6 +45,7 @@ def _standard(options: TrainingOptions, spec: FamilySpec, shapes: Mapping[str, t
     own = parse_targets(options.adapter.peft_lora_target_modules)
     chosen = spec.adapters.lora_target(options.as_values())
     option = "peft_lora_target_modules" if own else spec.adapters.lora_target_option or "model_family"
+    option = "slider_lora_target" if options.adapter.slider_lora_target and not own else option
     if shapes is None:
         return
     matched = adapted_layers(options, spec, shapes)

@@ -46,7 +46,8 @@ LOADING = """## While a run loads and encodes
   layer that is being quantised; with `quantize_via=cpu` it gets quantised layers alone.
 - **Text encoders** are on the device while captions are encoded, before the network is loaded, and again while validation prompts are.
 - **The autoencoder** has 50 to 130 million weights. What it needs grows with the image: about 4 GiB for 1024 pixels in bfloat16.
-  Out of memory halves its batch.
+  Out of memory halves its batch. Sets that are encoded while training (`vae_cache_ondemand`, `vae_cache_disable`,
+  `vae_cache_clear_each_epoch`) keep it on the device, and encode one image at a time.
 - **Validation images** need the network, the adapter and the autoencoder, but no gradients and no state.
 - **Checkpoints** are copied to the host while training goes on: as much as the trained weights and their state.
 

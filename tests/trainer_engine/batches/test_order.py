@@ -14,7 +14,7 @@ import pytest
 from tests.trainer_engine.batches.test_sampler import bucket_of, counted, epoch, sampler, source
 from trainer_engine.batches.order import EpochOrder, Epochs, SetBatches, _log, bucket_batches, interleave
 from trainer_engine.batches.sampler import Sampler
-from trainer_engine.datasets.buckets import SetNumbers, shares
+from trainer_engine.datasets.shares import SetNumbers, shares
 
 SEEDS = range(5)
 DEVIATIONS = 4.5

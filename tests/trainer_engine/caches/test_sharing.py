@@ -169,12 +169,12 @@ def test_two_runs_that_fill_a_cache_at_once_meet_in_the_middle(
     started = threading.Event()
     usual = CacheStore.writer
 
-    def one_after_the_other(store: CacheStore) -> object:
+    def one_after_the_other(store: CacheStore, **how: bool) -> object:
         """Both have taken stock before one has written; the second begins a moment later."""
         if started.is_set():
             time.sleep(0.1)
         started.set()
-        return usual(store)
+        return usual(store, **how)
 
     monkeypatch.setattr(CacheStore, "writer", one_after_the_other)
     one, two = latents_at_once(tmp_path / "cache", samples_of(pictures), [ALONE, ALONE])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trainer_engine.config.options import REGISTRY
-from trainer_engine.config.options.gone import DEFAULT_NOW, GONE, OFF, RENAMED
+from trainer_engine.config.options.gone import DEFAULT_NOW, GONE, RENAMED
 from trainer_engine.config.options.registry import ALIASES, not_available
 from trainer_engine.config.parse import normalise
 from trainer_engine.contract.errors import Level
@@ -17,7 +17,6 @@ NOTHING: list[Any] = [False, "false", "False", "no", "off", "0", 0, None, "", "n
 
 def test_no_option_is_gone_and_there() -> None:
     assert not GONE.keys() & {*REGISTRY, *ALIASES, *not_available()}
-    assert OFF.keys() <= not_available().keys()
 
 
 @pytest.mark.parametrize("value", NOTHING)

@@ -59,7 +59,7 @@ def crops_of(sizes: list[tuple[int, int]], **fields: Any) -> EpochCrops:
 
 
 def examined(place: Path, *, options: dict[str, Any] | None = None, **fields: Any) -> tuple[DatasetReport, TrainingOptions]:
-    parsed = parse_options(tiny_options(place, aspect_bucket_alignment=16, **(options or {})))
+    parsed = parse_options(tiny_options(place, resolution=256, **(options or {})))
     spec = find_spec(parsed.model.model_family)
     assert spec is not None
     dataloader, problems = parse_dataloader(tiny_datasets(place, **fields), parsed)

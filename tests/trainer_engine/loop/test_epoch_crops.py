@@ -5,21 +5,26 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from tests.helpers.caches import entries_of
 from tests.helpers.pictures import generate_images
+from tests.helpers.samples import samples_of
 from tests.helpers.tiny_run import HereRun, start_run, tiny_datasets, tiny_options, train_here, write_job
+from tests.trainer_engine.families.flux.test_kontext import adapter, kontext, pairs
+from tests.trainer_engine.loop.test_masked_loss import masked
 from trainer_engine.caches.latents import LatentCache
+from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.store import CacheStore, Encoded
 from trainer_engine.config.parse import parse_options
-from trainer_engine.contract.errors import ExitCode
+from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
+from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.shards.collect import release
@@ -43,7 +48,7 @@ def datasets_of(place: Path, name: str, **fields: Any) -> list[dict[str, Any]]:
 
 
 def run(place: Path, fields: dict[str, Any], name: str = "straight", **options: Any) -> HereRun:
-    values = {"max_train_steps": STEPS, "output_dir": str(place / name), **options}
+    values = {"max_train_steps": STEPS, "resolution": 128, "output_dir": str(place / name), **options}
     return train_here(place, datasets=datasets_of(place, name, **fields), **values)
 
 
@@ -113,17 +118,59 @@ def test_latents_are_those_of_the_crop_that_pillow_cuts(tmp_path: Path) -> None:
 
 def read_epochs(place: Path, family: Family) -> list[tuple[int, Sample, torch.Tensor]]:
     """(epoch, sample, its latents) for three epochs of two images."""
-    from tests.helpers.samples import samples_of
-
     cache = LatentCache(family, CacheStore(place / "vae"), 7, Encoded.ON_DEMAND, crops_change=True)
     samples = samples_of(sorted((place / "images").iterdir()), crop_style="random")
     cache.take_stock(samples, 1)
-    moved = [
-        (epoch, Sample(**{**{name: getattr(one, name) for name in Sample.__slots__}, "epoch": epoch}))
-        for epoch in range(3)
-        for one in samples
-    ]
+    moved = [(epoch, replace(one, epoch=epoch)) for epoch in range(3) for one in samples]
     return [(epoch, sample, cache.read(sample)) for epoch, sample in moved]
+
+
+@pytest.fixture
+def masks_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sample, torch.Tensor]]:
+    """Masks as the run reads them."""
+    found: list[tuple[Sample, torch.Tensor]] = []
+    read = MaskCache.read
+
+    def noting(cache: MaskCache, sample: Sample, size: tuple[int, int]) -> torch.Tensor:
+        values = read(cache, sample, size)
+        found.append((sample, values))
+        return values
+
+    monkeypatch.setattr(MaskCache, "read", noting)
+    return found
+
+
+def test_masks_lie_on_the_crop_of_their_image_in_each_epoch(tmp_path: Path, masks_read: list[tuple[Sample, torch.Tensor]]) -> None:
+    datasets = masked(tmp_path, **PLACES)
+    done = train_here(tmp_path, datasets=datasets, max_train_steps=12, output_dir=str(tmp_path / "out"))
+    assert done.code is ExitCode.COMPLETED
+    later = [(sample, values) for sample, values in masks_read if sample.epoch]
+    assert {sample.epoch for sample, _ in later} == {1, 2}
+    for sample, values in later:
+        left, top = crop_window(sample, 7)
+        with Image.open(sample.location) as image:
+            cut = image.resize(sample.resized, Image.Resampling.BOX).crop((left, top, left + 64, top + 64))
+        wanted = torch.frombuffer(bytearray(cut.tobytes()), dtype=torch.uint8).view(1, 1, 64, 64).float() / 255
+        assert torch.allclose(values, torch.nn.functional.adaptive_avg_pool2d(wanted, values.shape[-2:])[0], atol=0.25)
+    assert len(entries_of(tmp_path / "cache/masks")) == 8, "later crops are not stored"
+    resumed = {"datasets": datasets, "max_train_steps": 12, "output_dir": str(tmp_path / "resumed")}
+    train_here(tmp_path, stop_after=7, **resumed)
+    assert train_here(tmp_path, **resumed).weights() == done.weights()
+
+
+def test_strict_references_move_with_their_image_and_leave_no_entries(tmp_path: Path, windows: dict[str, Any]) -> None:
+    sets = pairs(tmp_path, "reference_strict", "reference_loose")
+    sets[0] |= {"vae_cache_clear_each_epoch": True}
+    options = {"max_train_steps": 8, "dataloader_prefetch": False}
+    whole = kontext(tmp_path, sets, output_dir=str(tmp_path / "out"), **options)
+    assert whole.code is ExitCode.COMPLETED
+    by_cache = {name: len(entries_of(tmp_path / f"cache/{name}")) for name in ("edits", "refs-0", "refs-1")}
+    assert by_cache["edits"] <= 4 and by_cache["refs-0"] <= 4 and by_cache["refs-1"] == 4
+    kontext(tmp_path, sets, output_dir=str(tmp_path / "resumed"), stop_after=5, **options)
+    resumed = kontext(tmp_path, sets, output_dir=str(tmp_path / "resumed"), **options)
+    assert adapter(resumed) == adapter(whole)
+    epochs = {(epoch, size) for found in windows.values() for epoch, size, _ in found}
+    assert {epoch for epoch, _ in epochs} >= {0, 1, 2, 3}
 
 
 def test_entries_that_another_run_noted_stay(tmp_path: Path) -> None:
@@ -173,25 +220,35 @@ def test_a_regular_run_of_the_same_set_keeps_its_entries(tmp_path: Path) -> None
 
 def test_turning_it_on_for_a_resumed_run_is_refused_as_a_changed_dataset(tmp_path: Path) -> None:
     run(tmp_path, {"crop": True}, stop_after=2)
-    from trainer_engine.contract.errors import CheckpointUnusable
-
     with pytest.raises(CheckpointUnusable, match="vae_cache_clear_each_epoch"):
         run(tmp_path, PLACES)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_does_with_twice_the_batch_and_resume_exactly(tmp_path: Path) -> None:
     alone = run(tmp_path, ASPECTS, "alone", train_batch_size=2, max_train_steps=6)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     found = {}
     for name, steps in (("straight", [6]), ("resumed", [3, 6])):
         for number, last in enumerate(steps):
-            options = {"train_batch_size": 1, "num_processes": 2, "max_train_steps": last, "output_dir": str(tmp_path / name)}
-            folder = write_job(tmp_path, f"run-{name}-{number}", datasets=datasets_of(tmp_path, name, **ASPECTS), **options)
+            options = {
+                "train_batch_size": 1,
+                "num_processes": 2,
+                "max_train_steps": last,
+                "resolution": 128,
+            }
+            folder = write_job(
+                tmp_path,
+                f"run-{name}-{number}",
+                datasets=datasets_of(tmp_path, name, **ASPECTS),
+                output_dir=str(tmp_path / name),
+                **options,
+            )
             ranks = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
             assert ranks.wait() == 0, ranks.log()
         found[name] = (ranks.newest_checkpoint().path / "transformer/diffusion_pytorch_model.safetensors").read_bytes()
         assert len(entries_of(tmp_path / name / "vae")) <= 7
     assert found["straight"] == found["resumed"]
-    paths = [at / "checkpoint-6/transformer/diffusion_pytorch_model.safetensors" for at in (alone.output_dir, tmp_path / "straight")]
-    one, two = map(load_file, paths)
-    assert all(torch.allclose(one[key], two[key], rtol=1e-3, atol=1e-6) for key in one)
+    ours = [event.loss for event in alone.heard.of(ProgressEvent)]
+    theirs = [entry.data["loss"] for entry in ranks.of_type("training.progress")]
+    assert theirs == pytest.approx(ours[3:], rel=1e-3)

@@ -62,6 +62,41 @@ def test_a_run_adapts_the_named_layers_and_the_checks_count_them(family: str, ta
     assert not [problem for problem in report.errors if problem.option in ("init_lora", OPTION, "lora_rank")]
 
 
+@pytest.mark.parametrize(("family", "layer"), [("sd1x", "conv_in"), ("pixart_sigma", "proj_out"), ("flux", "attn.to_out.0")])
+def test_slider_layers_are_counted_saved_and_loaded_again(family: str, layer: str, training: Training, tmp_path: Path) -> None:
+    values = {"model_family": family, "model_type": "lora", "lora_rank": 2, "slider_lora_target": True}
+    model = str(tiny_model(family))
+    run = train_here(tmp_path, model=model, max_train_steps=1, **values)
+    path = list_checkpoints(run.output_dir)[0].path / ADAPTER_FILE
+    tensors = load_file(path)
+    modules = {key.partition(".")[2].removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")}
+    assert any(f".{module}".endswith(f".{layer}") for module in modules)
+
+    options = options_with(**values, pretrained_model_name_or_path=model)
+    shapes = network_tensors(options.model, specs()[family], Path("no-cache"))
+    assert shapes is not None and modules <= set(adaptable_layers(shapes))
+    counted = numbers_in(trained_weights(options, specs()[family], 0, shapes))
+    assert counted == sum(math.prod(tensor.shape) for tensor in tensors.values())
+
+    form = {name.lstrip("-"): value for name, value in training.form.items() if not name.startswith("__")}
+    home, adapter = Home(training.home), training.home / "adapter.safetensors"
+    adapter.write_bytes(path.read_bytes())
+    again = {**form, **values, "pretrained_model_name_or_path": model, "init_lora": str(adapter)}
+    report = examine_run(resolve_run(home, {}, again), home)
+    assert not [problem for problem in report.errors if problem.option in ("init_lora", "slider_lora_target", "lora_rank")]
+    more = train_here(tmp_path, model=model, max_train_steps=2, **values)
+    assert more.step == 2
+
+
+def test_a_rank_beyond_the_smallest_slider_layer_is_refused_before_the_run(training: Training) -> None:
+    values = {"model_family": "sd1x", "model_type": "lora", "slider_lora_target": True, "lora_rank": 200}
+    form = {name.lstrip("-"): value for name, value in training.form.items() if not name.startswith("__")}
+    home = Home(training.home)
+    report = examine_run(resolve_run(home, {}, {**form, **values, "pretrained_model_name_or_path": str(tiny_model("sd1x"))}), home)
+    [refused] = [problem for problem in report.errors if problem.option == "lora_rank"]
+    assert refused.code == "rank_too_large"
+
+
 def test_an_adapter_of_other_layers_is_refused_with_the_layers_to_target(training: Training, tmp_path: Path) -> None:
     adapter = training.home / "adapter.safetensors"
     adapter.write_bytes(trained(tmp_path, "sd1x", "attention+convs").read_bytes())

@@ -203,6 +203,22 @@ captions follow an image set; eval sets have no schedule.
 `train_batch_size` gives a set batches of its own size. In an optimizer step with batches of different sizes every sample counts the same:
 each micro-batch is weighted by its number of samples.
 
+## New crops in each epoch
+
+Without `vae_cache_clear_each_epoch` an image has one crop in all epochs. With it, `crop_style` `random` crops each image at a new place in
+each epoch, and `crop_aspect` `random` to another of `crop_aspect_buckets`: an image gets its possible aspects in turn, each about as often
+as its weight says. Aspects that `minimum_aspect_ratio` and `maximum_aspect_ratio` exclude are not chosen. Crops that are not random stay as
+they are; `validate` says so in a note.
+
+- A crop follows from the seed, the name of the file and the epoch. A run that is resumed within an epoch trains on the crops that the
+  uninterrupted run trains on, and any number of processes trains on the same ones.
+- Latents are encoded while training, as with `vae_cache_ondemand`: the autoencoder stays in memory, and files are decoded once at the start
+  to leave out broken ones. Nothing has to be cleared, because a crop is part of an entry's address. When an epoch is over, each process
+  removes the entries that the next one does not use, except those that another run has noted; so the cache holds the latents of one epoch.
+  With `vae_cache_disable` nothing is stored.
+- Masks, and references that have the size of their image, share its crop. `reference_loose` references keep theirs.
+- New aspects give new buckets, so epochs may differ in length: `validate` lists them under `schedule`. After 1,000 epochs the aspects stay.
+
 ## How images get references
 
 An image set names sets of `dataset_type` `conditioning` in `conditioning_data`. An entry with a `conditioning_type` is a conditioning set,
@@ -275,6 +291,23 @@ On its batches the target of the loss is not the image, but what the base model 
 references, with the adapter switched off. `probability` and `repeats` decide how often that happens; such a step costs one more forward
 pass. A new adapter has no loss on these batches until it has learned something else. A full fine-tune has no base model beside it, so it
 trains on the images of such a set like on any other, and `validate` says so in a note.
+
+## Sliders
+
+A slider is an adapter that shows more of a concept at a positive strength, and less of it at a negative one. It learns from opposites: a
+set of images with more of the concept and a set with less of it, with the same captions and about as many images. `slider_strength` is the
+strength of the adapter while it learns a set, such as 1 and -1: the adapter's own scale is multiplied by it, in the prediction and its
+gradient alike. So the image of a set is what the adapter should show at that strength.
+
+- Batches take turns: one of a positive set, one of a negative set, one of the other sets, which are neutral. A side that has no batches
+  left in the epoch is passed over. Within a side, `probability` and `data_backend_sampling` choose the next batch as usual, and every
+  sample is still seen `repeats` + 1 times. `validate` counts the turns in each set's share.
+- A neutral set is learned at the adapter's usual strength. For images that no strength should change, use `is_regularisation_data` instead.
+- The option `slider_lora_target` puts a standard adapter on layers that do not read the prompt: self-attention, the projections at both
+  ends of the network, and the embedding of time. For LyCORIS, name such layers in `apply_preset.target_name` of its file.
+- `adapter_strength` of prompts in `user_prompt_library` shows both sides in validations: [validation.md](validation.md).
+
+A full fine-tune has no strength, so it is refused. A slider with one side is trained, with a warning.
 
 ## Pixels
 

@@ -14,7 +14,7 @@ from trainer_engine.config.options.registry import REGISTRY
 from trainer_engine.config.rules.evaluation import nothing_to_score
 from trainer_engine.contract.errors import Problem
 
-OF_TRAINING = ("repeats", "probability", "is_regularisation_data", "timestep_sampling_offset")
+OF_TRAINING = ("repeats", "probability", "is_regularisation_data", "timestep_sampling_offset", "slider_strength")
 """Fields that set how a set is trained on."""
 OF_SCHEDULES = ("start_epoch", "start_step", "end_epoch", "end_step", "train_batch_size")
 """Fields that set when and in which batches a set is trained on."""

@@ -107,6 +107,13 @@ class ImageSet(FileSet):
         ge=-10,
         le=10,
     )
+    slider_strength: float = option(
+        0.0,
+        "Slider training: strength of the adapter while it learns this set. Above 0: more of the concept. Below 0: less of it. 0: a "
+        "neutral set, for which the adapter has its usual strength. With such sets batches alternate: positive, negative, neutral.",
+        ge=-10,
+        le=10,
+    )
     text_embeds: str | None = option(
         None, "Id of the text_embeds set that caches this set's captions. Empty: the default one.", aliases=("text_embed_cache",)
     )
@@ -114,6 +121,11 @@ class ImageSet(FileSet):
         None, "Id of an image_embeds set, whose cache_dir is the folder of this set's cached latents if it gives no cache_dir_vae."
     )
     cache_dir_vae: str | None = option(None, "Folder of this set's cached latents. Empty: <output_dir>/cache/vae/<family>/<id>.")
+
+    @property
+    def slider_side(self) -> int:
+        """The side of a slider that it is on: 1, -1, or 0 for neither."""
+        return (self.slider_strength > 0) - (self.slider_strength < 0)
 
     @property
     def changes_aspects(self) -> bool:

@@ -172,6 +172,7 @@ def parse_dataloader(
     rules.something_is_trained(images)
     rules.something_begins_at_once(images)
     rules.regularisation_has_an_effect(images, context.values["model_type"])
+    rules.sliders_have_two_sides(images, context.values["model_type"])
     rules.offsets_have_an_effect(images, context.values)
     problems += [problem for draft in drafts for problem in draft.problems]
     problems += eval_sets.problems(context.values, images, evals, references)

@@ -268,6 +268,24 @@ def regularisation_has_an_effect(images: Sequence[EntryDraft], model_type: str) 
         chosen[0].warning(name, "nothing_to_learn", what, got=True)
 
 
+def sliders_have_two_sides(images: Sequence[EntryDraft], model_type: str) -> None:
+    """Refuses sides of a slider that no adapter can learn, and warns about a slider with one side."""
+    name = "slider_strength"
+    sides = [draft for draft in images if draft.values.get(name) and draft.values.get("probability")]
+    for draft in sides:
+        got = draft.values[name]
+        if model_type == "full":
+            what = "a full fine-tune has no strength that could be positive or negative."
+            draft.error(name, "needs_adapter", what, got=got, expected="0, or model_type=lora")
+        elif draft.values.get("is_regularisation_data"):
+            what = "the adapter cannot learn its images as a side of a slider, and to change nothing on them."
+            draft.error(name, "conflict", what, got=got, expected="0, or is_regularisation_data=false")
+    if sides and len({draft.values[name] > 0 for draft in sides}) == 1:
+        missing = "negative" if sides[0].values[name] > 0 else "positive"
+        what = f"no image set has a {missing} {name}: the slider learns from one side alone."
+        sides[0].warning(name, "one_side", what, got=sides[0].values[name])
+
+
 def offsets_have_an_effect(images: Sequence[EntryDraft], values: Mapping[str, Any]) -> None:
     """Refuses offsets of timesteps that no sigmoid gives."""
     name = "timestep_sampling_offset"

@@ -36,6 +36,11 @@ class AdapterOptions(OptionGroup):
         "Layers of a UNet that get a standard adapter. attention: the projections of attention. +ffs: the feed-forward layers too. +convs: "
         "the convolutions of residual blocks and of changes of resolution too. all: both, and the projections around the transformers.",
     )
+    slider_lora_target: bool = option(
+        False,
+        "Put a standard adapter on the layers that sliders train: self-attention, input and output projections and the embedding of time, "
+        "but nothing that reads the prompt. Instead of the layers that another option of the family chooses.",
+    )
     lora_format: Literal["diffusers", "comfyui"] = option(
         "diffusers",
         "Key names in the saved adapter. diffusers: the names that the library that trained it loads. comfyui: the names that ComfyUI "
@@ -73,7 +78,10 @@ class AdapterOptions(OptionGroup):
     )
 
 
-STANDARD_ALONE = ("lora_rank", "lora_alpha", "lora_dropout", "lora_init_type", "use_dora", "peft_lora_target_modules", "unet_lora_target")
+STANDARD_ALONE = (
+    *("lora_rank", "lora_alpha", "lora_dropout", "lora_init_type", "use_dora"),
+    *("peft_lora_target_modules", "unet_lora_target", "slider_lora_target"),
+)
 """Options that only a standard adapter reads."""
 LYCORIS_ALONE = ("init_lokr_norm",)
 """Options that only a LyCORIS adapter reads."""

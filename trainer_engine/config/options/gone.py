@@ -54,9 +54,6 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 DEFAULT_NOW: Mapping[str, str] = MappingProxyType({"allow_tf32": "GPUs that can use TF32 do, unless disable_tf32 is set"})
 """Removed switch -> what is true without it: switching it on asks for nothing, and switching it off for something."""
 
-OFF: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-"""Option that is not implemented -> values other than its default that also leave it off, such as an interval of 1."""
-
 
 def is_off(value: object) -> bool:
     """Whether a value leaves an option off: false, null or empty, as a type or as text."""
@@ -66,11 +63,9 @@ def is_off(value: object) -> bool:
     return word in ("", "none", "null", "{}", "[]", "0.0", *FALSE_WORDS)
 
 
-def means_default(name: str, value: object, default: object) -> bool:
+def means_default(value: object, default: object) -> bool:
     """Whether a value of an option that is not implemented is the default of the format, or leaves the option off."""
     word = str(value).strip().lower()
-    if word in OFF.get(name, ()):
-        return True
     if default is None or default is False:
         return is_off(value)
     if value is None or word in ("", "none", "null"):

@@ -94,8 +94,9 @@ def adapter_targets(options: TrainingOptions, spec: FamilySpec) -> tuple[str, ..
     own = parse_targets(options.adapter.peft_lora_target_modules)
     if own:
         return own
-    chosen = spec.adapters.lora_target(options.as_values())
-    return spec.adapters.lora_targets[chosen]
+    if options.adapter.slider_lora_target:
+        return spec.adapters.slider_targets
+    return spec.adapters.lora_targets[spec.adapters.lora_target(options.as_values())]
 
 
 def layout_of(options: TrainingOptions, processes: int) -> dict[str, Any]:

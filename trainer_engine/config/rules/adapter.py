@@ -28,6 +28,8 @@ from trainer_engine.contract.errors import Problem
 
 UNET_TARGET = "unet_lora_target"
 STEP, AVERAGE = "init_lora_step", "init_lora_ema"
+SLIDER_TARGET = "slider_lora_target"
+TARGETS_HINT = "name the layers in apply_preset.target_name of the LyCORIS file instead"
 ADAPTER_OPTIONS = tuple(AdapterOptions.model_fields)
 
 
@@ -43,7 +45,7 @@ def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
     for name in other:
         if values[name] != REGISTRY[name].default:
             message = f"{name} has no effect with lora_type={values['lora_type']}."
-            hint = "set linear_dim in the LyCORIS file instead" if name == "lora_rank" else ""
+            hint = {"lora_rank": "set linear_dim in the LyCORIS file instead", SLIDER_TARGET: TARGETS_HINT}.get(name, "")
             yield Problem.note(name, "no_effect", message, got=values[name], hint=hint)
     yield from assistant_problems(values, {name: REGISTRY[name].default for name in ADAPTER_OPTIONS})
     try:
@@ -89,6 +91,19 @@ def unet_targets_are_used(values: Values) -> Iterator[Problem]:
         yield Problem.note(UNET_TARGET, "no_effect", message, got=values[UNET_TARGET])
 
 
+def slider_targets_are_used(values: Values) -> Iterator[Problem]:
+    """Notes which option decides if ``slider_lora_target`` is one of several that choose layers."""
+    if values.get("model_type") != "lora" or not values[SLIDER_TARGET] or values["lora_type"] != "standard":
+        return
+    family_spec = find_spec(str(values.get("model_family", "")))
+    other = family_spec.adapters.lora_target_option if family_spec else ""
+    if values["peft_lora_target_modules"]:
+        message = f"peft_lora_target_modules overrides it: {SLIDER_TARGET} has no effect."
+        yield Problem.note(SLIDER_TARGET, "no_effect", message, got=True)
+    elif other and values[other] != REGISTRY[other].default:
+        yield Problem.note(other, "no_effect", f"{SLIDER_TARGET} overrides it: {other} has no effect.", got=values[other])
+
+
 def options_have_a_validation_adapter(values: Values) -> Iterator[Problem]:
     yield from strength_problems(values[STRENGTH], STRENGTH)
     if values[OPTION] and values[CONFIG]:
@@ -132,6 +147,7 @@ RULES: tuple[Rule, ...] = (
     adapter_options_fit_together,
     a_start_has_what_it_needs,
     unet_targets_are_used,
+    slider_targets_are_used,
     options_have_a_validation_adapter,
     validation_adapter_is_shown,
     validation_adapters_are_valid,

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.config.family_spec import AdapterSpec, Component, Role, SamplingSpec
+from trainer_engine.config.family_spec import SLIDER_TARGETS, AdapterSpec, Component, Role, SamplingSpec
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout
 from trainer_engine.config.precisions import ANY_FAMILY
 
@@ -115,6 +115,7 @@ ADAPTERS = AdapterSpec(
     lycoris_start=LYCORIS_START,
     lora_targets=LORA_TARGETS,
     default_lora_target="attention",
+    slider_targets=tuple(one for one in SLIDER_TARGETS if one != "conv_out"),  # its four outputs allow ranks up to 4
     lora_target_option="unet_lora_target",
     base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),
 )

@@ -143,6 +143,7 @@ SPEC = FamilySpec(
         ),
         default_lora_target="all",
         lora_target_option="flux_lora_target",
+        slider_targets=(*IMAGE_ATTENTION, "attn.to_qkv"),
         base_precisions=QUANTISED,
     ),
     aliases=("flux.1", "flux1"),

@@ -24,6 +24,7 @@ from trainer_engine.config.rules import (
     publishing,
     routing,
     run,
+    skipped_layers,
     text_encoders,
     updates,
     validation,
@@ -32,7 +33,7 @@ from trainer_engine.contract.errors import Problem
 
 GROUPS = (
     *(run, optimizer, updates, data, model, precision, computation, memory, controlnet, text_encoders, adapter, routing),
-    *(validation, clips, evaluation, checkpointing, hooks, publishing),
+    *(validation, skipped_layers, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 

@@ -19,6 +19,7 @@ from environments.api.schema import described
 from environments.api.serializers import ProblemSerializer, Sent
 from environments.api.views import ConfigurationView
 from environments.files.config_files import unwrapped, without_marks
+from environments.files.datasets_file import unwrapped_datasets
 from environments.files.json_text import BadJson, parse_json
 from trainer_engine.config.compatibility import RANKS, check_compatibility
 from trainer_engine.config.families import specs
@@ -86,9 +87,10 @@ class CompatibilityRequest(Sent):
         return without_marks(unwrapped(value))
 
     def validate_datasets(self, value: Any) -> Any:
-        if value is not None and not isinstance(value, list):
+        entries = unwrapped_datasets(value)
+        if entries is not None and not isinstance(entries, list):
             raise serializers.ValidationError("The datasets are not a list.", code="not_a_list")
-        return value
+        return entries
 
 
 class FamilyAvailabilitySerializer(serializers.Serializer[Any]):

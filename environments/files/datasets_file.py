@@ -69,13 +69,20 @@ def destination(given: object, option: str, home: Home) -> Path | Problem:
     return path if refusal is None else outside(found.given, option, refusal)
 
 
+def unwrapped_datasets(document: Any) -> Any:
+    """The entries of an exported datasets file, ``{"_metadata": {...}, "datasets": [...]}``; any other document as it is."""
+    entries = document.get("datasets") if isinstance(document, Mapping) else None
+    is_wrapper = isinstance(entries, list) and all(key == "datasets" or str(key).startswith("_") for key in document)
+    return entries if is_wrapper else document
+
+
 def read_document(found: ResolvedPath, home: Home) -> tuple[Any, list[Problem]]:
     """The unchecked content of a datasets file, or why it cannot be read."""
     file = read_text(home, found.path)
     if file.text is None:
         return None, [_unreadable(found, file)]
     try:
-        return parse_json(file.text), []
+        return unwrapped_datasets(parse_json(file.text)), []
     except BadJson as error:
         message = f"{found.path} is {error}." if str(error).startswith("not") else f"{found.path}: {error}."
         return None, [Problem.error(OPTION, "invalid_json", message, got=found.given, expected="a JSON list of datasets")]

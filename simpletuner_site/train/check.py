@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from environments.files.datasets_file import OPTION
+from environments.files.datasets_file import OPTION, unwrapped_datasets
 from environments.files.json_text import BadJson, parse_json
 from simpletuner_site.train.command import UnreadableConfig, home_of_config, read_config
 from simpletuner_site.train.report import print_problem
@@ -36,7 +36,7 @@ def check(config: Path, datasets: Path | None = None, *, as_json: bool = False, 
     try:
         values = read_config(config)
         file = datasets or _datasets_file(values, config, home)
-        content = _read(file) if file else None
+        content = unwrapped_datasets(_read(file)) if file else None
     except UnreadableConfig as error:
         console.print(f"[red]✗[/] {escape(str(error))}", highlight=False)
         return ExitCode.CONFIGURATION

@@ -33,7 +33,11 @@ def _is_of_a_family(path: Path) -> bool:
 
 
 READ = attributes_read()
-READ_AS = {"validation_resolution": "resolutions"}
+READ_AS = {
+    "validation_resolution": "resolutions",
+    "validation_guidance_skip_layers_start": "skipped_layers",
+    "validation_guidance_skip_layers_stop": "skipped_layers",
+}
 """Options that are read through a property of their group."""
 ASKING_FOR_SOMETHING = [name for name, spec in REGISTRY.items() if len(spec.choices) != 1]
 """An option with one choice left has nothing to be ignored."""

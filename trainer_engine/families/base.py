@@ -24,6 +24,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.precisions import activated
 from trainer_engine.config.resuming.identity import adapter_targets
+from trainer_engine.config.skipped_layers import SkippedLayers
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
@@ -73,6 +74,8 @@ class GenerationRequest:
     not name ``validation_guidance_real``."""
     unguided_steps: int = 0
     """Sampler steps at the start without ``true_guidance``."""
+    skipped_layers: SkippedLayers | None = None
+    """Blocks that the unguided prediction leaves out. Ignored by families whose spec does not name ``validation_guidance_skip_layers``."""
 
     def generator(self) -> torch.Generator:
         """A new generator for the image's noise."""

@@ -34,6 +34,7 @@ from trainer_engine.config.rules.noise_schedule import distillation_problems, sc
 from trainer_engine.config.rules.optimizer import float32_weights_note
 from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.config.rules.sharding import block_problems, sharing_problems
+from trainer_engine.config.rules.skipped_layers import network_skip_problems
 from trainer_engine.config.rules.updates import process_problems
 from trainer_engine.config.token_splitting import ALL_TO_ALL
 from trainer_engine.contract.errors import InvalidOptions, errors_in
@@ -265,13 +266,17 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
 
 
 def _router(options: TrainingOptions, family: Family, network: nn.Module) -> TokenRouter | None:
-    """Token routing on the blocks of the bare network, before it is compiled or wrapped. Raises InvalidOptions."""
+    """Token routing on the blocks of the bare network, before it is compiled or wrapped.
+
+    Raises InvalidOptions if the network lacks blocks that options name.
+    """
+    names = [name for name, _ in network.named_modules()]
+    problems = [*network_route_problems(options, family.spec, names), *network_skip_problems(options, family.spec, names)]
+    if problems:
+        raise InvalidOptions(problems)
     routes, spec = parse_routes(options.objective.tread_config)[0], family.spec.routing
     if not routes or spec is None:
         return None
-    problems = list(network_route_problems(options, family.spec, (name for name, _ in network.named_modules())))
-    if problems:
-        raise InvalidOptions(problems)
     return TokenRouter(next(iter(family.trained_modules(network).values())), spec, routes)
 
 

@@ -282,6 +282,7 @@ def _request(
         guidance_rescale=validation.validation_guidance_rescale,
         true_guidance=validation.validation_guidance_real,
         unguided_steps=validation.validation_no_cfg_until_timestep,
+        skipped_layers=validation.skipped_layers,
     )
 
 

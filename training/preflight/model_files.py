@@ -14,6 +14,7 @@ from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.rules.noise_schedule import distillation_problems, schedule_problems
 from trainer_engine.config.rules.routing import network_route_problems
+from trainer_engine.config.rules.skipped_layers import network_skip_problems
 from trainer_engine.contract.errors import Problem
 from training.preflight import base_model
 from training.preflight.network import Shapes
@@ -53,16 +54,22 @@ def _controlnet_problems(options: TrainingOptions, spec: FamilySpec, hub: base_m
 
 
 def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:
-    """Whether the network is that of another model, or lacks the blocks of the routes.
+    """Whether the network is that of another model, or lacks blocks that options name.
 
     ``tensors``: its tensors -> shapes, or None if they are not known.
     """
     source = component_source(options.model, spec, next(iter(spec.trained.values())).folder)  # of a ControlNet, its own
     if tensors and source.config is None:
         problem = network_problem(source.option, source.name, tensors, spec, options.model.model_flavour)
-        yield from [problem] if problem else network_route_problems(options, spec, tensors)
+        yield from [problem] if problem else _block_problems(options, spec, tensors)
     elif tensors:
-        yield from network_route_problems(options, spec, tensors)
+        yield from _block_problems(options, spec, tensors)
+
+
+def _block_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes) -> Iterator[Problem]:
+    """Whether the network has the blocks that options name."""
+    yield from network_route_problems(options, spec, tensors)
+    yield from network_skip_problems(options, spec, tensors)
 
 
 def weights_problems(options: TrainingOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:

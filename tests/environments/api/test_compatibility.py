@@ -44,6 +44,16 @@ def test_obstacles_of_options_and_datasets_come_together(api: Api) -> None:
     }
 
 
+def test_exported_files_are_taken_with_their_wrappers(api: Api) -> None:
+    sets = [{"id": "a", "type": "local", "instance_data_dir": "/x", "caption_strategy": "filename"}]
+    texts = {"id": "t", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "c"}
+    meta = {"name": "default", "tags": [], "model_family": None}
+    report = ask({"config": {"_metadata": meta, "config": CONFIG}, "datasets": {"_metadata": meta, "datasets": [*sets, texts]}})
+    assert report["starts"] is True
+    assert (report["options"], report["datasets"]) == (len(CONFIG), 2)
+    assert ask({"config": CONFIG, "datasets": {"sets": sets}}, status=422)
+
+
 def test_a_form_takes_files(api: Api) -> None:
     form = {
         "config": SimpleUploadedFile("config.json", json.dumps({"_metadata": {}, "config": CONFIG}).encode()),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from environments.files.datasets_file import destination, locate, new_file, read_document
+from environments.files.datasets_file import destination, locate, new_file, read_document, unwrapped_datasets
 from environments.paths import Home, ResolvedPath, resolve
 from trainer_engine.contract.errors import Problem
 
@@ -122,3 +123,16 @@ def test_the_options_of_an_environment_are_no_place_for_datasets(place: Home) ->
     for given in ("demo/config.json", "config/demo/config.json", str(place.config / "other" / "config.json"), "demo/../other/config.json"):
         found = destination(given, "path", place)
         assert isinstance(found, Problem) and found.code == "config_file", given
+
+
+@pytest.mark.parametrize("document", [[{"id": "a"}], {"datasets": [{"id": "a"}]}, {"_metadata": {"name": "x"}, "datasets": [{"id": "a"}]}])
+def test_the_entries_of_an_exported_file_are_its_datasets(place: Home, document: object) -> None:
+    (place.config / "sets.json").write_text(json.dumps(document))
+    found = resolve("config/sets.json", "data_backend_config", home=place)
+    assert isinstance(found, ResolvedPath)
+    assert read_document(found, place) == ([{"id": "a"}], [])
+
+
+@pytest.mark.parametrize("document", [{"datasets": {"id": "a"}}, {"datasets": [], "id": "a"}, {"id": "a"}, {}, None, "datasets", 7])
+def test_another_document_stays_as_it_is(document: object) -> None:
+    assert unwrapped_datasets(document) == document

@@ -37,6 +37,12 @@ def test_a_configuration_that_starts_ends_with_zero(tmp_path: Path, capsys: pyte
     assert "5 options and 1 datasets: nothing in the configuration stands in the way" in " ".join(capsys.readouterr().out.split())
 
 
+def test_exported_files_are_read_within_their_wrappers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = {"_metadata": {"name": "x", "tags": []}}
+    assert check("--config", written(tmp_path / "config" / "x", {**meta, "config": CONFIG}, {**meta, "datasets": DATASETS})) == 0
+    assert "5 options and 1 datasets" in " ".join(capsys.readouterr().out.split())
+
+
 def test_obstacles_are_printed_by_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = written(tmp_path / "config" / "x", {**CONFIG, "--trust_remote_code": True, "--whatever": 1})
     assert check("--config", file) == 20

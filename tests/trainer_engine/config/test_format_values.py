@@ -67,6 +67,14 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (SDXL, {"loss_type": "huber", "learning_rate": 3e-7, "allow_tf32": True}),
     (WAN, {"enable_chunked_feed_forward": True, "feed_forward_chunk_size": 2, "pretrained_transformer_subfolder": "none"}),
     (WAN, {"attention_mechanism": "sageattention", "pretrained_t5_model_name_or_path": "owner/model", "ema_validation": "ema_only"}),
+    (
+        WAN,
+        {
+            "validation_guidance_skip_layers": [9],
+            "validation_guidance_skip_layers_start": 0.0,
+            "validation_guidance_skip_layers_stop": 1.0,
+        },
+    ),
     (WAN, {"tread_config": {"routes": [{"selection_ratio": 0.1, "start_layer_idx": 24, "end_layer_idx": -2}]}}),
     (FLUX, {"dynamo_backend": "inductor", "dynamo_mode": "max-autotune", "dynamo_use_regional_compilation": True}),
     (FLUX, {"offload_during_startup": True, "offload_during_save": True}),

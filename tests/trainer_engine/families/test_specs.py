@@ -21,6 +21,7 @@ from trainer_engine.config.options.precision import QUANTISED
 from trainer_engine.config.parse import check_options, parse_options
 from trainer_engine.config.resuming.base_weights import base_weights, component_digest
 from trainer_engine.config.rules.validation import OF_SOME_FAMILIES
+from trainer_engine.config.skipped_layers import OPTION as SKIPPED
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.base import Family, family_class, load_family
 from trainer_engine.runtime.devices import resolve_devices
@@ -81,7 +82,7 @@ def test_samplers_are_those_that_the_family_makes(spec: FamilySpec) -> None:
     parts = importlib.import_module(f"trainer_engine.families.{spec.name}.components")
     assert spec.sampling.samplers == tuple(parts.SAMPLERS)
     assert set(spec.sampling.samplers) <= set(REGISTRY["validation_noise_scheduler"].choices)
-    assert spec.sampling.options <= set(OF_SOME_FAMILIES)
+    assert spec.sampling.options <= {*OF_SOME_FAMILIES, SKIPPED}
 
 
 @every_family

@@ -6,6 +6,7 @@ from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
 from trainer_engine.config.options.sizes import parse_resolutions
+from trainer_engine.config.skipped_layers import SHAPE, SkippedLayers, parse_layers
 
 
 class ValidationOptions(OptionGroup):
@@ -43,6 +44,19 @@ class ValidationOptions(OptionGroup):
     )
     validation_no_cfg_until_timestep: int = option(
         2, "Number of sampler steps at the start to which validation_guidance_real does not apply.", ge=0
+    )
+    validation_guidance_skip_layers: str | None = option(
+        None,
+        "Skip-layer guidance: blocks of the transformer, from 0, that the prediction with the negative prompt leaves out. Only for "
+        "families whose pipeline supports it.",
+        json=True,
+        shape=SHAPE,
+    )
+    validation_guidance_skip_layers_start: float = option(
+        0.01, "Share of the sampler steps after which validation_guidance_skip_layers begins.", ge=0, le=1
+    )
+    validation_guidance_skip_layers_stop: float = option(
+        0.2, "Share of the sampler steps with which validation_guidance_skip_layers ends.", ge=0, le=1
     )
     validation_resolution: str = option(
         "256",
@@ -167,6 +181,13 @@ class ValidationOptions(OptionGroup):
     def frames(self) -> int:
         """Frames of each clip; 1 for images."""
         return max(1, self.validation_num_video_frames or 1)
+
+    @property
+    def skipped_layers(self) -> SkippedLayers | None:
+        """The blocks that unguided predictions leave out; None if they leave out none."""
+        layers, _ = parse_layers(self.validation_guidance_skip_layers)
+        start, stop = self.validation_guidance_skip_layers_start, self.validation_guidance_skip_layers_stop
+        return SkippedLayers(layers, start, stop) if layers else None
 
     @property
     def resolutions(self) -> list[tuple[int, int]]:

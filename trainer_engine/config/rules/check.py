@@ -26,6 +26,7 @@ from trainer_engine.config.rules import (
     routing,
     run,
     sharding,
+    skipped_layers,
     text_encoders,
     timesteps,
     updates,
@@ -36,7 +37,7 @@ from trainer_engine.contract.errors import Problem
 GROUPS = (
     *(run, distributed, sharding, optimizer, updates, data, model, timesteps, precision, computation),
     *(memory, controlnet, text_encoders, adapter, routing),
-    *(validation, clips, evaluation, checkpointing, hooks, publishing),
+    *(validation, skipped_layers, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 

@@ -20,6 +20,7 @@ from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.common.skipped_layers import layers_skipped
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
 from trainer_engine.families.wan.components import WanComponents
@@ -143,7 +144,8 @@ class Wan(Family):
                 on_step(SamplerStep(next(numbers), float(timestep), values["latents"]))
             return {}
 
-        with self.devices.autocast():
+        network = pipeline.transformer
+        with self.devices.autocast(), layers_skipped(network, network.blocks, request.skipped_layers, request.steps):
             latents = pipeline(
                 prompt_embeds=embeds[:1],
                 negative_prompt_embeds=embeds[1:],

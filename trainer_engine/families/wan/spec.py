@@ -70,7 +70,10 @@ SPEC = FamilySpec(
     distillation=DistillationSpec(base=FLAVOURS["t2v-480p-1.3b-2.1"], words=FEW_STEP_WORDS | {"causvid", "fastwan", "fast"}),
     repeated_blocks=("WanTransformerBlock",),
     sampling=SamplingSpec(
-        samplers=("euler", "unipc", "dpm++"), multiple_px=16, clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16.0)
+        samplers=("euler", "unipc", "dpm++"),
+        options=frozenset({"validation_guidance_skip_layers"}),
+        multiple_px=16,
+        clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16.0),
     ),
     adapters=AdapterSpec(
         module_classes=("WanAttention", "FeedForward", "WanTransformerBlock", "Linear", "Conv3d"),

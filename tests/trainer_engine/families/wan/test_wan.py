@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.tiny_run import train_here
+from trainer_engine.config.skipped_layers import SkippedLayers
+from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.wan.family import Wan
@@ -120,6 +123,70 @@ def test_images_and_clips_equal_those_of_the_pipeline(sampler: str | None, frame
     assert len(ours) == len(wanted) == frames
     for one, other in zip(ours, wanted, strict=True):
         assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
+
+
+def guided_latents(skips: bool, *, layer: int = 1) -> Tensor:
+    """The latents of a guided image by diffusers' network and sampler alone, the third of four steps perhaps without a block."""
+    network = WanTransformer3DModel.from_pretrained(tiny_model("wan"), subfolder="transformer").eval()
+    shorter = deepcopy(network)
+    del shorter.blocks[layer]
+    prompt, negative = their_prompts(["a red circle", "blue"]).split(1)
+    scheduler = WanPipeline.from_pretrained(tiny_model("wan")).scheduler
+    scheduler.set_timesteps(4)
+    latents = torch.randn(1, 16, 1, 4, 8, generator=torch.Generator().manual_seed(5))
+    for step, timestep in enumerate(scheduler.timesteps):
+        unguided = shorter if skips and step == 2 else network
+        with torch.no_grad():
+            with_prompt = network(latents, timestep.expand(1), prompt, return_dict=False)[0]
+            without = unguided(latents, timestep.expand(1), negative, return_dict=False)[0]
+        latents = scheduler.step(without + 4.0 * (with_prompt - without), timestep, latents, return_dict=False)[0]
+    return latents
+
+
+@pytest.mark.parametrize(("layers", "layer"), [(None, 0), ((0,), 0), ((1,), 1)])
+def test_the_unguided_prediction_leaves_out_blocks_in_its_part_of_the_steps(layers: tuple[int, ...] | None, layer: int) -> None:
+    family, steps = tiny_wan(), list[SamplerStep]()
+    network = family.load_network().eval()
+    prompt, negative = family.encode_prompts(["a red circle", "blue"])
+    skipped = SkippedLayers(layers, start=0.25, stop=0.75) if layers else None
+    request = GenerationRequest(
+        prompt=prompt, negative=negative, width=64, height=32, steps=4, guidance=4.0, seed=5, skipped_layers=skipped
+    )
+    family.generate(family.make_pipeline(network), request, on_step=steps.append)
+    wanted = guided_latents(bool(layers), layer=layer)
+    assert torch.allclose(steps[-1].latents, wanted, rtol=1e-4, atol=1e-5)
+    assert layers is None or not torch.allclose(wanted, guided_latents(False), rtol=1e-2, atol=1e-2)
+
+
+def test_blocks_are_as_before_after_an_image_that_was_stopped() -> None:
+    family = tiny_wan()
+    network: Any = family.load_network().eval()
+    network.blocks[1].forward = replaced = network.blocks[1].forward
+    (prompt,) = family.encode_prompts(["a red circle"])
+    request = GenerationRequest(
+        prompt=prompt, negative=prompt, width=64, height=32, steps=2, guidance=4.0, seed=5, skipped_layers=SkippedLayers((0, 1), 0.0, 1.0)
+    )
+
+    def stop(_: SamplerStep) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        family.generate(family.make_pipeline(network), request, on_step=stop)
+    assert "forward" not in network.blocks[0].__dict__ and network.blocks[1].__dict__["forward"] is replaced
+    assert not network._forward_pre_hooks
+
+
+def test_a_run_shows_images_without_blocks_and_refuses_blocks_that_are_not_there(tmp_path: Path) -> None:
+    shown: dict[str, Any] = {"validation_step_interval": 1, "validation_prompt": "a red circle", "validation_num_inference_steps": 4}
+    shown |= {"validation_disable": False, "validation_resolution": "64x64", "validation_disable_unconditional": True}
+    shown |= {"validation_guidance_skip_layers_start": 0.0, "validation_guidance_skip_layers_stop": 1.0, "max_train_steps": 1}
+    model, images = str(tiny_model("wan")), {}
+    for name, layers in (("all", None), ("fewer", [1])):
+        run = train_here(tmp_path / name, model_family="wan", model=model, validation_guidance_skip_layers=layers, **shown)
+        images[name] = [path.read_bytes() for path in sorted((run.output_dir / "validation_images").glob("*.png"))]
+    assert len(images["all"]) == len(images["fewer"]) > 0 and images["all"] != images["fewer"]
+    with pytest.raises(InvalidOptions, match="2 blocks"):
+        train_here(tmp_path / "outside", model_family="wan", model=model, validation_guidance_skip_layers=[2], **shown)
 
 
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
+from trainer_engine.config.skipped_layers import SkippedLayers
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import DiffusersNetwork, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
@@ -23,7 +24,7 @@ from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, Cl
 from trainer_engine.families.common.pipeline_folder import PipelinePlan, trained_parts, write_pipeline
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.sd3.components import CLIPS, Sd3Components
-from trainer_engine.families.sd3.options import Sd3Options, parse_layers
+from trainer_engine.families.sd3.options import Sd3Options
 from trainer_engine.families.sd3.spec import SPEC
 from trainer_engine.runtime.devices import Devices
 
@@ -206,21 +207,20 @@ class StableDiffusion3(ClipFamily):
                 generator=request.generator(),
                 output_type="latent",
                 callback_on_step_end=report,
-                **self._left_out(),
+                **self._left_out(request.skipped_layers),
             ).images
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image
 
-    def _left_out(self) -> dict[str, Any]:
-        """Arguments of the pipeline for the blocks that it predicts without."""
-        own, layers = self.own, parse_layers(self.own.validation_guidance_skip_layers)
-        if not layers:
+    def _left_out(self, skipped: SkippedLayers | None) -> dict[str, Any]:
+        """Arguments of the pipeline for the blocks that it also predicts without."""
+        if skipped is None:
             return {}
         return {
-            "skip_guidance_layers": list(layers),
-            "skip_layer_guidance_scale": own.validation_guidance_skip_scale,
-            "skip_layer_guidance_start": own.validation_guidance_skip_layers_start,
-            "skip_layer_guidance_stop": own.validation_guidance_skip_layers_stop,
+            "skip_guidance_layers": list(skipped.layers),
+            "skip_layer_guidance_scale": self.own.validation_guidance_skip_scale,
+            "skip_layer_guidance_start": skipped.start,
+            "skip_layer_guidance_stop": skipped.stop,
         }
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:

@@ -51,7 +51,7 @@ SPEC = FamilySpec(
     latents=LatentSpec(alignment_px=64, channels=16, scale_factor_px=8, preview_decoder="madebyollin/taesd3"),
     repeated_blocks=("JointTransformerBlock",),
     distillation=DistillationSpec(base=FLAVOURS["large"]),
-    sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++")),
+    sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++"), options=frozenset({"validation_guidance_skip_layers"})),
     adapters=AdapterSpec(
         module_classes=("Attention", "FeedForward", "JointTransformerBlock", "Linear"),
         lycoris_start=MappingProxyType(

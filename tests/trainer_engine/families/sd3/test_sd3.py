@@ -103,7 +103,16 @@ def test_images_equal_those_of_the_pipeline(sampler: str | None, with_t5: bool, 
     network = family.load_network().eval()
     prompt, negative = family.encode_prompts(["a red circle", "blue"])
     pipeline, steps = family.make_pipeline(network, sampler=sampler), list[SamplerStep]()
-    request = GenerationRequest(prompt=prompt, negative=negative, width=64, height=96, steps=3, guidance=4.0, seed=5)
+    request = GenerationRequest(
+        prompt=prompt,
+        negative=negative,
+        width=64,
+        height=96,
+        steps=3,
+        guidance=4.0,
+        seed=5,
+        skipped_layers=family.options.validation.skipped_layers,
+    )
     ours = family.generate(pipeline, request, on_step=steps.append)
     theirs = pipeline_in(tiny_of(with_t5), with_t5, scheduler=pipeline.scheduler)
     given = {"negative_prompt": "blue", "height": 96, "width": 64, "num_inference_steps": 3, "guidance_scale": 4.0}
@@ -147,14 +156,14 @@ def test_zero_padding_of_t5_takes_no_place_and_is_zero_for_the_network(tmp_path:
     ("options", "found"),
     [
         ({"validation_guidance_skip_layers": "[7, 8, 9]"}, None),
-        ({"validation_guidance_skip_layers": "[7, 24]"}, ("validation_guidance_skip_layers", "out_of_range")),
+        ({"validation_guidance_skip_layers": "[7, 24]"}, ("validation_guidance_skip_layers", "no_such_layer")),
         ({"validation_guidance_skip_layers": "[37]", "model_flavour": "large"}, None),
-        ({"validation_guidance_skip_layers": '["seven"]'}, ("validation_guidance_skip_layers", "not_numbers")),
-        ({"validation_guidance_skip_layers": "[-1]"}, ("validation_guidance_skip_layers", "not_numbers")),
+        ({"validation_guidance_skip_layers": '["seven"]'}, ("validation_guidance_skip_layers", "not_a_whole_number")),
+        ({"validation_guidance_skip_layers": "[-1]"}, ("validation_guidance_skip_layers", "not_a_whole_number")),
         ({"validation_guidance_skip_layers": "[7]", "validation_guidance": 1}, ("validation_guidance_skip_layers", "no_effect")),
         (
             {"validation_guidance_skip_layers": "[7]", "validation_guidance_skip_layers_start": 0.5},
-            ("validation_guidance_skip_layers_start", "empty_range"),
+            ("validation_guidance_skip_layers_start", "above_maximum"),
         ),
         ({"validation_guidance_skip_scale": 3}, ("validation_guidance_skip_scale", "no_effect")),
     ],

@@ -9,11 +9,12 @@ KEEP ?=
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs install clean
+.PHONY: help demo test test-slow test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs install clean
 
 help:
 	@echo "make demo         train a small model through the API and show its images (KEEP=1 leaves the server running)"
 	@echo "make test         the fast tests (JOBS=N runs N processes)"
+	@echo "make test-slow    the slow tests: repeated proofs, in every combination"
 	@echo "make test-all     every test"
 	@echo "make test-faults  kill processes, fill disks, break files, attack a server"
 	@echo "make lint         style, types, imports, migrations, generated documents"
@@ -37,6 +38,9 @@ demo: $(STAMP)
 # Files run in the order of tests/conftest.py, and not those with the fewest tests last, which are the longest.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not faults"
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest

@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := .venv.stamp
 KEEP ?=
-# Processes that run the tests; each takes up to 1 GB of memory.
-JOBS ?= 2
+# Processes that run the tests; each takes up to 1.5 GB of memory. A third of the time they wait for disks, servers and processes of their
+# own: three keep two cores busy.
+JOBS ?= 3
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test test-slow test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs install clean

@@ -100,8 +100,15 @@ def test_the_cache_of_prompts_holds_tokens_alone(tmp_path: Path) -> None:
     assert {tensor.dtype for entry in entries for tensor in entry.values()} == {torch.int64}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["sd1x", "sdxl"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("sd1x", "full"),
+        ("sdxl", "lora"),
+        pytest.param("sd1x", "lora", marks=pytest.mark.slow),
+        pytest.param("sdxl", "full", marks=pytest.mark.slow),
+    ],
+)
 def test_evaluations_and_images_follow_the_trained_encoders(tmp_path: Path, name: str, kind: str) -> None:
     """A rate that vanishes for the network leaves the change to the text encoders."""
     chosen = {**KINDS[kind], **VALIDATION, "learning_rate": 1e-30, "text_encoder_lr": 0.05, "eval_steps_interval": 2}

@@ -5,15 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := .venv.stamp
 KEEP ?=
-# Processes that run the tests; each takes up to 1 GB of memory.
-JOBS ?= 2
+# Processes that run the tests; each takes up to 1.5 GB of memory. A third of the time they wait for disks, servers and processes of their
+# own: three keep two cores busy.
+JOBS ?= 3
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs install clean
+.PHONY: help demo test test-slow test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs install clean
 
 help:
 	@echo "make demo         train a small model through the API and show its images (KEEP=1 leaves the server running)"
 	@echo "make test         the fast tests (JOBS=N runs N processes)"
+	@echo "make test-slow    the slow tests: repeated proofs, in every combination"
 	@echo "make test-all     every test"
 	@echo "make test-faults  kill processes, fill disks, break files, attack a server"
 	@echo "make lint         style, types, imports, migrations, generated documents"
@@ -37,6 +39,9 @@ demo: $(STAMP)
 # Files run in the order of tests/conftest.py, and not those with the fewest tests last, which are the longest.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not faults"
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest

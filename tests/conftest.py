@@ -40,8 +40,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-SLOW_ROOMS = ("tutorial", "site", "security", "trainer_engine")
-"""Rooms whose files take longest, the longest first. Two processes end at the same time if only short files are left at the end."""
+SLOW_ROOMS = ("tutorial", "site", "security", "training", "trainer_engine")
+"""Rooms whose files take longest, the longest first. All processes end at the same time if only short files are left at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -99,6 +99,6 @@ def test_the_flag_of_the_server_reaches_the_engine(tmp_path: Path) -> None:
         assert os.listdir(tmp_path / "home/state/hooks") == []
         runs = ServedRuns(server, tmp_path / "place")
         job = runs.start("out", max_train_steps=1, post_checkpoint_script=f"{emit} {{global_step}} x")
-        assert runs.wait_for_end(job)["status"] == "completed"
-        assert (runs.output("out") / "told").read_text() == "post_checkpoint_script 1 x\n"
+        wait_until(runs.folder(job).job_file.exists, "the job of the engine")
         assert JobSpec.read(runs.folder(job)).scripts.anything
+        runs.cancel(job)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.pictures import generate_images, levels_apart
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, train_here
 from tests.trainer_engine.loop.test_saving import run_of
 from trainer_engine.config.family_problems import family_problems
@@ -87,16 +88,7 @@ def test_the_folder_satisfies_the_interface() -> None:
 
 @pytest.mark.parametrize("kind", [{}, LORA], ids=["full", "lora"])
 def test_a_run_resumes_to_the_same_bytes(tmp_path: Path, kind: dict[str, Any]) -> None:
-    straight = run(tmp_path / "straight", **kind)
-    run(tmp_path / "resumed", stop_after=2, **kind)
-    resumed = run(tmp_path / "resumed", **kind)
-    assert straight.code == resumed.code == 0
-    files = sorted(
-        path.relative_to(straight.output_dir) for path in straight.output_dir.rglob("*.safetensors") if "cache" not in path.parts
-    )
-    assert files
-    for file in files:
-        assert (straight.output_dir / file).read_bytes() == (resumed.output_dir / file).read_bytes(), file
+    assert_resumes_exactly(tmp_path, run, **kind)
 
 
 def test_a_full_fine_tune_saves_both_networks(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from environments.resolve.run import resolve_run
 from tests.helpers.caches import entries_of, state_of
 from tests.helpers.checked_runs import checked
 from tests.helpers.models import tiny_model
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_options, train_here
 from tests.trainer_engine.loop.test_saving import run_of
 from trainer_engine.caches.decoding import sample_pixels
@@ -259,12 +260,8 @@ def test_clips_are_measured_and_loaded_with_all_their_frames(tmp_path: Path) -> 
 
 
 def test_a_run_trains_on_clips_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    straight = run_of_clips(tmp_path / "straight")
-    run_of_clips(tmp_path / "resumed", stop_after=2)
-    resumed = run_of_clips(tmp_path / "resumed")
-    assert straight.code == resumed.code == 0 and resumed.step == 4
-    assert straight.weights() == resumed.weights()
-    stored = next(iter(entries_of(tmp_path / "straight/cache/vae").values()))
+    assert_resumes_exactly(tmp_path, run_of_clips)
+    stored = next(iter(entries_of(tmp_path / "cache/vae").values()))
     assert stored["latents"].shape == (16, 2, 8, 8) and torch.isfinite(stored["latents"]).all()
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_family
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
 from tests.trainer_engine.adapters.test_numerics import fixed, our_loss, their_loss, their_network
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
@@ -108,29 +109,25 @@ def test_a_compiled_network_follows_the_strength(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["standard", "lycoris"])
 def test_a_run_with_an_assistant_resumes_exactly_and_saves_nothing_of_it(host: str, tmp_path: Path) -> None:
     options = {**HOSTS[host](tmp_path), PATH: str(standard_file(tmp_path)), "use_ema": True, "checkpoint_step_interval": 2}
-    straight = train_here(tmp_path / "straight", **options)
-    train_here(tmp_path / "resumed", stop_after=2, **options)
-    resumed = train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **options)
-    wanted, found = straight.files(), resumed.files()
-    assert [name for name in wanted if wanted[name] != found[name] and name != "training_state.json"] == []
+    straight = assert_resumes_exactly(tmp_path, **options)
     bare = train_here(tmp_path / "bare", **{**options, PATH: None})
-    assert sorted(bare.files()) == sorted(wanted)
+    assert sorted(bare.files()) == sorted(straight.files())
     names = "pytorch_lora_weights.safetensors"
     ours, theirs = load_file(straight.output_dir / names), load_file(bare.output_dir / names)
     assert sorted(ours) == sorted(theirs)
     assert any(not torch.equal(ours[key], theirs[key]) for key in ours), "the assistant changed no gradient"
     moved = Path(shutil.copytree(Path(options[PATH]).parent, tmp_path / "moved"))
     shutil.rmtree(Path(options[PATH]).parent)
-    options[PATH] = str(moved)
-    again = train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, "max_train_steps": 5})
+    options |= {PATH: str(moved), "output_dir": str(straight.output_dir)}
+    again = train_here(tmp_path, **{**options, "max_train_steps": 5})
     assert (again.code, again.step) == (ExitCode.COMPLETED, 5), "a file that was moved is the same assistant"
     save_file({key: 1.5 * tensor for key, tensor in load_file(moved / names).items()}, moved / names)
     with pytest.raises(CheckpointUnusable, match=PATH):
-        train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, "max_train_steps": 6})
+        train_here(tmp_path, **{**options, "max_train_steps": 6})
     with pytest.raises(CheckpointUnusable, match=PATH):
-        train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, PATH: None, "max_train_steps": 6})
+        train_here(tmp_path, **{**options, PATH: None, "max_train_steps": 6})
     with pytest.raises(CheckpointUnusable, match=STRENGTH):
-        train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **{**options, STRENGTH: 0.5, "max_train_steps": 6})
+        train_here(tmp_path, **{**options, STRENGTH: 0.5, "max_train_steps": 6})
 
 
 def images(run: HereRun) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.forked import run_forked
 from tests.helpers.models import tiny_model, tiny_pixart
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, train_here
 
 LOKR = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 2, "linear_alpha": 1, "factor": 4}
@@ -47,19 +48,11 @@ ADAPTERS: dict[str, Any] = {
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_resumed_adapter_equals_one_trained_in_one_go(name: str, tmp_path: Path) -> None:
     options = {**ADAPTERS[name](tmp_path), "use_ema": True, "checkpoint_step_interval": 2}
-    straight = train_here(tmp_path / "straight", **options)
-    assert straight.step == 4
-    train_here(tmp_path / "resumed", stop_after=2, **options)
-    resumed = train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **options)
-    wanted, found = straight.files(), resumed.files()
-    assert "pytorch_lora_weights.safetensors" in wanted
-    assert not any(file.startswith("transformer") for file in wanted)
-    assert {file: content for file, content in found.items() if file != "training_state.json"} == {
-        file: content for file, content in wanted.items() if file != "training_state.json"
-    }
-    for where in ("", "ema/"):
-        path = f"{where}pytorch_lora_weights.safetensors"
-        assert (resumed.output_dir / path).read_bytes() == (straight.output_dir / path).read_bytes()
+    straight = assert_resumes_exactly(tmp_path, **options)
+    files = straight.files()
+    assert straight.step == 4 and "pytorch_lora_weights.safetensors" in files
+    assert not any(file.startswith("transformer") for file in files)
+    assert (straight.output_dir / "ema/pytorch_lora_weights.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", ["standard", "lokr"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of
 from tests.helpers.models import tiny_model
-from tests.helpers.tiny_run import train_here
+from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
 from trainer_engine.config.families import specs
 from trainer_engine.families.common.computation import DispatchedProcessor, sampling_attention, use_backend
@@ -169,8 +169,4 @@ def family_prompts(family: Any, inputs: Any) -> Tensor:
 )
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, values: dict[str, Any]) -> None:
     usual = {"model_family": "sd1x", "model": str(tiny_model("sd1x")), "max_train_steps": 4, **values}
-    straight = train_here(tmp_path / "straight", **usual)
-    train_here(tmp_path / "resumed", stop_after=2, **usual)
-    resumed = train_here(tmp_path / "resumed", **usual)
-    result = "pytorch_lora_weights.safetensors" if "lora_rank" in values else "pipeline/unet/diffusion_pytorch_model.safetensors"
-    assert (resumed.output_dir / result).read_bytes() == (straight.output_dir / result).read_bytes()
+    assert_resumes_exactly(tmp_path, **usual)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.models import tiny_family, tiny_model
+from tests.helpers.resuming import assert_resumes_exactly, assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.families.flux import test_numerics as flux
@@ -249,11 +250,6 @@ ROUTED = {"tread_config": routes((0.5, 0, 1)), "resolution": 64}
 LORA = {"model_type": "lora", "lora_rank": 2, "max_train_steps": 4, "gradient_accumulation_steps": 2}
 
 
-def assert_same(one: HereRun, other: HereRun) -> None:
-    ours, theirs = one.files(), other.files()
-    assert ours.keys() == theirs.keys() and [name for name in ours if ours[name] != theirs[name]] == []
-
-
 def trained(place: Path, name: str, **options: Any) -> HereRun:
     return train_here(place, output_dir=str(place / name), **options)
 
@@ -266,10 +262,7 @@ def test_a_routed_run_resumes_exactly(kind: str, tmp_path: Path) -> None:
         "flux": {**LORA, "model_family": "flux", "model_flavour": "dev", "model": str(tiny_model("flux", flavour="dev"))},
     }[kind]
     options = {**ROUTED, "max_train_steps": 4, **more}
-    straight = trained(tmp_path, "straight", **options)
-    trained(tmp_path, "resumed", stop_after=2, **options)
-    resumed = trained(tmp_path, "resumed", resume_from_checkpoint="latest", **options)
-    assert_same(straight, resumed)
+    straight = assert_resumes_exactly(tmp_path, **options)
     plain = trained(tmp_path, "plain", **{**options, "tread_config": None})
     assert [event.loss for event in plain.heard.of(ProgressEvent)] != [event.loss for event in straight.heard.of(ProgressEvent)]
 
@@ -286,11 +279,11 @@ def test_a_routed_run_resumes_exactly(kind: str, tmp_path: Path) -> None:
 )
 def test_a_routed_run_with_less_memory_writes_the_same_bytes(memory: dict[str, Any], tmp_path: Path) -> None:
     usual = {**LORA, **ROUTED}
-    assert_same(trained(tmp_path, "plain", **usual), trained(tmp_path, "other", **usual, **memory))
+    assert_same_checkpoints(trained(tmp_path, "plain", **usual), trained(tmp_path, "other", **usual, **memory))
 
 
 def test_a_run_with_a_ratio_of_zero_writes_the_bytes_of_a_plain_run(tmp_path: Path) -> None:
-    assert_same(trained(tmp_path, "plain", **LORA), trained(tmp_path, "zero", **LORA, tread_config=routes((0, 0, 1))))
+    assert_same_checkpoints(trained(tmp_path, "plain", **LORA), trained(tmp_path, "zero", **LORA, tread_config=routes((0, 0, 1))))
 
 
 def test_validation_images_are_made_with_every_token(tmp_path: Path) -> None:
@@ -325,6 +318,4 @@ def test_masked_images_and_prior_preservation_are_routed_and_resume_exactly(tmp_
     pictures = entries[0]["instance_data_dir"]
     prior = {"id": "prior", "instance_data_dir": pictures, "cache_dir_vae": str(tmp_path / "cache/prior"), "is_regularisation_data": True}
     options = {**ROUTED, **LORA, "max_train_steps": 6, "datasets": [*entries, prior]}
-    straight = trained(tmp_path, "straight", **options)
-    trained(tmp_path, "resumed", stop_after=3, **options)
-    assert_same(straight, trained(tmp_path, "resumed", resume_from_checkpoint="latest", **options))
+    assert_resumes_exactly(tmp_path, after=3, **options)

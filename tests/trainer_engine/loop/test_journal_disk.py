@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.served_runs import wait_until
 from tests.helpers.small_disk import fill_up, small_file_system
-from tests.helpers.tiny_run import EndedRun, RunFiles, fork_run, run_in_this_process, tiny_datasets, tiny_options, train_here
+from tests.helpers.tiny_run import EndedRun, RunFiles, run_in_this_process, start_run, tiny_datasets, tiny_options, train_here
 from trainer_engine.contract.checkpoint_files import verify
 from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.hooks import EVERYTHING
@@ -106,6 +106,6 @@ def test_a_run_whose_folder_is_full_reports_it_before_it_loads_anything(tmp_path
     JobSpec(job_id="run", options=tiny_options(tmp_path), datasets=tiny_datasets(tmp_path)).write(folder)
     folder.log.touch()
     fill_up(disk)
-    run = fork_run(folder)
+    run = start_run(folder)
     assert run.wait() == ExitCode.DISK
     assert [path.name for path in run.output_dir.iterdir()] == [LOCK_FILE]

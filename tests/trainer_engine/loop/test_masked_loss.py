@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tests.helpers.caches import entries_of
 from tests.helpers.models import tiny_family
 from tests.helpers.pictures import generate_images
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.families.flux import test_numerics as flux
@@ -136,13 +137,7 @@ def test_a_run_weights_its_loss_by_the_masks_of_its_images(kind: str, tmp_path: 
 
 @pytest.mark.parametrize("probability", [1.0, 0.5])
 def test_a_resumed_run_equals_the_straight_one(probability: float, tmp_path: Path) -> None:
-    options = {"masked_loss_probability": probability}
-    straight = trained(tmp_path / "straight", **options)
-    trained(tmp_path / "resumed", stop_after=3, **options)
-    resumed = trained(tmp_path / "resumed", resume_from_checkpoint="latest", **options)
-    wanted, found = straight.files(), resumed.files()
-    del wanted["training_state.json"], found["training_state.json"]
-    assert wanted == found
+    assert_resumes_exactly(tmp_path, trained, after=3, masked_loss_probability=probability)
 
 
 def test_masks_apply_with_their_probability_to_each_sample_whichever_rank_takes_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.models import tiny_family
 from tests.helpers.pictures import generate_images
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, run_of_two_ranks, tiny_datasets, tiny_options, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.adapters.test_runs import ADAPTERS, LOKR, STANDARD, lycoris
@@ -162,13 +163,7 @@ RUNS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_equals_the_straight_one(name: str, tmp_path: Path) -> None:
-    options = RUNS[name](tmp_path)
-    straight = trained(tmp_path / "straight", **options)
-    trained(tmp_path / "resumed", stop_after=3, **options)
-    resumed = trained(tmp_path / "resumed", resume_from_checkpoint="latest", **options)
-    wanted, found = straight.files(), resumed.files()
-    del wanted["training_state.json"], found["training_state.json"]
-    assert wanted == found
+    assert_resumes_exactly(tmp_path, trained, after=3, **RUNS[name](tmp_path))
 
 
 def test_two_ranks_train_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:

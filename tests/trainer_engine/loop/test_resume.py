@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.pictures import generate_images
+from tests.helpers.resuming import assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, tiny_datasets, train_here
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.resuming.identity import ORDER_KEY, ORDER_VERSION
@@ -35,12 +36,6 @@ def interrupted(place: Path, after: int, *, later: dict[str, Any] | None = None,
     return train_here(place, **(values | (later or {})))
 
 
-def assert_same_files(one: HereRun, other: HereRun) -> None:
-    ours, theirs = one.files(), other.files()
-    assert sorted(ours) == sorted(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
-
-
 PAIRWISE = [(1, False, False), (1, True, True), (2, False, True), (2, True, False)]
 """Every two values of accumulation, reading ahead and averaging meet in one of these; the other four are slow tests."""
 
@@ -57,7 +52,7 @@ def test_stopping_changes_no_byte(tmp_path: Path, accumulation: int, prefetch: b
     whole = straight(tmp_path, **options)
     assert whole.code is ExitCode.COMPLETED
     for after in (1, 4):
-        assert_same_files(whole, interrupted(tmp_path, after, **options))
+        assert_same_checkpoints(whole, interrupted(tmp_path, after, **options))
         shutil.rmtree(tmp_path / "interrupted")
 
 
@@ -90,7 +85,7 @@ def trained_as(kind: str, place: Path) -> dict[str, Any]:
 )
 def test_every_optimizer_schedule_and_adapter_resumes_exactly(tmp_path: Path, optimizer: str, schedule: str, kind: str) -> None:
     options = {"optimizer": optimizer, "lr_scheduler": schedule, "lr_num_cycles": 2, **trained_as(kind, tmp_path)}
-    assert_same_files(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
+    assert_same_checkpoints(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
 
 
 @pytest.mark.parametrize(
@@ -120,23 +115,23 @@ def test_every_optimizer_schedule_and_adapter_resumes_exactly(tmp_path: Path, op
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()),
 )
 def test_other_ways_to_train_resume_exactly_too(tmp_path: Path, options: dict[str, Any]) -> None:
-    assert_same_files(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
+    assert_same_checkpoints(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
 
 
 def test_reading_ahead_may_be_turned_on_in_between(tmp_path: Path) -> None:
-    assert_same_files(straight(tmp_path), interrupted(tmp_path, 2, later={"dataloader_prefetch": True}))
+    assert_same_checkpoints(straight(tmp_path), interrupted(tmp_path, 2, later={"dataloader_prefetch": True}))
 
 
 def test_validation_images_in_between_change_no_byte(tmp_path: Path) -> None:
     drawing = {"validation_disable": False, "validation_resolution": "64x64", "validation_num_inference_steps": 1}
     whole = straight(tmp_path, use_ema=True)
     drawn = train_here(tmp_path, output_dir=str(tmp_path / "drawn"), validation_step_interval=2, use_ema=True, **(USUAL | drawing))
-    assert_same_files(whole, drawn)
+    assert_same_checkpoints(whole, drawn)
 
 
 def test_a_run_repeats_exactly_and_another_seed_gives_another_run(tmp_path: Path) -> None:
     first, again = straight(tmp_path), train_here(tmp_path, output_dir=str(tmp_path / "again"), **USUAL)
-    assert_same_files(first, again)
+    assert_same_checkpoints(first, again)
     other = train_here(tmp_path, output_dir=str(tmp_path / "other"), **(USUAL | {"seed": 8}))
     assert first.weights() != other.weights()
 
@@ -180,7 +175,7 @@ def test_latest_skips_a_broken_checkpoint_and_names_it(tmp_path: Path) -> None:
     told = next(event for event in again.heard.of(Notification) if event.code == "checkpoint_broken")
     assert "checkpoint-6" in told.message
     assert [event.step for event in again.heard.of(ProgressEvent)] == [5, 6]
-    assert_same_files(whole, again)
+    assert_same_checkpoints(whole, again)
 
 
 def test_a_name_resumes_from_the_checkpoint_of_that_name(tmp_path: Path) -> None:

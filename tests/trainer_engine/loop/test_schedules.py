@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.helpers.pictures import generate_images
+from tests.helpers.resuming import assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, tiny_datasets, tiny_options, train_here
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.datasets import parse_dataloader
@@ -49,11 +50,6 @@ def run(place: Path, fields: dict[str, Any], name: str = "straight", **options: 
     return train_here(place, datasets=two_sets(place, **fields), output_dir=str(place / name), **values)
 
 
-def assert_same_files(one: HereRun, other: HereRun) -> None:
-    ours, theirs = one.files(), other.files()
-    assert sorted(ours) == sorted(theirs) and [name for name in ours if ours[name] != theirs[name]] == []
-
-
 @pytest.mark.parametrize("fields", SCHEDULES.values(), ids=SCHEDULES)
 def test_a_run_resumes_exactly_across_a_gate(tmp_path: Path, fields: dict[str, Any]) -> None:
     options = {"gradient_accumulation_steps": 2, "dataloader_prefetch": True}
@@ -61,7 +57,7 @@ def test_a_run_resumes_exactly_across_a_gate(tmp_path: Path, fields: dict[str, A
     assert whole.code is ExitCode.COMPLETED
     for after in (2, 6):
         assert run(tmp_path, fields, "interrupted", stop_after=after, **options).step == after
-        assert_same_files(whole, run(tmp_path, fields, "interrupted", **options))
+        assert_same_checkpoints(whole, run(tmp_path, fields, "interrupted", **options))
         shutil.rmtree(tmp_path / "interrupted")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.resuming import assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
 from trainer_engine.contract.events import ProgressEvent
 
@@ -38,16 +39,11 @@ def images_of(run: HereRun) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (run.output_dir / "validation_images").iterdir()}
 
 
-def assert_same(one: HereRun, other: HereRun) -> None:
-    ours, theirs = one.files(), other.files()
-    assert ours.keys() == theirs.keys() and [name for name in ours if ours[name] != theirs[name]] == []
-
-
 @pytest.mark.parametrize("memory", STREAMED, ids=lambda memory: ",".join(memory))
 def test_streamed_weights_change_neither_checkpoint_nor_image(tmp_path: Path, memory: dict[str, Any]) -> None:
     plain = trained(tmp_path, "plain", **LORA, **IMAGES)
     other = trained(tmp_path, "other", **LORA, **IMAGES, **memory)
-    assert_same(plain, other)
+    assert_same_checkpoints(plain, other)
     assert images_of(plain) == images_of(other) and len(images_of(plain)) >= 2
 
 
@@ -59,14 +55,14 @@ def test_every_kind_of_lycoris_adapter_can_lie_on_streamed_weights(tmp_path: Pat
     usual = {**LORA, "lora_type": "lycoris", "lycoris_config": str(path)}
     plain = trained(tmp_path, "plain", **usual)
     for number, memory in enumerate(({"musubi_blocks_to_swap": 2}, {"ramtorch": True, "gradient_checkpointing": True})):
-        assert_same(plain, trained(tmp_path, f"other-{number}", **usual, **memory))
+        assert_same_checkpoints(plain, trained(tmp_path, f"other-{number}", **usual, **memory))
 
 
 def test_dora_reads_the_norms_of_streamed_weights(tmp_path: Path) -> None:
     usual = {**LORA, "use_dora": True}
     plain = trained(tmp_path, "plain", **usual)
-    assert_same(plain, trained(tmp_path, "other", **usual, ramtorch=True))
-    assert_same(plain, trained(tmp_path, "third", **usual, musubi_blocks_to_swap=2, gradient_checkpointing=True))
+    assert_same_checkpoints(plain, trained(tmp_path, "other", **usual, ramtorch=True))
+    assert_same_checkpoints(plain, trained(tmp_path, "third", **usual, musubi_blocks_to_swap=2, gradient_checkpointing=True))
 
 
 def test_recomputing_from_the_host_changes_no_byte_of_a_full_fine_tune(tmp_path: Path) -> None:
@@ -77,12 +73,12 @@ def test_recomputing_from_the_host_changes_no_byte_of_a_full_fine_tune(tmp_path:
         "gradient_checkpointing_offload_attention": True,
         "gradient_checkpointing_offload_prefetch": True,
     }
-    assert_same(trained(tmp_path, "plain", **usual), trained(tmp_path, "other", **usual, **memory))
+    assert_same_checkpoints(trained(tmp_path, "plain", **usual), trained(tmp_path, "other", **usual, **memory))
 
 
 def test_an_average_and_an_evaluation_see_streamed_weights(tmp_path: Path) -> None:
     usual = {**LORA, "use_ema": True}
-    assert_same(trained(tmp_path, "plain", **usual), trained(tmp_path, "other", **usual, musubi_blocks_to_swap=2))
+    assert_same_checkpoints(trained(tmp_path, "plain", **usual), trained(tmp_path, "other", **usual, musubi_blocks_to_swap=2))
 
 
 @pytest.mark.parametrize("memory", [{"musubi_blocks_to_swap": 2}, {"ramtorch": True, "gradient_checkpointing": True}])

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.forked import run_forked
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.one_file import SD1, SD2, SDXL, original_unet, original_vae, write_one_file
 from tests.helpers.tiny_run import train_here
@@ -195,10 +193,9 @@ def test_an_adapter_of_a_run_from_a_file_is_exported(tmp_path: Path) -> None:
     adapter = list_checkpoints(run.output_dir)[0].path / "pytorch_lora_weights.safetensors"
     home = tmp_path / "hf"
     place_in_hub_cache(tmp_path / "configuration", specs()["sd1x"].repository(None), home)
-    command = [sys.executable, "-m", "trainer_engine.export", str(adapter), "--to", "merged", "--output", str(tmp_path / "merged")]
-    offline = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    program = "import runpy; runpy.run_module('trainer_engine.export', run_name='__main__')"
+    arguments, offline = ("--to", "merged", "--output", str(tmp_path / "merged")), {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    run_forked(program, str(adapter), *arguments, place=tmp_path, variables=offline)
     merged = load_file(tmp_path / "merged/unet/diffusion_pytorch_model.safetensors")
     base = load_file(tiny_model("sd1x") / "unet/diffusion_pytorch_model.safetensors")
     changed = {name for name, weight in base.items() if not merged[name].equal(weight)}

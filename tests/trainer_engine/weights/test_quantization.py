@@ -12,7 +12,7 @@ from optimum.quanto import QTensor, freeze, qint4, qint8, quantize
 from peft import LoraConfig, inject_adapter_in_model
 
 from tests.helpers.models import options_with, tiny_family, tiny_pixart
-from tests.helpers.tiny_run import train_here
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.adapters.test_numerics import STILL, fixed, our_loss, their_loss
 from tests.trainer_engine.adapters.test_runs import LOKR, lycoris
 from trainer_engine.adapters.build import make_trainable
@@ -76,11 +76,7 @@ def test_only_the_adapter_is_trained_and_the_base_stays_bit_for_bit(kind: str, t
 @pytest.mark.parametrize("kind", ["standard", "lycoris"])
 def test_resumed_run_on_a_quantised_base_equals_an_uninterrupted_one(kind: str, tmp_path: Path) -> None:
     values = {**(lycoris(tmp_path, **LOKR) if kind == "lycoris" else STILL), "base_model_precision": "int8-quanto"}
-    straight = train_here(tmp_path / "straight", **values)
-    train_here(tmp_path / "resumed", stop_after=2, **values)
-    resumed = train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **values)
-    name = "pytorch_lora_weights.safetensors"
-    assert (resumed.output_dir / name).read_bytes() == (straight.output_dir / name).read_bytes()
+    assert_resumes_exactly(tmp_path, **values)
 
 
 def test_embeddings_of_quantised_text_encoders_have_their_own_addresses() -> None:

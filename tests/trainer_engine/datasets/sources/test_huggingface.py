@@ -13,13 +13,14 @@ import pytest
 from tests.helpers.caches import state_of
 from tests.helpers.checked_runs import checked, codes
 from tests.helpers.dataset_hub import TOKEN, DatasetHub, dataset_hub, png, rows, shard, shards, speak_to, write
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, fork_run, tiny_options, train_here, write_job
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import DatasetUnusable, ExitCode, Problem, errors_in
-from trainer_engine.contract.events import Notification, StageEvent, StageKey
+from trainer_engine.contract.events import StageEvent, StageKey
 from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.sources.base import Fetching, open_source
@@ -130,11 +131,7 @@ def test_a_second_run_downloads_nothing_and_works_without_the_hub(hub: DatasetHu
 
 
 def test_a_resumed_run_equals_the_straight_one(hub: DatasetHub, tmp_path: Path) -> None:
-    straight = run(tmp_path / "straight")
-    run(tmp_path / "resumed", stop_after=2)
-    resumed = run(tmp_path / "resumed")
-    assert resumed.step == 4 and resumed.weights() == straight.weights()
-    assert not [event for event in resumed.heard.of(Notification) if event.code == "data_changed"]
+    assert assert_resumes_exactly(tmp_path, datasets=datasets(tmp_path)).step == 4
 
 
 def test_a_set_that_moves_from_a_folder_to_the_hub_keeps_its_cache_entries(hub: DatasetHub, tmp_path: Path) -> None:

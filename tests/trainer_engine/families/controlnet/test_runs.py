@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.helpers.models import tiny_model
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.families.controlnet.runs import controlled_datasets, controlled_run, generated_datasets
 from tests.trainer_engine.families.controlnet.test_unets import awake, steered
 from trainer_engine.config.families import specs
@@ -29,12 +30,10 @@ PIPELINES = {
 @pytest.mark.parametrize("family", ["sd1x", "sdxl"])
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(family: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"use_ema": True, "caption_dropout_probability": 0.3, "gradient_checkpointing": True}
-    straight = controlled_run(tmp_path / "straight", family, **options)
-    controlled_run(tmp_path / "resumed", family, stop_after=2, **options)
-    resumed = controlled_run(tmp_path / "resumed", family, resume_from_checkpoint="latest", **options)
-    for name in ("controlnet", "controlnet_ema"):
-        one, other = ((run.output_dir / name / WEIGHTS).read_bytes() for run in (straight, resumed))
-        assert one == other, name
+    straight = assert_resumes_exactly(tmp_path, controlled_run, family=family, **options)
+    assert (straight.output_dir / "controlnet_ema" / WEIGHTS).is_file()
+    for config in tmp_path.rglob("controlnet*/config.json"):
+        assert str(tmp_path) not in config.read_text(), "a result has no path of the machine that trained it"
     checkpoint = straight.output_dir / "checkpoint-4" / "controlnet"
     assert (checkpoint / WEIGHTS).read_bytes() == (straight.output_dir / "controlnet" / WEIGHTS).read_bytes()
 
@@ -119,12 +118,9 @@ def test_an_adapter_on_a_controlnet_is_trained_and_resumed(tmp_path: Path) -> No
     network.save_pretrained(tmp_path / "mine")
     options: dict[str, Any] = {"model_type": "lora", "lora_type": "standard", "lora_rank": 2}
     options["controlnet_model_name_or_path"] = str(tmp_path / "mine")
-    straight = controlled_run(tmp_path / "straight", **options)
-    controlled_run(tmp_path / "resumed", stop_after=2, **options)
-    resumed = controlled_run(tmp_path / "resumed", resume_from_checkpoint="latest", **options)
-    name = "pytorch_lora_weights.safetensors"
-    assert (straight.output_dir / name).read_bytes() == (resumed.output_dir / name).read_bytes()
-    assert all(key.startswith("controlnet.") for key in load_file(straight.output_dir / name))
+    straight = assert_resumes_exactly(tmp_path, controlled_run, **options)
+    keys = load_file(straight.output_dir / "pytorch_lora_weights.safetensors")
+    assert all(key.startswith("controlnet.") for key in keys)
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -150,12 +146,8 @@ def test_an_adapter_on_a_new_controlnet_trains_its_new_layers_whole(kind: str, t
         options["lycoris_config"] = str(tmp_path / "lokr.json")
     else:
         options["lora_rank"] = 2
-    straight = controlled_run(tmp_path / "straight", **options)
-    controlled_run(tmp_path / "resumed", stop_after=2, **options)
-    resumed = controlled_run(tmp_path / "resumed", resume_from_checkpoint="latest", **options)
-    for name in ("pytorch_lora_weights.safetensors", f"controlnet/{WEIGHTS}", f"ema/controlnet/{WEIGHTS}"):
-        assert (straight.output_dir / name).read_bytes() == (resumed.output_dir / name).read_bytes(), name
-
+    straight = assert_resumes_exactly(tmp_path, controlled_run, **options)
+    assert (straight.output_dir / "ema/controlnet" / WEIGHTS).is_file()
     start = dict(steered("sd1x", seed=7).load_network().named_parameters())
     below = load_file(straight.output_dir / "controlnet" / WEIGHTS)
     assert below.keys() == start.keys()

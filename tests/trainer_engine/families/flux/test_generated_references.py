@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import Listener
 from tests.trainer_engine.families.flux.test_kontext import adapter, kontext, paint
 from tests.trainer_engine.loop.test_saving import run_of
@@ -50,10 +51,7 @@ def test_a_resumed_run_equals_the_straight_one(sampling: str, tmp_path: Path) ->
     entries = [{key: value for key, value in one.items() if key != "captions"} for one in EXAMPLE] if sampling == "combined" else EXAMPLE
     datasets = edits(tmp_path, *entries)
     options = {"conditioning_multidataset_sampling": sampling, "cache_dir": str(tmp_path / "cache")}
-    straight = kontext(tmp_path, datasets, output_dir=str(tmp_path / "straight"), **options)
-    kontext(tmp_path, datasets, output_dir=str(tmp_path / "resumed"), stop_after=2, **options)
-    resumed = kontext(tmp_path, datasets, output_dir=str(tmp_path / "resumed"), resume_from_checkpoint="latest", **options)
-    assert adapter(straight) == adapter(resumed)
+    assert_resumes_exactly(tmp_path, kontext, datasets=datasets, **options)
     folders = {path.name: len(list(path.rglob("*.png"))) for path in (tmp_path / "cache/conditioning_data").iterdir()}
     assert folders == {f"edits_conditioning_{one['type']}": 4 for one in EXAMPLE}
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.helpers.models import tiny_model
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, train_here
 from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import ImageEvent, Notification
@@ -85,11 +86,7 @@ def adapter(run: HereRun) -> bytes:
 )
 def test_a_resumed_edit_run_equals_the_straight_one(references: tuple[str, ...], sampling: str, tmp_path: Path) -> None:
     datasets = pairs(tmp_path, *references)
-    options = {"conditioning_multidataset_sampling": sampling}
-    straight = kontext(tmp_path, datasets, output_dir=str(tmp_path / "straight"), **options)
-    kontext(tmp_path, datasets, output_dir=str(tmp_path / "resumed"), stop_after=2, **options)
-    resumed = kontext(tmp_path, datasets, output_dir=str(tmp_path / "resumed"), resume_from_checkpoint="latest", **options)
-    assert adapter(resumed) == adapter(straight)
+    assert_resumes_exactly(tmp_path, kontext, datasets=datasets, conditioning_multidataset_sampling=sampling)
 
 
 def test_a_run_learns_from_the_references(tmp_path: Path) -> None:

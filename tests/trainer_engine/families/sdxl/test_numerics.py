@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.models import tiny_model
-from tests.helpers.tiny_run import train_here
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.families.sdxl.test_family import tiny_sdxl
 from trainer_engine.families.inputs import SampleFacts, StepInputs
 from trainer_engine.objectives.build import make_objective
@@ -65,11 +65,6 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(prediction_type: str, 
 
 
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path) -> None:
-    model = str(tiny_model("sdxl"))
-    straight = train_here(tmp_path / "straight", model_family="sdxl", model=model, max_train_steps=4)
-    train_here(tmp_path / "resumed", model_family="sdxl", model=model, max_train_steps=4, stop_after=2)
-    resumed = train_here(tmp_path / "resumed", model_family="sdxl", model=model, max_train_steps=4)
-    weights = "pipeline/unet/diffusion_pytorch_model.safetensors"
-    assert (resumed.output_dir / weights).read_bytes() == (straight.output_dir / weights).read_bytes()
+    straight = assert_resumes_exactly(tmp_path, model_family="sdxl", model=str(tiny_model("sdxl")))
     result = StableDiffusionXLPipeline.from_pretrained(straight.output_dir / "pipeline", add_watermarker=False)
     assert result("a cat", width=64, height=64, num_inference_steps=2).images[0].size == (64, 64)

@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.one_file import REFINER, SDXL, write_one_file
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.sdxl.test_family import tiny_sdxl
 from tests.trainer_engine.families.sdxl.test_numerics import PROMPTS, SAMPLES, TIMESTEPS, fixed_batch
@@ -123,10 +124,7 @@ def test_a_validation_image_equals_that_of_the_pipeline_from_noise() -> None:
 
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one_and_loads(tmp_path: Path) -> None:
     usual = {"model_family": "sdxl", "model": str(refiner_folder()), "model_flavour": FLAVOUR, "max_train_steps": 4}
-    straight = train_here(tmp_path / "straight", **usual)
-    train_here(tmp_path / "resumed", **usual, stop_after=2)
-    resumed = train_here(tmp_path / "resumed", **usual)
-    assert resumed.files() == straight.files()
+    straight = assert_resumes_exactly(tmp_path, **usual)
     folder = straight.output_dir / "pipeline"
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionXLImg2ImgPipeline" and index["requires_aesthetics_score"] is True

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from tests.helpers.models import tiny_model
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.stable_diffusion.models import tiny_sd
 from trainer_engine.contract.errors import InvalidOptions
@@ -90,12 +91,7 @@ def test_a_full_fine_tune_leaves_a_pipeline_that_generates(family: str, tmp_path
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(family: str, tmp_path: Path) -> None:
-    model = str(tiny_model(family))
-    straight = train_here(tmp_path / "straight", model_family=family, model=model, max_train_steps=4)
-    train_here(tmp_path / "resumed", model_family=family, model=model, max_train_steps=4, stop_after=2)
-    resumed = train_here(tmp_path / "resumed", model_family=family, model=model, max_train_steps=4)
-    weights = "pipeline/unet/diffusion_pytorch_model.safetensors"
-    assert (resumed.output_dir / weights).read_bytes() == (straight.output_dir / weights).read_bytes()
+    assert_resumes_exactly(tmp_path, model_family=family, model=str(tiny_model(family)))
 
 
 def test_a_rescaled_schedule_reaches_validation_images_and_the_result(tmp_path: Path) -> None:

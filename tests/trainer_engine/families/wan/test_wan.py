@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.models import options_with, tiny_model
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
 from trainer_engine.config.skipped_layers import SkippedLayers
 from trainer_engine.contract.errors import InvalidOptions
@@ -190,11 +191,6 @@ def test_a_run_shows_images_without_blocks_and_refuses_blocks_that_are_not_there
 
 
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path) -> None:
-    model = str(tiny_model("wan"))
-    straight = train_here(tmp_path / "straight", model_family="wan", model=model, max_train_steps=4)
-    train_here(tmp_path / "resumed", model_family="wan", model=model, max_train_steps=4, stop_after=2)
-    resumed = train_here(tmp_path / "resumed", model_family="wan", model=model, max_train_steps=4)
-    weights = "pipeline/transformer/diffusion_pytorch_model.safetensors"
-    assert (resumed.output_dir / weights).read_bytes() == (straight.output_dir / weights).read_bytes()
+    straight = assert_resumes_exactly(tmp_path, model_family="wan", model=str(tiny_model("wan")))
     result = WanPipeline.from_pretrained(straight.output_dir / "pipeline")
     assert len(result("a cat", height=32, width=32, num_frames=5, num_inference_steps=2, output_type="pil").frames[0]) == 5

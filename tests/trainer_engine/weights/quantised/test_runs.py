@@ -11,7 +11,7 @@ from diffusers import PixArtTransformer2DModel
 from peft import LoraConfig, inject_adapter_in_model
 
 from tests.helpers.models import tiny_family, tiny_pixart
-from tests.helpers.tiny_run import train_here
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.adapters.test_numerics import STILL, fixed, our_loss, their_loss
 from tests.trainer_engine.adapters.test_runs import LOKR, lycoris
 from trainer_engine.adapters.build import make_trainable
@@ -83,20 +83,12 @@ def test_lycoris_computes_beside_quantised_layers(preset: str, tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["standard", "lycoris"])
 def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, preset: str, tmp_path: Path) -> None:
     values = {**(lycoris(tmp_path, **LOKR) if kind == "lycoris" else STILL), "base_model_precision": preset}
-    straight = train_here(tmp_path / "straight", **values)
-    train_here(tmp_path / "resumed", stop_after=2, **values)
-    resumed = train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **values)
-    name = "pytorch_lora_weights.safetensors"
-    assert (resumed.output_dir / name).read_bytes() == (straight.output_dir / name).read_bytes()
+    assert_resumes_exactly(tmp_path, **values)
 
 
 def test_a_run_resumes_with_random_rounding_and_an_average(tmp_path: Path) -> None:
     values = {**STILL, "base_model_precision": "uint4-sdnq", "sdnq_use_stochastic_rounding": True, "use_ema": True}
-    straight = train_here(tmp_path / "straight", **values)
-    train_here(tmp_path / "resumed", stop_after=2, **values)
-    resumed = train_here(tmp_path / "resumed", resume_from_checkpoint="latest", **values)
-    for name in ("pytorch_lora_weights.safetensors", "ema/pytorch_lora_weights.safetensors"):
-        assert (resumed.output_dir / name).read_bytes() == (straight.output_dir / name).read_bytes()
+    assert_resumes_exactly(tmp_path, **values)
 
 
 @pytest.mark.parametrize("precision", ["int8-torchao", "nf4-bnb", "uint4-sdnq", "fp8-native"])

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.models import options_with, tiny_model
-from tests.helpers.tiny_run import train_here
+from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
 from trainer_engine.families.flux2.family import Flux2
 from trainer_engine.families.flux2.spec import DISTILLED, FLAVOURS, SPEC
@@ -176,12 +176,7 @@ def test_distilled_repositories_are_recognised_by_flavour_and_by_name() -> None:
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, flavour: str, model_type: str) -> None:
     usual = {"model_family": "flux2", "model_flavour": flavour, "model": str(tiny_of(flavour)), "max_train_steps": 4}
     usual |= {"model_type": model_type, "train_batch_size": 2}
-    straight = train_here(tmp_path / "straight", **usual)
-    train_here(tmp_path / "resumed", stop_after=2, **usual)
-    resumed = train_here(tmp_path / "resumed", **usual)
-    full = "pipeline/transformer/diffusion_pytorch_model.safetensors"
-    weights = full if model_type == "full" else "pytorch_lora_weights.safetensors"
-    assert (resumed.output_dir / weights).read_bytes() == (straight.output_dir / weights).read_bytes()
+    straight = assert_resumes_exactly(tmp_path, **usual)
     if model_type == "full":
         pipeline = diffusers.DiffusionPipeline.from_pretrained(straight.output_dir / "pipeline")
         assert type(pipeline).__name__ == ("Flux2Pipeline" if flavour == "dev" else "Flux2KleinPipeline")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.models import options_with, tiny_model
-from tests.helpers.tiny_run import train_here
+from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.parse import check_options
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
@@ -178,12 +178,7 @@ def test_blocks_that_are_left_out_are_checked(options: dict[str, Any], found: tu
 @pytest.mark.parametrize(("with_t5", "model_type"), [(True, "full"), (False, "full"), (True, "lora")])
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, with_t5: bool, model_type: str) -> None:
     usual = {"model_family": "sd3", "model": str(tiny_of(with_t5)), "max_train_steps": 4, "model_type": model_type}
-    straight = train_here(tmp_path / "straight", **usual)
-    train_here(tmp_path / "resumed", stop_after=2, **usual)
-    resumed = train_here(tmp_path / "resumed", **usual)
-    full = "pipeline/transformer/diffusion_pytorch_model.safetensors"
-    weights = full if model_type == "full" else "pytorch_lora_weights.safetensors"
-    assert (resumed.output_dir / weights).read_bytes() == (straight.output_dir / weights).read_bytes()
+    straight = assert_resumes_exactly(tmp_path, **usual)
     if model_type == "full":
         pipeline = pipeline_in(straight.output_dir / "pipeline", with_t5)
         assert (pipeline.text_encoder_3 is not None) is with_t5

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.models import options_with, tiny_model
-from tests.helpers.tiny_run import train_here
+from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.z_image.family import ZImage
@@ -141,12 +141,7 @@ def test_a_turbo_flavour_is_trained_beside_its_assistant_and_samples_without_gui
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, model_type: str) -> None:
     usual = {"model_family": "z_image", "model_flavour": "base", "model": str(tiny_model("z_image")), "max_train_steps": 4}
     usual |= {"model_type": model_type, "train_batch_size": 2}
-    straight = train_here(tmp_path / "straight", **usual)
-    train_here(tmp_path / "resumed", stop_after=2, **usual)
-    resumed = train_here(tmp_path / "resumed", **usual)
-    full = "pipeline/transformer/diffusion_pytorch_model.safetensors"
-    weights = full if model_type == "full" else "pytorch_lora_weights.safetensors"
-    assert (resumed.output_dir / weights).read_bytes() == (straight.output_dir / weights).read_bytes()
+    straight = assert_resumes_exactly(tmp_path, **usual)
     if model_type == "full":
         pipeline = ZImagePipeline.from_pretrained(straight.output_dir / "pipeline")
         assert pipeline("a cat", height=32, width=32, num_inference_steps=2, guidance_scale=2.0).images[0].size == (32, 32)

@@ -13,6 +13,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, Protocol, cast
 
 import torch
+from diffusers import ConfigMixin
 from PIL import Image
 from torch import Tensor, nn
 
@@ -232,6 +233,8 @@ class Family(ABC):
         is_exact = is_text or (bool(self.spec.networks_beside) and not is_beside)
         rounded = None if folder or is_exact else self.devices.base
         module = self.load_component(name, rounded or dtype, folder)
+        if isinstance(module, ConfigMixin):  # it would name the folder of the checkpoint, and say so in every result
+            module.register_to_config(_name_or_path=self.parts.base.name)
         if module.dtype != dtype:
             module.to(dtype)
         precision = "no_change" if is_exact else self.options.precision.base_model_precision

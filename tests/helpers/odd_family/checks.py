@@ -89,6 +89,8 @@ def test_the_folder_satisfies_the_interface() -> None:
 @pytest.mark.parametrize("kind", [{}, LORA], ids=["full", "lora"])
 def test_a_run_resumes_to_the_same_bytes(tmp_path: Path, kind: dict[str, Any]) -> None:
     assert_resumes_exactly(tmp_path, run, **kind)
+    for config in tmp_path.rglob("transformer*/config.json"):
+        assert str(tmp_path) not in config.read_text(), "no result names the folder of a checkpoint"
 
 
 def test_a_full_fine_tune_saves_both_networks(tmp_path: Path) -> None:

@@ -25,14 +25,8 @@ from trainer_engine.weights.loading import load_diffusers
 
 def load_controlnet(cls: type[Any], part: Part, dtype: torch.dtype) -> nn.Module:
     """A stored ControlNet. Raises ModelUnavailable."""
-    return _nameless(load_diffusers(cls, part, dtype))
-
-
-def _nameless(network: Any) -> nn.Module:
-    """The network with a configuration that has no path of this machine: not of its weights, and not of a checkpoint."""
-    network.register_to_config(_name_or_path="")
-    found: nn.Module = network
-    return found
+    network: nn.Module = load_diffusers(cls, part, dtype)
+    return network
 
 
 def new_controlnet(make: Callable[..., nn.Module], network: nn.Module, spec: ControlNetSpec, options: TrainingOptions) -> nn.Module:
@@ -45,7 +39,7 @@ def new_controlnet(make: Callable[..., nn.Module], network: nn.Module, spec: Con
         raise InvalidOptions(problems)
     with torch.random.fork_rng([]):
         torch.manual_seed(derived_seed(options.run.seed, FOLDER))
-        made = _nameless(make(network, **settings))
+        made = make(network, **settings)
     dtype = next(network.parameters()).dtype
     return made if dtype == torch.float32 else made.to(dtype)
 

@@ -60,6 +60,8 @@ class Step:
     def take(self, batches: StepBatches) -> StepOutcome:
         """Take one step. If the loss or a gradient is not finite, weights and optimizer state stay as they are."""
         learning_rates = [schedule.at(batches.step + 1) for schedule in self.schedules]
+        # An exchange of tokens gives up after minutes, and the first process may have been busy for longer between two steps.
+        self.processes.group.meet()
         self.update.begin(learning_rates)
         losses = torch.stack([self._pass(batches, number) for number in range(len(batches.passes))])
         losses = self.processes.sum(losses) / self.processes.count

@@ -42,6 +42,10 @@ class Group:
         torch.distributed.all_reduce(count, group=self.control)
         return bool(count)
 
+    def meet(self) -> None:
+        """Wait for the other processes of the group, as long as it takes."""
+        self.any_of(False)
+
     def agreed(self, question: Callable[[], bool]) -> Callable[[], bool]:
         """A question that all processes of the group answer alike: with yes if one of them does. Each has to ask it as often."""
         return lambda: self.any_of(question())

@@ -145,6 +145,16 @@ def test_groups_of_four_processes_take_different_samples(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_an_image_that_the_first_of_a_group_cannot_write_is_one_warning(tmp_path: Path) -> None:
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "validation_images").write_text("a file in the place of the folder")
+    run = run_split(tmp_path, "blocked", **{**options_of("wan"), "max_train_steps": 2, "num_validation_images": 2, "use_ema": False})
+    failures = [(entry.data["code"], entry.data["details"]["step"]) for entry in run.of_type("error")]
+    assert failures == [("validation_not_written", 0), ("validation_not_written", 2)], "of the base model, and of the end"
+    assert losses(run) and run.newest_checkpoint().step == 2
+
+
+@pytest.mark.slow
 def test_a_group_stops_together(tmp_path: Path) -> None:
     run = start_split(tmp_path, "stopped", **{**options_of("wan"), "max_train_steps": 100_000, "validation_disable": True})
     run.wait_for(PROGRESS)

@@ -115,7 +115,9 @@ class ValidationCallback(Callback):
 
     def _receive_from_others(self, generated: GeneratedImages, state: TrainState, trigger: Trigger) -> list[ValidationImage]:
         """All wait for the last here; the first one says what the others drew, and gets it."""
-        everything = self.processes.gather(b"" if self.processes.is_first else pack_or_say(generated, state.step))
+        # The first process of a group speaks for all of it: its images are there once, and so are its failures.
+        said = generated if self.processes.together.is_first else GeneratedImages()
+        everything = self.processes.gather(b"" if self.processes.is_first else pack_or_say(said, state.step))
         images: list[ValidationImage] = []
         for packed in everything[1:] if self.processes.is_first else []:
             try:

@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.bench import compare, discovery, host, lokr, plan, warm
+from tests.bench import compare, discovery, host, lokr, padding, plan, warm
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
 from tests.bench.networks import SD1X, SDXL
@@ -59,6 +60,19 @@ def test_every_operator_that_the_adapter_and_the_optimizer_add_is_named() -> Non
     assert one["torch-adamw"] == two["torch-adamw"], "fused: one launch for all tensors"
     assert lokr.in_words(Counter(mm=3, add=1)) == "4: 3 mm, 1 add"
     assert lokr.in_words(Counter({f"op{number}": 1000 for number in range(10)})).endswith(", 2,000 others")
+
+
+def test_states_of_padding_are_compressed_the_better_the_more_they_are_alike() -> None:
+    alike, varied = (padding.shares(padding.states(bias, layers=2, width=128)) for bias in (0.02, 3.0))
+    assert alike.step < varied.step
+    assert alike.packed < varied.packed < 1 and alike.differences < varied.differences < 1
+
+
+def test_noise_is_not_compressed_and_equal_states_vanish() -> None:
+    dice = torch.Generator().manual_seed(0)
+    noise = torch.randn(padding.LENGTH, 128, generator=dice).bfloat16()
+    assert padding.shares(noise).differences > 0.5
+    assert padding.shares(noise[:1].repeat(padding.LENGTH, 1)).differences < 0.02
 
 
 def test_the_plans_of_two_epochs_are_timed_and_weighed() -> None:

@@ -137,3 +137,21 @@ def test_layers_of_another_kind_and_trained_scalars_are_left_to_the_library() ->
         made = make_layer(odd, inputs, fused=True, bypass_mode=False, **options)
         assert "_rebuild_forward" not in vars(made.lora)
         assert made.step()[0].isfinite().all()
+
+
+@pytest.mark.parametrize("bypass", [True, False])
+def test_a_fused_layer_is_compiled_into_one_graph(bypass: bool) -> None:
+    fused, _ = both(bypass_mode=bypass)
+    expected = fused.step()
+    compiled = Layer(torch.compile(fused.layer, backend="eager", fullgraph=True), fused.lora, fused.inputs).step()
+    assert relative(compiled[0], expected[0]) < 1e-6
+    assert all(relative(mine, other) < 1e-6 for mine, other in zip(compiled[1], expected[1], strict=True))
+
+
+@pytest.mark.parametrize("bypass", [True, False])
+def test_the_strength_of_the_adapter_counts_at_each_call(bypass: bool) -> None:
+    fused, library = both(bypass_mode=bypass)
+    for strength in (1.0, 0.25, 0.0):
+        for layer in (fused, library):
+            layer.lora.multiplier = strength
+        assert relative(fused.step()[0], library.step()[0]) < 1e-6

@@ -131,7 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
         return commit, repo.commits[commit]
 
     def _info(self, commit: str, files: dict[str, bytes], _: str) -> None:
-        self._json({"id": "x", "sha": commit, "siblings": [{"rfilename": name} for name in files], "tags": [], "private": False})
+        sized = "blobs=true" in self.path
+        siblings = [{"rfilename": name, **({"size": len(content)} if sized else {})} for name, content in files.items()]
+        self._json({"id": "x", "sha": commit, "siblings": siblings, "tags": [], "private": False})
 
     def _tree(self, _: str, files: dict[str, bytes], __: str) -> None:
         self._json([_facts(name, content) for name, content in files.items()])

@@ -4,26 +4,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.datasets.report import DatasetReport
-from trainer_engine.datasets.sources.base import kind_of
+from trainer_engine.datasets.report import DatasetReport, SetReport
+from trainer_engine.datasets.sources.base import RemoteFacts, kind_of
+from training.preflight.disk import DiskUse
 
 ASKING_SECONDS = 15.0
 """No further server is asked after this time."""
 
 
-def remote_problems(report: DatasetReport, variables: Mapping[str, str]) -> Iterator[Problem]:
-    """Yields the problems of datasets that are not on this machine, and a note about each that a run can fetch."""
-    deadline = time.monotonic() + ASKING_SECONDS
-    asked = {entry.id: entry for found in (*report.sets, *report.eval_sets) for entry in found.not_fetched}
+@dataclass
+class RemoteData:
+    """What is known of datasets that are not on this machine."""
+
+    problems: list[Problem] = field(default_factory=list)
+    uses: list[DiskUse] = field(default_factory=list)
+    """What a run downloads for them."""
+
+
+def ask_servers(report: DatasetReport, variables: Mapping[str, str]) -> RemoteData:
+    """Returns the problems of datasets that are not on this machine, a note about each that a run can fetch, and what it downloads."""
+    deadline, found = time.monotonic() + ASKING_SECONDS, RemoteData()
+    asked = {entry.id: entry for one in (*report.sets, *report.eval_sets) for entry in one.not_fetched}
     for entry in asked.values():
         ask = kind_of(entry).ask
-        problems = list(ask(entry, variables)) if ask and time.monotonic() < deadline else []
-        yield from problems
-        if not errors_in(problems):
+        facts = ask(entry, variables) if ask and time.monotonic() < deadline else RemoteFacts()
+        found.problems += facts.problems
+        if not errors_in(facts.problems):
             message = f"dataset {entry.id}: {entry.place} is downloaded when the run starts. Its files are examined then."
-            yield Problem.note(entry.place_option, "fetched_at_start", message, got=entry.place)
+            found.problems.append(Problem.note(entry.place_option, "fetched_at_start", message, got=entry.place))
+        what = f"the downloaded files of {entry.place}"
+        found.uses.append(DiskUse(entry.place_option, Path(facts.folder), what, facts.size_bytes, facts.size_bytes))
+    found.problems += _measured_later(report)
+    found.uses += [use for one in (*report.sets, *report.eval_sets) for use in _pending_use(one)]
+    return found
+
+
+def _pending_use(found: SetReport) -> Iterator[DiskUse]:
+    """Files of a dataset that a run fetches into a folder of the dataset. Their sizes are not known before."""
+    for name, kind in found.entry.source.paths.items():
+        if kind == "cache" and found.pending:
+            what = f"the downloaded files of dataset {found.entry.id}"
+            yield DiskUse(found.entry.option(name), Path(found.entry.own_fields[name]), what, found.pending.size_bytes)
+
+
+def _measured_later(report: DatasetReport) -> Iterator[Problem]:
     for found in (*report.sets, *report.eval_sets):
         for entry in found.measured_later:
             message = f"dataset {entry.id}: {entry.place} is large. Its images are measured when the run starts."

@@ -48,7 +48,7 @@ from training.preflight.model_files import model_problems, network_problems, wei
 from training.preflight.network import Shape, adaptable_layers, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
 from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.publishing import publishing_problems
-from training.preflight.remote_data import remote_problems
+from training.preflight.remote_data import ask_servers
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
 from training.preflight.scoring import scoring_problems
 from training.preflight.summary import PreflightReport
@@ -108,18 +108,25 @@ def examine_run(
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
     report = _examine_datasets(resolved.dataloader, options, spec, home, rules.sources)
-    problems += [*report.problems, *remote_problems(report, variables)]
+    remote = ask_servers(report, variables)
+    problems += [*report.problems, *remote.problems]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     uses = [
         *cache_uses(options, spec, resolved.dataloader, report, on_cpu=expected_device(variables) == "cpu"),
         *download_use(sources[BASE], base, options, spec, hub),
+        *remote.uses,
     ]
-    texts = any(text.text_cache_ondemand or text.text_cache_disable for text in resolved.dataloader.text_sets)
-    kept = texts or options.data.text_cache_ondemand or options.data.text_cache_disable
+    kept = _keeps_encoders(options, resolved.dataloader)
     weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache), keeps_encoders=kept)
     understood, more = _understand(options, spec, report, weights, variables, home, uses)
     problems += progress_problems(saved, options, understood["steps"]) if saved and not report.is_incomplete else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
+
+
+def _keeps_encoders(options: TrainingOptions, dataloader: Dataloader) -> bool:
+    """Whether prompts are encoded while training, so that the text encoders stay in memory."""
+    texts = any(text.text_cache_ondemand or text.text_cache_disable for text in dataloader.text_sets)
+    return texts or options.data.text_cache_ondemand or options.data.text_cache_disable
 
 
 def _examine_datasets(dataloader: Dataloader, options: TrainingOptions, spec: FamilySpec, home: Home, reach: Reach) -> DatasetReport:

@@ -197,3 +197,35 @@ def test_a_path_in_a_row_leads_to_no_foreign_file(hub: DatasetHub, tmp_path: Pat
     reasons = {entry["path"]: entry["reason"] for entry in found["left_out"]}
     assert [reasons[f"rows/00000{row}.png"] for row in range(3)] == ["it cannot be read: it leads out of the dataset"] * 3
     assert reasons["rows/000004.png"] == "it cannot be read: no such file or directory"
+
+
+def downloads(report: PreflightReport) -> int:
+    """The bytes of downloaded files in the estimate of the disks."""
+    systems = report.understood["disk"]["file_systems"]
+    return sum(one["bytes"] for one in systems if "the downloaded files" in one["what"])
+
+
+def test_what_a_run_downloads_is_part_of_the_disk_that_it_needs(hub: DatasetHub, tmp_path: Path) -> None:
+    content = shards(2, rows(4), rows(4, first=4))
+    report = validated(tmp_path, hub.url)
+    hub.repo(
+        REPO, {"README.md": b"# Pictures", **{name: data + bytes(1 << 20) for name, data in content.items()}, "other.bin": bytes(1 << 22)}
+    )
+    larger = validated(tmp_path, hub.url)
+    assert downloads(larger) - downloads(report) == 2 << 20, "the shards of the split, and no other file"
+    [(commit, folder)] = [
+        (one, tmp_path / f"hf/hub/datasets--owner--pictures/snapshots/{one}") for one in [hub.repos[REPO].branches["main"]]
+    ]
+    name = sorted(content)[0]
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_bytes(content[name])
+    again = validated(tmp_path, hub.url)
+    assert commit and downloads(larger) - downloads(again) == len(content[name]) + (1 << 20), "what is in the cache is there"
+
+
+def test_a_download_that_no_disk_has_room_for_is_named(hub: DatasetHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.preflight import disk
+
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 10})())
+    named = [problem for problem in validated(tmp_path, hub.url).problems if problem.code == "disk_too_small"]
+    assert named and f"the downloaded files of {REPO}" in named[0].message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, NamedTuple, cast
 
@@ -181,6 +181,17 @@ class Source(ABC):
             return sha256_of_stream(stream)
 
 
+@dataclass(frozen=True)
+class RemoteFacts:
+    """What the server of a dataset says before anything is downloaded."""
+
+    problems: Sequence[Problem] = ()
+    folder: str = ""
+    """Where a run stores what it downloads."""
+    size_bytes: int = 0
+    """What a run downloads; 0 if it is not known."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceKind(SourceSpec):
     """The declaration of a source."""
@@ -193,8 +204,8 @@ class SourceKind(SourceSpec):
 
     A file that cannot be downloaded is left out of the next listing. Raises DatasetUnusable, DiskFull, Stopped; OSError or ValueError for
     a place that cannot be used."""
-    ask: Callable[[ImageSet | ReferenceSet, Mapping[str, str]], Iterable[Problem]] | None = None
-    """Yields the problems of a dataset that is not fetched yet, as far as its server answers in seconds, given the environment variables.
+    ask: Callable[[ImageSet | ReferenceSet, Mapping[str, str]], RemoteFacts] | None = None
+    """Says what is known of a dataset that is not fetched yet, as far as its server answers in seconds, given the environment variables.
     ``validate`` calls it."""
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from trainer_engine.config.dataset_tables import CheckedEntry
 from trainer_engine.config.hub import HubSettings
-from trainer_engine.contract.errors import Problem
-from trainer_engine.datasets.sources.base import Fetching, Source, SourceKind, Suffixes
+from trainer_engine.datasets.sources.base import Fetching, RemoteFacts, Source, SourceKind, Suffixes
 from trainer_engine.datasets.sources.hub.options import STREAMING, HubFields, OptionReader, row_options
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def _fetch(entry: ImageSet | ReferenceSet, suffixes: Suffixes, fetching: Fetchin
         fetch(entry.place_option, entry.place, row_options(entry), fetching)
 
 
-def _ask(entry: ImageSet | ReferenceSet, variables: Mapping[str, str]) -> Iterator[Problem]:
+def _ask(entry: ImageSet | ReferenceSet, variables: Mapping[str, str]) -> RemoteFacts:
     from trainer_engine.datasets.sources.hub.questions import ask
 
     return ask(entry, row_options(entry), HubSettings.of(variables))

@@ -341,6 +341,8 @@ def test_validate_names_the_limit_of_a_set_and_a_set_that_is_beyond_it(web: WebS
     report = checked(tmp_path, datasets=datasets)
     [note] = [problem for problem in report.problems if problem.code == "files_pending"]
     assert "All files may take 500 GB (SIMPLETUNER_DOWNLOAD_GB)." in note.message
+    systems = report.understood["disk"]["file_systems"]
+    assert any("the downloaded files of dataset" in one["what"] and one["bytes"] > 8 * USUAL_FILE_BYTES for one in systems)
     one = CsvSource(str(tmp_path / "addresses.csv"), "url", str(tmp_path / "files"), False)
     assert one.list_files(IMAGES).pending.size_bytes == 8 * USUAL_FILE_BYTES
     (tmp_path / "files").mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ from urllib.parse import quote
 from trainer_engine.config.hub import HubSettings, dataset_gated, dataset_no_revision, dataset_not_cached, dataset_not_found
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import read_document
-from trainer_engine.datasets.sources.base import WrongField
+from trainer_engine.datasets.sources.base import RemoteFacts, WrongField
 from trainer_engine.datasets.sources.hub.columns import root_of
 from trainer_engine.datasets.sources.hub.layout import LARGEST_CARD_BYTES, ChosenFiles, OtherFormat, choose_files, read_card
 from trainer_engine.datasets.sources.hub.opening import converted_card, media_suffixes
 from trainer_engine.datasets.sources.hub.options import OBJECT, RowOptions
-from trainer_engine.datasets.sources.hub.snapshot import CARD, CONVERTED, MAIN
+from trainer_engine.datasets.sources.hub.snapshot import CARD, CONVERTED, MAIN, repository_folder
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
@@ -40,15 +40,14 @@ class HubAnswers:
     hub: HubSettings
     repository: str
 
-    def files(self, revision: str) -> tuple[str, list[str]]:
-        """Returns the commit of a revision and its files. Raises HTTPError, and one of ``FAILURES``."""
-        answer = read_document(self._get(f"api/datasets/{self.repository}/revision/{quote(revision, safe='')}"))
+    def files(self, revision: str) -> tuple[str, dict[str, int]]:
+        """Returns the commit of a revision and its files with their sizes, 0 if unknown. Raises HTTPError, and one of ``FAILURES``."""
+        answer = read_document(self._get(f"api/datasets/{self.repository}/revision/{quote(revision, safe='')}?blobs=true"))
         siblings = answer.get("siblings") if isinstance(answer, dict) else None
         if not isinstance(siblings, list):
             raise ValueError("the answer lists no files")
-        return str(answer.get("sha") or revision), [
-            str(one["rfilename"]) for one in siblings if isinstance(one, dict) and "rfilename" in one
-        ]
+        files = {str(one["rfilename"]): one.get("size") for one in siblings if isinstance(one, dict) and "rfilename" in one}
+        return str(answer.get("sha") or revision), {name: size if isinstance(size, int) else 0 for name, size in files.items()}
 
     def card(self, commit: str) -> Mapping[str, Any]:
         return read_card(self._get(self._address(commit, CARD), largest=LARGEST_CARD_BYTES))
@@ -90,23 +89,23 @@ class HubAnswers:
         return content
 
 
-def ask(entry: ImageSet | ReferenceSet, options: RowOptions, hub: HubSettings) -> Iterator[Problem]:
-    """Yields the problems that the engine would have with the dataset, or a note if the hub does not answer."""
+def ask(entry: ImageSet | ReferenceSet, options: RowOptions, hub: HubSettings) -> RemoteFacts:
+    """Returns the problems that the engine would have with the dataset, or a note if the hub does not answer, and what it downloads."""
     from trainer_engine.datasets.findings import wrong_field
 
     option, repository = entry.place_option, entry.place
     if hub.is_offline:
-        yield dataset_not_cached(option, repository, f"it is not in the cache ({hub.cache})")
-        return
+        return RemoteFacts([dataset_not_cached(option, repository, f"it is not in the cache ({hub.cache})")])
     try:
-        _check(HubAnswers(hub, repository), options, captions=_needs_captions(entry))
+        size = _check(HubAnswers(hub, repository), options, captions=_needs_captions(entry))
     except WrongField as error:
-        yield wrong_field(entry, error)
+        return RemoteFacts([wrong_field(entry, error)])
     except urllib.error.HTTPError as error:
-        yield _refused(option, repository, options.revision, error)
+        return RemoteFacts([_refused(option, repository, options.revision, error)])
     except FAILURES as error:
         message = f"It is unknown whether the dataset {repository} can be downloaded: {hub.endpoint} does not answer ({error})."
-        yield Problem.note(option, "hub_not_reached", message, got=repository)
+        return RemoteFacts([Problem.note(option, "hub_not_reached", message, got=repository)])
+    return RemoteFacts(folder=str(hub.cache), size_bytes=size)
 
 
 def _needs_captions(entry: ImageSet | ReferenceSet) -> bool:
@@ -125,8 +124,8 @@ def _refused(option: str, repository: str, revision: str | None, error: urllib.e
     return Problem.note(option, "hub_not_reached", message, got=repository)
 
 
-def _check(answers: HubAnswers, options: RowOptions, *, captions: bool) -> None:
-    """Raises WrongField, HTTPError, and one of ``FAILURES``."""
+def _check(answers: HubAnswers, options: RowOptions, *, captions: bool) -> int:
+    """Returns the bytes of the split that are not in the cache. Raises WrongField, HTTPError, and one of ``FAILURES``."""
     commit, files = answers.files(options.revision or MAIN)
     card = answers.card(commit) if CARD in files else {}
     try:
@@ -137,10 +136,12 @@ def _check(answers: HubAnswers, options: RowOptions, *, captions: bool) -> None:
         copy = _converted(answers, options)
         if copy is None:
             raise
-        commit, chosen = copy
+        commit, files, chosen = copy
+    stored = repository_folder(answers.hub, answers.repository) / "snapshots" / commit
+    missing = sum(files.get(name, 0) for name in chosen.all if not (stored / name).exists())
     schema = answers.schema(commit, chosen.tables[0]) if chosen.tables else None
     if schema is None:
-        return
+        return missing
     from trainer_engine.datasets.sources.hub.media_column import media_column
 
     media_column(schema, options)
@@ -148,18 +149,19 @@ def _check(answers: HubAnswers, options: RowOptions, *, captions: bool) -> None:
         root_of("caption_column", path, schema.names)
     for path in _filtered(options):
         root_of(OBJECT, path, schema.names)
+    return missing
 
 
 def _filtered(options: RowOptions) -> Sequence[str]:
     return [path for path, _ in options.filter.conditions()]
 
 
-def _converted(answers: HubAnswers, options: RowOptions) -> tuple[str, ChosenFiles] | None:
-    """Returns the split in the hub's own copy in parquet, with its commit; None if there is no copy."""
+def _converted(answers: HubAnswers, options: RowOptions) -> tuple[str, dict[str, int], ChosenFiles] | None:
+    """Returns the commit, the files and the split in the hub's own copy in parquet; None if there is no copy."""
     try:
         commit, files = answers.files(CONVERTED)
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return None
         raise
-    return commit, choose_files(files, converted_card(files), options, media_suffixes())
+    return commit, files, choose_files(files, converted_card(files), options, media_suffixes())

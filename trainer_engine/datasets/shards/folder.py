@@ -104,7 +104,8 @@ class ShardFolder:
             self.refresh()
         while (place := self._places.get(address)) is not None:
             try:
-                content = read_content(self._opened(place.shard).fileno(), place.row)
+                stream = self._opened(place.shard)  # held while it is read: other threads may let go of it meanwhile
+                content = read_content(stream.fileno(), place.row)
             except FileNotFoundError:  # another process has moved its entries to a new shard
                 self.refresh()
                 if self._places.get(address) is place:

@@ -17,7 +17,7 @@ import pytest
 from tests.trainer_engine.datasets.shards.entries import address, content, is_read, only, written
 from trainer_engine.datasets.shards.folder import ShardFolder
 from trainer_engine.datasets.shards.record import HEADER_BYTES, MAGIC, ROW_BYTES, Row, header_of, packed_row, read_header, rows_in
-from trainer_engine.datasets.shards.shard import INDEX, SHARD, Reading, remove
+from trainer_engine.datasets.shards.shard import INDEX, SHARD, Reading, read_content, remove
 from trainer_engine.datasets.shards.writer import Entry, ShardWriter, locked
 
 
@@ -60,6 +60,20 @@ def test_entries_are_found_by_their_address_in_shards_of_limited_size(folder: Pa
     assert address(7) in found and address(200) not in found
     assert all(is_read(found, number) for number in range(200)) and not is_read(found, 200)
     assert len(found.places()) == 200
+
+
+def test_a_shard_stays_open_for_a_thread_that_reads_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that open a shard at the same time replace each other's stream, which must not close it for the others."""
+    written(folder, range(3))
+    found = ShardFolder(folder)
+    read = read_content
+
+    def read_later(shard: int, row: Row) -> bytes | None:
+        found._open.clear()  # as another thread does that has opened the shard too, or many others
+        return read(shard, row)
+
+    monkeypatch.setattr("trainer_engine.datasets.shards.folder.read_content", read_later)
+    assert all(is_read(found, number) for number in range(3))
 
 
 def test_the_next_writer_goes_on_with_a_shard_that_has_room(folder: Path) -> None:

@@ -43,7 +43,7 @@ from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.evaluation.runs import history_of
 from trainer_engine.families.base import DiffusersNetwork, Family, load_family
 from trainer_engine.families.common.token_routing import TokenRouter
-from trainer_engine.families.common.token_splitting import split_tokens
+from trainer_engine.families.common.token_splitting import group_mesh, split_tokens
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
 from trainer_engine.loop.callbacks.clip_scoring import make_scoring
 from trainer_engine.loop.compilation import CompilationWatch, compile_network
@@ -62,7 +62,6 @@ from trainer_engine.optim.lr_schedules import Schedule
 from trainer_engine.optim.optimizers import start_training
 from trainer_engine.optim.updates import make_update
 from trainer_engine.runtime.devices import capability_of, resolve_devices
-from trainer_engine.runtime.groups import group_mesh
 from trainer_engine.runtime.sharding import shard
 from trainer_engine.weights.hub import hub_cache
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from tests.helpers.gradients import CPU, Pass, step_inputs, tiny, trainable_of
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.families.base import Family
-from trainer_engine.families.common.token_splitting import split_tokens
+from trainer_engine.families.common.token_splitting import group_mesh, split_tokens
 from trainer_engine.families.inputs import StepInputs
-from trainer_engine.runtime.groups import group_mesh, make_group
+from trainer_engine.runtime.groups import make_group
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

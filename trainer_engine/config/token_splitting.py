@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 SIZE, STRATEGY = "context_parallel_size", "context_parallel_comm_strategy"
@@ -35,3 +36,18 @@ class SizeInUse:
     size: tuple[int, int]
     frames: int = 1
     """Those of the clip in pixels; 1 for an image."""
+
+
+def uneven_sizes(
+    splitting: SplittingSpec, sizes: Iterable[SizeInUse], group: int, scale_factor_px: int, latent_frames: Callable[[int], int]
+) -> dict[str, dict[str, int]]:
+    """Option -> title -> number of tokens, of the sizes whose tokens a group of processes cannot share evenly.
+
+    ``latent_frames``: frames of a clip -> frames of its latents.
+    """
+    uneven: dict[str, dict[str, int]] = {}
+    for one in sizes:
+        tokens = splitting.tokens(one.size, latent_frames(one.frames), scale_factor_px)
+        if tokens % group:
+            uneven.setdefault(one.option, {})[one.title] = tokens
+    return uneven

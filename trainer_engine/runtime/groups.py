@@ -8,10 +8,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-
-RING, ULYSSES = "ring", "ulysses"
-"""Names that diffusers gives to the two ways of exchanging tokens, as dimensions of a mesh."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,3 @@ def make_group(rank: int, processes: int, size: int, timeout: timedelta) -> Grou
         made = torch.distributed.new_group(members, timeout=timeout, backend="gloo")
         control = made if rank in members else control
     return Group(index=rank // size, count=max(1, processes // size), size=size, place=rank % size, control=control)
-
-
-def group_mesh(group: Group, device: torch.device, *, by_heads: bool) -> DeviceMesh:
-    """The mesh of dimensions ``ring`` and ``ulysses`` of this process's group; one of the two has its size. Every process calls it."""
-    shape = (group.count, 1, group.size) if by_heads else (group.count, group.size, 1)
-    return init_device_mesh(device.type, shape, mesh_dim_names=("group", RING, ULYSSES))[RING, ULYSSES]

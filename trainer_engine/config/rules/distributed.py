@@ -12,7 +12,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.config.rules.memory import GROUPS
-from trainer_engine.config.token_splitting import ALL_GATHER, ALL_TO_ALL, SIZE, STRATEGY, SizeInUse
+from trainer_engine.config.token_splitting import ALL_GATHER, ALL_TO_ALL, SIZE, STRATEGY, SizeInUse, uneven_sizes
 from trainer_engine.contract.errors import Problem
 
 MOST_NAMED = 5
@@ -83,12 +83,7 @@ def size_problems(options: TrainingOptions, spec: FamilySpec, sizes: Iterable[Si
     group, splitting = options.distributed.group_size, spec.splitting
     if group <= 1 or splitting is None:
         return
-    uneven: dict[str, dict[str, int]] = {}
-    for one in sizes:
-        tokens = splitting.tokens(one.size, spec.latent_frames(one.frames), spec.latents.scale_factor_px)
-        if tokens % group:
-            uneven.setdefault(one.option, {})[one.title] = tokens
-    for option, titles in uneven.items():
+    for option, titles in uneven_sizes(splitting, sizes, group, spec.latents.scale_factor_px, spec.latent_frames).items():
         named = "; ".join(f"{title}: {tokens} tokens" for title, tokens in list(titles.items())[:MOST_NAMED])
         more = f"; and {len(titles) - MOST_NAMED} more" if len(titles) > MOST_NAMED else ""
         message = f"{SIZE}={group} spreads the tokens of each sample evenly, and not every size has a multiple of {group}: {named}{more}."

@@ -12,9 +12,18 @@ import torch
 from diffusers.hooks.context_parallel import apply_context_parallel
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from trainer_engine.runtime.groups import RING, ULYSSES
+from trainer_engine.runtime.groups import Group
+
+RING, ULYSSES = "ring", "ulysses"
+"""Names that diffusers gives to the two ways of exchanging tokens, as dimensions of a mesh."""
+
+
+def group_mesh(group: Group, device: torch.device, *, by_heads: bool) -> DeviceMesh:
+    """The mesh of dimensions ``ring`` and ``ulysses`` of this process's group; one of the two has its size. Every process calls it."""
+    shape = (group.count, 1, group.size) if by_heads else (group.count, group.size, 1)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("group", RING, ULYSSES))[RING, ULYSSES]
 
 
 def split_tokens(network: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
@@ -27,11 +36,18 @@ def split_tokens(network: nn.Module, mesh: DeviceMesh, device: torch.device) -> 
     """
     plan: dict[str, Any] | None = getattr(network, "_cp_plan", None)
     assert plan is not None, "the rules refuse families whose network has no plan"
-    exchange = ContextParallelConfig(ring_degree=mesh[RING].size(), ulysses_degree=mesh[ULYSSES].size(), mesh=mesh)
-    parallel = ParallelConfig(context_parallel_config=exchange)
-    parallel.setup(torch.distributed.get_rank(), torch.distributed.get_world_size(), device, mesh=mesh)
+    parallel = _exchange(mesh, device)
     for module in network.modules():
         processor: Any = getattr(module, "processor", None)
         if hasattr(processor, "_parallel_config"):
             processor._parallel_config = parallel
-    apply_context_parallel(network, exchange, plan)
+    assert parallel.context_parallel_config is not None
+    apply_context_parallel(network, parallel.context_parallel_config, plan)
+
+
+def _exchange(mesh: DeviceMesh, device: torch.device) -> ParallelConfig:
+    """What diffusers needs to know about the group of this process."""
+    exchange = ContextParallelConfig(ring_degree=mesh[RING].size(), ulysses_degree=mesh[ULYSSES].size(), mesh=mesh)
+    parallel = ParallelConfig(context_parallel_config=exchange)
+    parallel.setup(torch.distributed.get_rank(), torch.distributed.get_world_size(), device, mesh=mesh)
+    return parallel

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from trainer_engine.config.options.run import DistributedOptions
+if TYPE_CHECKING:
+    from trainer_engine.config.options.run import DistributedOptions
 
 MACHINES_VARIABLE = "SIMPLETUNER_MACHINES"
 """Environment variable with the machines that runs may share, for the server."""

@@ -208,19 +208,16 @@ def downloads(report: PreflightReport) -> int:
 def test_what_a_run_downloads_is_part_of_the_disk_that_it_needs(hub: DatasetHub, tmp_path: Path) -> None:
     content = shards(2, rows(4), rows(4, first=4))
     report = validated(tmp_path, hub.url)
-    hub.repo(
-        REPO, {"README.md": b"# Pictures", **{name: data + bytes(1 << 20) for name, data in content.items()}, "other.bin": bytes(1 << 22)}
-    )
+    padded = {name: data + bytes(1 << 20) for name, data in content.items()}
+    hub.repo(REPO, {"README.md": b"# Pictures", **padded, "other.bin": bytes(1 << 22)})
     larger = validated(tmp_path, hub.url)
     assert downloads(larger) - downloads(report) == 2 << 20, "the shards of the split, and no other file"
-    [(commit, folder)] = [
-        (one, tmp_path / f"hf/hub/datasets--owner--pictures/snapshots/{one}") for one in [hub.repos[REPO].branches["main"]]
-    ]
+    folder = tmp_path / "hf/hub/datasets--owner--pictures/snapshots" / hub.repos[REPO].branches["main"]
     name = sorted(content)[0]
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_bytes(content[name])
     again = validated(tmp_path, hub.url)
-    assert commit and downloads(larger) - downloads(again) == len(content[name]) + (1 << 20), "what is in the cache is there"
+    assert downloads(larger) - downloads(again) == len(content[name]) + (1 << 20), "what is in the cache is there"
 
 
 def test_a_download_that_no_disk_has_room_for_is_named(hub: DatasetHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,6 @@ from trainer_engine.optim.updates import make_update
 from trainer_engine.results.comment import make_comment
 from trainer_engine.runtime.devices import capability_of, resolve_devices
 from trainer_engine.runtime.environment import comment_variables
-from trainer_engine.runtime.groups import group_mesh
 from trainer_engine.runtime.sharding import shard
 from trainer_engine.weights.hub import hub_cache
 

@@ -17,6 +17,7 @@ ASKED: dict[str, Any] = {
     "metadata_update_interval": 65,
     "vae_cache_scan_behaviour": "sync",
     "training_scheduler_timestep_spacing": "leading",
+    "fsdp_state_dict_type": "FULL_STATE_DICT",
 }
 
 

@@ -37,7 +37,6 @@ class UNetComponents(PartFinder):
         """From the base model, or from a folder that holds ``config.json`` and weights."""
         network = load_diffusers(UNet2DConditionModel, part_in(folder) if folder else self.find("unet"), dtype)
         assert isinstance(network, UNet2DConditionModel)
-        network.register_to_config(_name_or_path=self.base.name)
         return network
 
     def make_scheduler(self, prediction_type: str, sampler: str | None = None, spacing: str | None = None) -> SchedulerMixin:

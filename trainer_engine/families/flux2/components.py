@@ -43,7 +43,6 @@ class Flux2Components(PartFinder):
         """From the base model, or from a folder that holds ``config.json`` and weights."""
         network = load_diffusers(Flux2Transformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, Flux2Transformer2DModel)
-        network.register_to_config(_name_or_path=self.base.name)
         return network
 
     def load_shuffled_vae(self, dtype: torch.dtype | None) -> AutoencoderKLFlux2:

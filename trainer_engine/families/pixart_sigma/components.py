@@ -27,7 +27,6 @@ class PixArtParts(PartFinder):
         """From the base model, or from a folder that holds ``config.json`` and weights."""
         network = load_diffusers(PixArtTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, PixArtTransformer2DModel)
-        network.register_to_config(_name_or_path=self.base.name)
         return network
 
     def load_controlnet(self, options: TrainingOptions, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:

@@ -45,7 +45,6 @@ class Sd3Components(PartFinder):
         """From the base model, or from a folder that holds ``config.json`` and weights."""
         network = load_diffusers(SD3Transformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, SD3Transformer2DModel)
-        network.register_to_config(_name_or_path=self.base.name)
         return network
 
     def load_clip(self, name: str, dtype: torch.dtype) -> CLIPTextModelWithProjection:

@@ -36,7 +36,6 @@ class WanComponents(PartFinder):
         """From the base model, or from a folder that holds ``config.json`` and weights."""
         network = load_diffusers(WanTransformer3DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, WanTransformer3DModel)
-        network.register_to_config(_name_or_path=self.base.name)
         return network
 
     def load_video_vae(self, dtype: torch.dtype | None) -> AutoencoderKLWan:

@@ -25,7 +25,6 @@ class ZImageComponents(PartFinder):
         """From the base model, or from a folder that holds ``config.json`` and weights."""
         network = load_diffusers(ZImageTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, ZImageTransformer2DModel)
-        network.register_to_config(_name_or_path=self.base.name)
         return network
 
     def load_text_encoder(self, dtype: torch.dtype) -> Qwen3Model:

@@ -15,7 +15,8 @@ from tests.helpers.pictures import generate_images
 from trainer_engine.batches.sampler import DataSource
 from trainer_engine.families.flux.tiny import make_tiny
 from trainer_engine.loop import assemble
-from trainer_engine.loop.datasets import Preparation, Prepared
+from trainer_engine.loop.datasets import Preparation
+from trainer_engine.loop.prepared import Prepared
 
 SECTION = "stall"
 SAMPLES = 100_000

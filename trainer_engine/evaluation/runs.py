@@ -9,7 +9,7 @@ from trainer_engine.datasets.samples import reference_cache
 from trainer_engine.evaluation.history import History
 from trainer_engine.evaluation.measure import Measuring
 from trainer_engine.loop.components import RunComponents
-from trainer_engine.loop.datasets import Prepared
+from trainer_engine.loop.prepared import Prepared
 from trainer_engine.objectives.base import Objective
 from trainer_engine.runtime.distributed import Processes
 

@@ -50,7 +50,8 @@ from trainer_engine.loop.callbacks.clip_scoring import make_scoring
 from trainer_engine.loop.compilation import CompilationWatch, compile_network
 from trainer_engine.loop.components import RunComponents
 from trainer_engine.loop.context import RunContext
-from trainer_engine.loop.datasets import Preparation, Prepared
+from trainer_engine.loop.datasets import Preparation
+from trainer_engine.loop.prepared import Prepared
 from trainer_engine.loop.publishing import bring_wanted
 from trainer_engine.loop.restore import begin, compare_data, find_checkpoint, restore
 from trainer_engine.loop.state import TrainState

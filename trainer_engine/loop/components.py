@@ -32,7 +32,7 @@ from trainer_engine.contract.checkpoint_files import (
 from trainer_engine.contract.errors import NonFiniteLoss
 from trainer_engine.evaluation.history import History
 from trainer_engine.families.base import Family
-from trainer_engine.loop.datasets import Prepared
+from trainer_engine.loop.prepared import Prepared
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
 from trainer_engine.optim.ema import MovingAverage

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainer_engine.batches.batch import captions_of, reference_choices
-from trainer_engine.batches.sampler import DataSource, Item
+from trainer_engine.batches.sampler import Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.control_images import ControlImages
 from trainer_engine.caches.latents import LatentCache, cache_latents
@@ -29,119 +25,26 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import StageKey
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.datasets.epoch_crops import EpochCrops
 from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.report import DatasetReport, SetReport
-from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache, settings_of
+from trainer_engine.datasets.samples import Sample, reference_cache, settings_of
 from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.datasets.sources.base import Fetching
 from trainer_engine.datasets.summary import report_document
 from trainer_engine.datasets.validation_inputs import PlannedInput
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
-from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.loop.conditioning import ConditioningFiles, emit_left_out
 from trainer_engine.loop.edits import edit_of_input, edit_of_pair, shown_caption
+from trainer_engine.loop.prepared import Prepared
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import reach_of_sources
 from trainer_engine.runtime.stages import Advance, Stages, advance_after
-from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
+from trainer_engine.validation.generate import ValidationPrompt, texts_to_encode
 
 MAX_LISTED = 20
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Datasets that can be trained on."""
-
-    sources: tuple[DataSource, ...]
-    latents: Mapping[str, LatentCache]
-    """By dataset id."""
-    masks: Mapping[str, MaskCache]
-    """By ``reference_cache`` of a dataset and its set of masks."""
-    captions: Mapping[str, PromptCache]
-    """By dataset id: where the embeddings of its captions are."""
-    prompts: PromptCache
-    """Embeddings of the empty prompt and of the prompts of validations."""
-    edits: tuple[Edit, ...] = ()
-    """Pairs whose references validations use."""
-    eval_prompts: tuple[ValidationPrompt, ...] = ()
-    """Captions of held-out images, as prompts of validations."""
-    held_out: tuple[Item, ...] = ()
-    """Images that are evaluated on."""
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By dataset id: the fields that decide how its samples are trained."""
-    frequencies: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    """By dataset id: the part of its samples' fingerprints that says how often they are seen."""
-    dropped: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
-    """By dataset id: samples that could not be encoded."""
-    controls: Mapping[str, ControlImages] = field(default_factory=dict)
-    """By ``reference_cache`` of a dataset and its control images, if their pixels are what a ControlNet looks at."""
-
-    def read_latents(self, source: str, sample: Sample) -> Tensor:
-        """(C, h, w)"""
-        return self.latents[source].read(sample)
-
-    def read_control(self, cache: str, sample: Sample) -> Tensor:
-        """What a ControlNet looks at: pixels (3, H, W) in [0, 1], or latents (C, h, w). ``cache``: a ``reference_cache``."""
-        return self.controls[cache].read(sample) if cache in self.controls else self.latents[cache].read(sample)
-
-    def partner_addresses(self, cache: str) -> Mapping[str, str]:
-        """Name of a reference, a mask or a control image -> its address. ``cache``: a ``reference_cache``."""
-        return self._partner_cache(cache).addresses
-
-    def _partner_cache(self, cache: str) -> LatentCache | MaskCache | ControlImages:
-        return self.masks.get(cache) or self.controls.get(cache) or self.latents[cache]
-
-    def read_mask(self, source: str, sample: Sample, size: tuple[int, int]) -> Tensor:
-        """(1, h, w) for a sample that has a mask."""
-        assert sample.mask is not None
-        return self.masks[reference_cache(source, sample.mask.set)].read(sample.mask.sample, size)
-
-    def read_prompt(self, source: str, caption: str, references: Sequence[Sample] = ()) -> PromptEmbedding:
-        """The embedding of a caption; ``references`` are those that the text encoder looks at."""
-        return (self.captions[source] if caption or references else self.prompts).read(caption, references)
-
-    @property
-    def crops_change(self) -> bool:
-        """Whether the images of a set are cropped anew in each epoch."""
-        return any(source.crops for source in self.sources)
-
-    def release_crops(self, epoch: int) -> int:
-        """Remove the latents of an epoch, from 0, that the next one does not use. Returns how many were removed."""
-        return sum(
-            cache.release(select(epoch), select(epoch + 1))
-            for source in self.sources
-            if source.crops
-            for cache, select in self._changing_caches(source.id, source.crops)
-        )
-
-    def _changing_caches(self, set_id: str, crops: EpochCrops) -> Iterator[tuple[LatentCache, Callable[[int], Iterator[Sample]]]]:
-        """Caches of a set whose crops change, each with its samples in an epoch. Loose references keep their crop."""
-        yield self.latents[set_id], crops.images
-        for place, (reference_id, first) in enumerate(crops.samples[0].references):
-            cache = self.latents.get(reference_cache(set_id, reference_id))
-            if cache and first.random_name:
-                yield cache, partial(crops.references, place)
-
-    @cached_property
-    def sample_names(self) -> dict[str, dict[str, str]]:
-        """Dataset id -> name of each sample -> a fingerprint of all that decides how it is trained."""
-        return {source.id: self._fingerprints(source, chain.from_iterable(source.buckets)) for source in self.sources}
-
-    def left_out(self) -> dict[str, dict[str, str]]:
-        """As ``sample_names``, of the samples that could not be encoded."""
-        return {source.id: self._fingerprints(source, lost) for source in self.sources if (lost := self.dropped.get(source.id))}
-
-    def _fingerprints(self, source: DataSource, samples: Iterable[Sample]) -> dict[str, str]:
-        frequency = self.frequencies[source.id]
-
-        def content_of(cache: str, sample: Sample) -> str:
-            return self._partner_cache(cache).contents.get(sample.name, "")
-
-        return {sample.name: fingerprint(source.id, sample, frequency, content_of) for sample in samples}
 
 
 CachesByName = Mapping[str, LatentCache | MaskCache | ControlImages]

@@ -37,7 +37,7 @@ from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.families.base import Family
 from trainer_engine.loop.components import RunComponents
-from trainer_engine.loop.datasets import Prepared
+from trainer_engine.loop.prepared import Prepared
 from trainer_engine.runtime.events import EventSink
 from trainer_engine.weights.hub import hub_cache
 

@@ -42,7 +42,7 @@ from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks
 from trainer_engine.loop.callbacks.checkpointing import CheckpointCallback
 from trainer_engine.loop.context import RunContext
-from trainer_engine.loop.datasets import Prepared
+from trainer_engine.loop.prepared import Prepared
 from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.loop.trainer import Trainer
 from trainer_engine.runtime.control import ControlRequests

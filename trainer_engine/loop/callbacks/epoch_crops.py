@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from trainer_engine.loop.callbacks.base import Callback
-from trainer_engine.loop.datasets import Prepared
+from trainer_engine.loop.prepared import Prepared
 from trainer_engine.loop.state import StepOutcome, TrainState
 
 log = logging.getLogger(__name__)

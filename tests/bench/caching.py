@@ -21,7 +21,8 @@ from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.index import discover
 from trainer_engine.datasets.sources.local import LocalSource
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family
+from trainer_engine.families.load import load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.runtime.devices import resolve_devices
 

@@ -20,7 +20,7 @@ from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
-from trainer_engine.families.base import load_family
+from trainer_engine.families.load import load_family
 from trainer_engine.loop.step import Step
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optim.lr_schedules import Schedule

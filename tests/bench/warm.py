@@ -32,7 +32,7 @@ from trainer_engine.config.run_paths import index_folder
 from trainer_engine.contract.events import JournalEntry
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.examine import examine
-from trainer_engine.families.base import load_family
+from trainer_engine.families.load import load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.runtime.devices import resolve_devices
 from training.engine.journal import BrokenLine, read_entries

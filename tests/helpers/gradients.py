@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from tests.helpers.models import options_with, tiny_model
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import SampleFacts, StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.objectives.randomness import seed_network
 from trainer_engine.runtime.devices import resolve_devices
 

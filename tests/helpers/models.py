@@ -14,7 +14,8 @@ import torch
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family
+from trainer_engine.families.load import load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache

@@ -11,8 +11,9 @@ from torch import Tensor
 from tests.helpers.models import options_with, tiny_model
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.families import specs
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import PromptEmbedding, SampleFacts, StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 FAMILIES = sorted(specs())

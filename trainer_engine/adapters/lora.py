@@ -18,7 +18,7 @@ from trainer_engine.config.adapters.keys import METADATA_KEY, split_key
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
-from trainer_engine.families.base import split
+from trainer_engine.families.modules import split
 
 OWN_NAMES = {"dora_scale": "lora_magnitude_vector"}
 NAME = "default"

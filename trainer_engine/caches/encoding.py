@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from trainer_engine.contract.errors import OutOfMemory
-from trainer_engine.families.base import Family, free_device_memory
+from trainer_engine.families.base import Family
+from trainer_engine.families.modules import free_device_memory
 
 LARGEST_DEVIATION = 100.0
 """Scaled latents have a standard deviation of about one. A value far above it means that the encoder overflowed."""

@@ -12,7 +12,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.files import read_small_json
-from trainer_engine.families.base import free_device_memory
+from trainer_engine.families.modules import free_device_memory
 from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.weights.hub import Part, Source, find_model, loading
 from trainer_engine.weights.loading import load_text_encoder, load_tokenizer

@@ -22,8 +22,10 @@ from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.export.adapter_file import AdapterTensors, read_adapter, read_metadata
 from trainer_engine.export.conversion import to_comfyui, to_diffusers
 from trainer_engine.export.merging import merged_weights
-from trainer_engine.families.base import Family, join, load_family
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.controlnet import write_controlnet
+from trainer_engine.families.load import load_family
+from trainer_engine.families.modules import join
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.weights.hub import Part
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType, ModuleType
-from typing import Any, Protocol, cast
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from diffusers import ConfigMixin
@@ -19,80 +17,24 @@ from torch import Tensor, nn
 
 from trainer_engine.config.components import spec_of_run
 from trainer_engine.config.controlnet import FOLDER, NAME, weights_problem
-from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import Component, FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.precisions import activated
 from trainer_engine.config.resuming.identity import adapter_targets
-from trainer_engine.config.skipped_layers import SkippedLayers
-from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
+from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.computation import prepare_network
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
+from trainer_engine.families.modules import DiffusersNetwork, join, split
 from trainer_engine.media import Picture
 from trainer_engine.memory.placement import encoder_groups, held_back, stream_weights, streamed_groups
 from trainer_engine.memory.recompute import enable_checkpointing
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import PartFinder
 from trainer_engine.weights.quantization import exact_layers_message, is_quantised, quantiser
-
-
-class DiffusersNetwork(Protocol):
-    """What a network of diffusers or transformers offers in addition to ``nn.Module``."""
-
-    config: Any
-    """Its constructor's arguments, by name."""
-
-    def save_pretrained(self, folder: Path, *, safe_serialization: bool, max_shard_size: str, **more: Any) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
-    """One image or clip to generate."""
-
-    prompt: PromptEmbedding
-    negative: PromptEmbedding
-    width: int
-    """Pixels, like ``height``."""
-    height: int
-    steps: int
-    guidance: float
-    seed: int
-    frames: int = 1
-    """Frames of a clip, of a length that the family's ``ClipSpec`` allows; 1 is an image."""
-    references: tuple[Tensor, ...] = ()
-    """Scaled latents (C, h, w) of its reference images."""
-    noise_device: str = "cpu"
-    """Device that samples the noise; the same seed gives other noise on another kind of device."""
-    guidance_rescale: float = 0.0
-    """Ignored by families whose spec does not name ``validation_guidance_rescale``."""
-    control: Image.Image | None = None
-    """What a ControlNet looks at, of the size of the image; None without one."""
-    true_guidance: float = 1.0
-    """Classifier-free guidance in addition to the guidance input of a distilled network; 1 is none. Ignored by families whose spec does
-    not name ``validation_guidance_real``."""
-    unguided_steps: int = 0
-    """Sampler steps at the start without ``true_guidance``."""
-    skipped_layers: SkippedLayers | None = None
-    """Blocks that the unguided prediction leaves out. Ignored by families whose spec does not name ``validation_guidance_skip_layers``."""
-
-    def generator(self) -> torch.Generator:
-        """A new generator for the image's noise."""
-        return torch.Generator(self.noise_device).manual_seed(self.seed)
-
-
-@dataclass(frozen=True)
-class SamplerStep:
-    """An image after one step of the sampler."""
-
-    number: int
-    """From 1."""
-    timestep: float
-    """Timestep of the step, in the sampler's own scale: 0 to 1000."""
-    latents: Tensor
-    """(1, C, ...), scaled as the network takes them."""
 
 
 class Family(ABC):
@@ -376,60 +318,3 @@ class Family(ABC):
 
         An older pipeline there is replaced. Without ``save_text_encoder`` its text encoder and tokenizer are null, unless it was trained.
         """
-
-
-def load_family(options: TrainingOptions, devices: Devices) -> Family:
-    """The family that ``model_family`` names. Raises ModelUnavailable where there is none."""
-    spec = find_spec(options.model.model_family)
-    if spec is None:
-        raise ModelUnavailable(f"There is no model family {options.model.model_family!r}.", hint="see docs/options.md, model_family")
-    module = importlib.import_module(f"trainer_engine.families.{spec.name}.family")
-    return family_class(spec, module)(options, devices)
-
-
-def family_class(spec: FamilySpec, module: ModuleType) -> type[Family]:
-    """The class in the ``family.py`` of a family. Raises ModelUnavailable if it does not implement the whole interface."""
-    found = getattr(module, "FAMILY", None)
-    if not (isinstance(found, type) and issubclass(found, Family)):
-        problem = f"its family.py has no FAMILY that is a subclass of Family, but {found!r}"
-    elif inspect.isabstract(found):
-        problem = f"{found.__name__} does not implement {', '.join(sorted(found.__abstractmethods__))}"
-    elif getattr(found, "spec", None) is not spec:
-        problem = f"{found.__name__}.spec is not the SPEC of its spec.py"
-    else:
-        return found
-    raise ModelUnavailable(f"The model family {spec.name!r} is not complete: {problem}.", hint="docs/new-family.md describes the interface")
-
-
-class JointNetwork(nn.ModuleDict):
-    """Several trained components as one module, for optimizers, data parallelism and compilation."""
-
-    def forward(self, component: str, *args: Any, **kwargs: Any) -> Any:
-        """The output of one component."""
-        return self[component](*args, **kwargs)
-
-
-def join(modules: Mapping[str, nn.Module]) -> nn.Module:
-    """The network of a run: the only trained component itself, or several as one module."""
-    return JointNetwork(modules) if len(modules) > 1 else next(iter(modules.values()))
-
-
-def split(network: nn.Module, spec: FamilySpec) -> dict[str, nn.Module]:
-    """The trained components by name, from the bare network that ``join`` made."""
-    prefixes = {name: spec.module_prefix(name) for name in spec.trained}
-    return {name: network.get_submodule(prefix.removesuffix(".")) for name, prefix in prefixes.items()}
-
-
-def unwrap(network: nn.Module) -> nn.Module:
-    """The bare network inside data-parallel and compiled wrappers."""
-    while True:
-        inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
-        if not isinstance(inner, nn.Module):
-            return network
-        network = inner
-
-
-def free_device_memory(device: torch.device) -> None:
-    """Hand cached blocks of the allocator back after weights have gone."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

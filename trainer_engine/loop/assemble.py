@@ -42,9 +42,11 @@ from trainer_engine.contract.events import Notification, Severity, StageKey
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.schedule import run_steps
 from trainer_engine.evaluation.runs import history_of
-from trainer_engine.families.base import DiffusersNetwork, Family, load_family
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.token_routing import TokenRouter
 from trainer_engine.families.common.token_splitting import group_mesh, split_tokens
+from trainer_engine.families.load import load_family
+from trainer_engine.families.modules import DiffusersNetwork
 from trainer_engine.loop.build_callbacks import callbacks, publishing_of
 from trainer_engine.loop.callbacks.clip_scoring import make_scoring
 from trainer_engine.loop.compilation import CompilationWatch, compile_network

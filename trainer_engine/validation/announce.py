@@ -9,7 +9,8 @@ from pathlib import Path
 
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.contract.events import ImageEvent
-from trainer_engine.families.base import Family, SamplerStep
+from trainer_engine.families.base import Family
+from trainer_engine.families.generation import SamplerStep
 from trainer_engine.media import attachments, write_picture
 from trainer_engine.runtime.events import EventSink
 from trainer_engine.validation.failures import SURVIVED

@@ -18,9 +18,10 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.prompt_library import DEFAULT, built_in_library, file_name, library_of
 from trainer_engine.config.rules.clips import writes_mp4
 from trainer_engine.config.rules.validation import AVERAGED, PROMPT, STARTUP, UNCONDITIONAL
-from trainer_engine.families.base import Family, GenerationRequest, SamplerStep
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import ImageNotFinite
 from trainer_engine.families.common.computation import sampling_attention, uncompiled
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.media import CLIP_ENDING, ENDINGS, FRAMES_PER_SECOND, Picture, write_mp4, write_picture
 from trainer_engine.runtime.devices import ran_out_of_memory

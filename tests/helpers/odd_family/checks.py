@@ -20,8 +20,10 @@ from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, train_here
 from tests.trainer_engine.loop.test_saving import run_of
 from trainer_engine.config.family_problems import family_problems
 from trainer_engine.contract.events import EVALUATION
-from trainer_engine.families.base import Family, GenerationRequest, load_family
+from trainer_engine.families.base import Family
+from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.inputs import SampleFacts, StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 SHORT, LONG = "a cat", "a photograph of a very large red boat on a lake at night"

@@ -28,8 +28,8 @@ from trainer_engine.contract.errors import CheckpointUnusable
 from trainer_engine.export.adapter_file import read_adapter
 from trainer_engine.export.conversion import to_comfyui, to_diffusers
 from trainer_engine.export.merging import merged_weights
-from trainer_engine.families.base import JointNetwork, join, split
 from trainer_engine.families.common.pipeline_folder import trained_parts
+from trainer_engine.families.modules import JointNetwork, join, split
 
 LORA = {"model_type": "lora", "lora_type": "standard", "lora_rank": 2, "lora_alpha": 3.0, "lora_dropout": 0.0}
 

@@ -44,7 +44,7 @@ def test_the_page_has_a_row_for_every_family() -> None:
 def test_padding_is_stored_where_the_spec_says_so(name: str) -> None:
     """On the tiny model of each family: is an embedding as long as the prompt, or as the limit?"""
     from tests.helpers.models import options_with, tiny_model
-    from trainer_engine.families.base import load_family
+    from trainer_engine.families.load import load_family
     from trainer_engine.runtime.devices import resolve_devices
 
     options = options_with(model_family=name, pretrained_model_name_or_path=str(tiny_model(name)))

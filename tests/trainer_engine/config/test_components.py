@@ -16,7 +16,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.resuming.base_weights import base_differences, base_weights
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.families.base import load_family
+from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 NO_CACHE = Path("no-cache")

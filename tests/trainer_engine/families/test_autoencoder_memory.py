@@ -15,8 +15,9 @@ from trainer_engine.config.options.computation import AutoencoderOptions
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import Level
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder_memory import compute_in_strips, save_memory
+from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 FAMILIES = ("pixart_sigma", "flux", "sdxl", "sd1x", "wan")

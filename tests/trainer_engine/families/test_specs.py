@@ -23,7 +23,8 @@ from trainer_engine.config.resuming.base_weights import base_weights, component_
 from trainer_engine.config.rules.validation import OF_SOME_FAMILIES
 from trainer_engine.config.skipped_layers import OPTION as SKIPPED
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.families.base import Family, family_class, load_family
+from trainer_engine.families.base import Family
+from trainer_engine.families.load import family_class, load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 SPECS = list(specs().values())

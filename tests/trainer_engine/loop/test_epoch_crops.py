@@ -28,7 +28,8 @@ from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.shards.collect import release
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family
+from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 PLACES: dict[str, Any] = {"crop": True, "vae_cache_clear_each_epoch": True}

@@ -36,7 +36,7 @@ from trainer_engine.contract.events import (
 )
 from trainer_engine.contract.hooks import HookRule
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.families.base import load_family
+from trainer_engine.families.load import load_family
 from trainer_engine.hooks.runner import HookContext
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callback, Callbacks

@@ -36,7 +36,8 @@ from trainer_engine.contract.errors import CheckpointUnusable, ExitCode, Level, 
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.summary import summarise
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family
+from trainer_engine.families.load import load_family
 from trainer_engine.loop.step import Step
 from trainer_engine.runtime.devices import resolve_devices
 

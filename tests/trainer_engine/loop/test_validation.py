@@ -23,8 +23,8 @@ from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import DiskFull, ExitCode
 from trainer_engine.contract.events import ErrorEvent, ImageEvent, Notification, ProgressEvent, Severity, StageEvent, StageStatus
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.families.base import GenerationRequest, SamplerStep
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.pixart_sigma.family import PixArtSigma
 from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.optim.ema import MovingAverage

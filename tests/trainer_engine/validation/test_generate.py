@@ -13,7 +13,8 @@ from PIL import Image
 from torch import nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
-from trainer_engine.families.base import Family, GenerationRequest
+from trainer_engine.families.base import Family
+from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.pixart_sigma.components import PixArtParts
 from trainer_engine.runtime.groups import Group
 from trainer_engine.runtime.reproducibility import preserve_training_state

@@ -22,7 +22,8 @@ from trainer_engine.config.families import specs
 from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import GenerationRequest, load_family
+from trainer_engine.families.generation import GenerationRequest
+from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 

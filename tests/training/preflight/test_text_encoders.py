@@ -21,7 +21,7 @@ from tests.training.conftest import Training
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
-from trainer_engine.families.base import load_family
+from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 from training.preflight.adapter import adapted_layers
 from training.preflight.network import Shapes, count_parameters, layer_shapes, module_names, network_tensors

@@ -16,7 +16,7 @@ from trainer_engine.config.family_spec import tokenizer_of
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family, unwrap
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.clip_text import (
     ClipEncoder,
     ClipOutput,
@@ -27,6 +27,7 @@ from trainer_engine.families.common.clip_text import (
     unread_parameters,
 )
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding
+from trainer_engine.families.modules import unwrap
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import load_text_encoder, part_in
 

@@ -14,8 +14,9 @@ from trainer_engine.config.controlnet import FOLDER, ControlNetSpec, custom_conf
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.families.base import Family, GenerationRequest
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.pipeline_folder import base_facts, training_facts
+from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.results.folders import whole_folder
 from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
 from trainer_engine.runtime.seeds import derived_seed

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.families.base import GenerationRequest, SamplerStep, free_device_memory
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.controlnet import control_picture, load_controlnet, new_controlnet
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
 from trainer_engine.families.common.samplers import SAMPLERS
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, StepInputs
+from trainer_engine.families.modules import free_device_memory
 from trainer_engine.runtime.devices import Devices
 from trainer_engine.weights.loading import PartFinder, load_diffusers, make_scheduler, part_in
 

@@ -16,7 +16,7 @@ from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
@@ -25,7 +25,9 @@ from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, token_count, unpack
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
+from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.runtime.devices import Devices
 
 CLIP_TOKENS = 77

@@ -18,14 +18,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder
 from trainer_engine.families.common.pipeline_folder import PipelinePlan, trained_parts, write_pipeline
 from trainer_engine.families.flux2.components import DEV_LAYERS, KLEIN_LAYERS, Flux2Components
 from trainer_engine.families.flux2.spec import DISTILLED, SPEC
 from trainer_engine.families.flux2.tokens import image_positions, packed, prompt_positions, unpacked
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.runtime.devices import Devices
 
 TRAINED_GUIDANCE = 1.0

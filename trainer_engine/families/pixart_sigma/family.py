@@ -18,11 +18,13 @@ from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import DiffusersNetwork, Family, GenerationRequest, SamplerStep, free_device_memory, unwrap
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.families.pixart_sigma.components import PixArtParts, pipeline_plan
 from trainer_engine.families.pixart_sigma.controlnet import SteeredPixArt
 from trainer_engine.families.pixart_sigma.spec import SPEC

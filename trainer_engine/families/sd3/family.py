@@ -17,12 +17,13 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.config.skipped_layers import SkippedLayers
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import DiffusersNetwork, GenerationRequest, SamplerStep, free_device_memory, unwrap
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
 from trainer_engine.families.common.pipeline_folder import PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.families.sd3.components import CLIPS, Sd3Components
 from trainer_engine.families.sd3.options import Sd3Options
 from trainer_engine.families.sd3.spec import SPEC

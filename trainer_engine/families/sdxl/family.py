@@ -15,10 +15,10 @@ from transformers import CLIPTokenizer
 from trainer_engine.config.family_spec import tokenizer_of
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ObjectiveOptions
-from trainer_engine.families.base import GenerationRequest
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.common.unet import UNetFamily
+from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.inputs import Conditions, PromptBatch, SampleFacts, StepInputs
 from trainer_engine.families.sdxl.components import SdxlComponents
 from trainer_engine.families.sdxl.options import SdxlOptions

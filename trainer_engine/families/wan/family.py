@@ -18,10 +18,12 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
 from trainer_engine.families.common.skipped_layers import layers_skipped
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.modules import free_device_memory
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
 from trainer_engine.families.wan.components import WanComponents
 from trainer_engine.families.wan.spec import SPEC

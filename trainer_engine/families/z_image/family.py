@@ -15,11 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family, GenerationRequest, SamplerStep, free_device_memory
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.chat_prompts import ChatEncoder, ragged, side_by_side
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.modules import free_device_memory
 from trainer_engine.families.z_image.components import ZImageComponents
 from trainer_engine.families.z_image.spec import SPEC
 from trainer_engine.runtime.devices import Devices

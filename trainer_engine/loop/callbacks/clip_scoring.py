@@ -14,7 +14,7 @@ from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.contract.errors import EngineError
 from trainer_engine.contract.events import CLIP_SCORES, ErrorEvent, Notification, Severity, StageKey
 from trainer_engine.evaluation.clip_scores import ClipScorer
-from trainer_engine.families.base import free_device_memory
+from trainer_engine.families.modules import free_device_memory
 from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.state import TrainState
 from trainer_engine.runtime.control import ControlRequests

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer_engine.families.base import free_device_memory
+from trainer_engine.families.modules import free_device_memory
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.callbacks.progress import resident_bytes
 from trainer_engine.loop.state import StepOutcome, TrainState

@@ -13,8 +13,9 @@ from trainer_engine.families.odd.spec import SPEC
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family, GenerationRequest, SamplerStep
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
 from trainer_engine.runtime.devices import Devices

@@ -23,8 +23,10 @@ from tests.trainer_engine.families.controlnet.test_unets import awake
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import ImageEvent
-from trainer_engine.families.base import Family, GenerationRequest, load_family
+from trainer_engine.families.base import Family
+from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.families.pixart_sigma.controlnet import PixArtControlNetAdapterModel, SteeredPixArt
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.runtime.devices import resolve_devices

@@ -88,7 +88,7 @@ def test_a_control_image_has_an_effect_on_the_generated_image(tmp_path: Path) ->
     family = steered("sd1x")
     network = awake(family.load_network()).eval()
     [prompt] = family.encode_prompts(["a cat"])
-    from trainer_engine.families.base import GenerationRequest
+    from trainer_engine.families.generation import GenerationRequest
 
     pipeline = family.make_pipeline(network)
     controls = [Image.new("RGB", (100, 50), colour) for colour in ("black", "white")]

@@ -16,9 +16,10 @@ from torch.nn.functional import mse_loss
 from tests.helpers.models import options_with, tiny_model
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.families.base import Family, load_family
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.unet import UNetFamily
 from trainer_engine.families.inputs import SampleFacts, StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.runtime.devices import resolve_devices
 

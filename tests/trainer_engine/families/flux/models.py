@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from tests.helpers.models import options_with, tiny_model
-from trainer_engine.families.base import load_family
 from trainer_engine.families.flux.family import Flux
+from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 

@@ -128,7 +128,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 
 def test_generating_with_one_reference_equals_the_pipeline_of_diffusers() -> None:
-    from trainer_engine.families.base import GenerationRequest
+    from trainer_engine.families.generation import GenerationRequest
 
     family, network = tiny_flux("kontext"), tiny_flux("kontext").load_network().eval()
     reference, prompt = REFERENCES[0][:1], PROMPTS[0]

@@ -16,10 +16,11 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
-from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
 from trainer_engine.families.flux2.family import Flux2
 from trainer_engine.families.flux2.spec import DISTILLED, FLAVOURS, SPEC
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.runtime.devices import resolve_devices
 

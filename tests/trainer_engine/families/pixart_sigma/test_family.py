@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.models import options_with, tiny_family, tiny_pixart
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import GenerationRequest, load_family, unwrap
+from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.load import load_family
+from trainer_engine.families.modules import unwrap
 from trainer_engine.runtime.devices import resolve_devices
 
 

@@ -16,8 +16,9 @@ from tests.helpers.models import options_with, tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.parse import check_options
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.families.sd3.family import StableDiffusion3
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.runtime.devices import resolve_devices

@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from tests.helpers.models import options_with, tiny_model
-from trainer_engine.families.base import GenerationRequest, load_family
+from trainer_engine.families.generation import GenerationRequest
+from trainer_engine.families.load import load_family
 from trainer_engine.families.sdxl.family import StableDiffusionXL
 from trainer_engine.runtime.devices import resolve_devices
 

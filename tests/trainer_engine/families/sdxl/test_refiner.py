@@ -26,7 +26,7 @@ from trainer_engine.config.one_file.contents import file_problem, network_proble
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.families.base import GenerationRequest
+from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.sdxl.family import StableDiffusionXL
 from trainer_engine.objectives.build import make_objective

@@ -15,7 +15,7 @@ from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.stable_diffusion.models import tiny_sd
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 
 PROMPTS = ["A red circle on blue glass ", "", "star " * 200]
 FAMILIES = ["sd1x", "sd2x"]

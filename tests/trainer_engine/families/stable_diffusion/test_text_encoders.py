@@ -17,9 +17,9 @@ from tests.helpers.models import options_with, tiny_model
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.checkpointing.snapshot import as_it_is
-from trainer_engine.families.base import load_family
 from trainer_engine.families.common.unet import UNetFamily
 from trainer_engine.families.inputs import SampleFacts, StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.runtime.devices import resolve_devices
 

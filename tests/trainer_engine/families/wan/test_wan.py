@@ -19,8 +19,9 @@ from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
 from trainer_engine.config.skipped_layers import SkippedLayers
 from trainer_engine.contract.errors import InvalidOptions
-from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.families.wan.family import Wan
 from trainer_engine.families.wan.spec import SPEC, shifts_of
 from trainer_engine.objectives.build import make_objective

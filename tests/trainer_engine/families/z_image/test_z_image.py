@@ -15,8 +15,9 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
-from trainer_engine.families.base import GenerationRequest, SamplerStep, load_family
+from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.load import load_family
 from trainer_engine.families.z_image.family import ZImage
 from trainer_engine.families.z_image.spec import SPEC
 from trainer_engine.objectives.build import make_objective

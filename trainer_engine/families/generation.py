@@ -1,0 +1,59 @@
+"""What a family is asked to generate, and what it reports while it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainer_engine.config.skipped_layers import SkippedLayers
+from trainer_engine.families.inputs import PromptEmbedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One image or clip to generate."""
+
+    prompt: PromptEmbedding
+    negative: PromptEmbedding
+    width: int
+    """Pixels, like ``height``."""
+    height: int
+    steps: int
+    guidance: float
+    seed: int
+    frames: int = 1
+    """Frames of a clip, of a length that the family's ``ClipSpec`` allows; 1 is an image."""
+    references: tuple[Tensor, ...] = ()
+    """Scaled latents (C, h, w) of its reference images."""
+    noise_device: str = "cpu"
+    """Device that samples the noise; the same seed gives other noise on another kind of device."""
+    guidance_rescale: float = 0.0
+    """Ignored by families whose spec does not name ``validation_guidance_rescale``."""
+    control: Image.Image | None = None
+    """What a ControlNet looks at, of the size of the image; None without one."""
+    true_guidance: float = 1.0
+    """Classifier-free guidance in addition to the guidance input of a distilled network; 1 is none. Ignored by families whose spec does
+    not name ``validation_guidance_real``."""
+    unguided_steps: int = 0
+    """Sampler steps at the start without ``true_guidance``."""
+    skipped_layers: SkippedLayers | None = None
+    """Blocks that the unguided prediction leaves out. Ignored by families whose spec does not name ``validation_guidance_skip_layers``."""
+
+    def generator(self) -> torch.Generator:
+        """A new generator for the image's noise."""
+        return torch.Generator(self.noise_device).manual_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class SamplerStep:
+    """An image after one step of the sampler."""
+
+    number: int
+    """From 1."""
+    timestep: float
+    """Timestep of the step, in the sampler's own scale: 0 to 1000."""
+    latents: Tensor
+    """(1, C, ...), scaled as the network takes them."""

@@ -1,0 +1,55 @@
+"""The modules of a run: what networks of the libraries offer, several trained components as one, and the bare network in its wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from trainer_engine.config.family_spec import FamilySpec
+
+
+class DiffusersNetwork(Protocol):
+    """What a network of diffusers or transformers offers in addition to ``nn.Module``."""
+
+    config: Any
+    """Its constructor's arguments, by name."""
+
+    def save_pretrained(self, folder: Path, *, safe_serialization: bool, max_shard_size: str, **more: Any) -> None: ...
+
+
+class JointNetwork(nn.ModuleDict):
+    """Several trained components as one module, for optimizers, data parallelism and compilation."""
+
+    def forward(self, component: str, *args: Any, **kwargs: Any) -> Any:
+        """The output of one component."""
+        return self[component](*args, **kwargs)
+
+
+def join(modules: Mapping[str, nn.Module]) -> nn.Module:
+    """The network of a run: the only trained component itself, or several as one module."""
+    return JointNetwork(modules) if len(modules) > 1 else next(iter(modules.values()))
+
+
+def split(network: nn.Module, spec: FamilySpec) -> dict[str, nn.Module]:
+    """The trained components by name, from the bare network that ``join`` made."""
+    prefixes = {name: spec.module_prefix(name) for name in spec.trained}
+    return {name: network.get_submodule(prefix.removesuffix(".")) for name, prefix in prefixes.items()}
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The bare network inside data-parallel and compiled wrappers."""
+    while True:
+        inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
+        if not isinstance(inner, nn.Module):
+            return network
+        network = inner
+
+
+def free_device_memory(device: torch.device) -> None:
+    """Hand cached blocks of the allocator back after weights have gone."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

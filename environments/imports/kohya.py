@@ -16,7 +16,7 @@ from environments.imports.sd_arguments import (
 )
 from environments.imports.sd_network import translate_network
 from environments.imports.source import Source
-from trainer_engine.config.family_spec import Role
+from trainer_engine.config.family_parts import Role
 
 FORMAT = "kohya"
 ARGUMENTS = frozenset(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.config.controlnet import FOLDER, WEIGHTS
-from trainer_engine.config.family_spec import FamilySpec, tokenizer_of
+from trainer_engine.config.family_parts import tokenizer_of
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.header import schedule_stated_by
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options.model import ModelOptions

@@ -9,7 +9,8 @@ from functools import cache
 from types import MappingProxyType
 
 from trainer_engine import families
-from trainer_engine.config.family_spec import OTHER_PREFIXES, FamilySpec
+from trainer_engine.config.family_parts import OTHER_PREFIXES
+from trainer_engine.config.family_spec import FamilySpec
 
 SHARED = "common"
 """Folder in ``families`` with code that families share."""

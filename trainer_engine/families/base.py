@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from trainer_engine.config.components import spec_of_run
 from trainer_engine.config.controlnet import FOLDER, NAME, weights_problem
-from trainer_engine.config.family_spec import Component, FamilySpec
+from trainer_engine.config.family_parts import Component
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.precisions import activated

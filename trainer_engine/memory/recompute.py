@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer_engine.config.family_spec import FEED_FORWARD
+from trainer_engine.config.family_parts import FEED_FORWARD
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.memory.saved_tensors import SavedOnHost

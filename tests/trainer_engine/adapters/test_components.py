@@ -21,7 +21,8 @@ from trainer_engine.adapters.lora import LoraAdapter
 from trainer_engine.checkpointing.snapshot import as_it_is
 from trainer_engine.config.adapters.keys import METADATA_KEY
 from trainer_engine.config.families import find_spec
-from trainer_engine.config.family_spec import Component, FamilySpec, Role
+from trainer_engine.config.family_parts import Component, Role
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.checkpoint_files import ADAPTER_FILE
 from trainer_engine.contract.errors import CheckpointUnusable

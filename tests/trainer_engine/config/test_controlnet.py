@@ -11,7 +11,8 @@ from trainer_engine.config.components import component_source, model_sources, sp
 from trainer_engine.config.controlnet import ControlNetSetting, custom_config
 from trainer_engine.config.datasets import Dataloader, parse_dataloader
 from trainer_engine.config.families import specs
-from trainer_engine.config.family_spec import FamilySpec, Role
+from trainer_engine.config.family_parts import Role
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.resuming.identity import identity_differences, run_identity
 from trainer_engine.contract.errors import Level, Problem

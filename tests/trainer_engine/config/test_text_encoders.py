@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.models import options_with
 from trainer_engine.config.adapters.keys import keys_by_module
 from trainer_engine.config.families import specs
-from trainer_engine.config.family_spec import Role
+from trainer_engine.config.family_parts import Role
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.resuming.identity import identity_differences, run_identity
 from trainer_engine.contract.errors import Level, Problem

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec as find_module
 
 from trainer_engine.config.families import find_spec
-from trainer_engine.config.family_spec import ClipSpec
+from trainer_engine.config.family_parts import ClipSpec
 from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.contract.errors import Level, Problem

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from trainer_engine.config.family_spec import tokenizer_of
+from trainer_engine.config.family_parts import tokenizer_of
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.config.family_spec import SLIDER_TARGETS, AdapterSpec, Component, Role, SamplingSpec
+from trainer_engine.config.family_parts import SLIDER_TARGETS, AdapterSpec, Component, Role, SamplingSpec
 from trainer_engine.config.one_file.layout import NETWORK_PREFIX, VAE_PREFIXES, FileLayout
 from trainer_engine.config.precisions import ANY_FAMILY
 

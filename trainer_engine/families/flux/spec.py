@@ -6,16 +6,8 @@ from types import MappingProxyType
 
 from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.config.family_spec import (
-    AdapterSpec,
-    Component,
-    FamilySpec,
-    LatentSpec,
-    PromptSpec,
-    Role,
-    SamplingSpec,
-    frozen_components,
-)
+from trainer_engine.config.family_parts import AdapterSpec, Component, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.routing import RoutingSpec

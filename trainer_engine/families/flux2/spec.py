@@ -5,16 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.config.family_spec import (
-    AdapterSpec,
-    Component,
-    FamilySpec,
-    LatentSpec,
-    PromptSpec,
-    Role,
-    SamplingSpec,
-    frozen_components,
-)
+from trainer_engine.config.family_parts import AdapterSpec, Component, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import QUANTISED
 
 KLEIN_BASE = "black-forest-labs/FLUX.2-klein-base-9B"

@@ -17,7 +17,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from trainer_engine.config.family_spec import tokenizer_of
+from trainer_engine.config.family_parts import tokenizer_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import flow_scheduler

@@ -12,7 +12,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from trainer_engine.config.family_spec import tokenizer_of
+from trainer_engine.config.family_parts import tokenizer_of
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates

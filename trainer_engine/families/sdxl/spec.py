@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.family_spec import FamilySpec, LatentSpec, PromptSpec, frozen_components
+from trainer_engine.config.family_parts import LatentSpec, PromptSpec, frozen_components
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.families.common import unet_facts
 
 FLAVOURS = MappingProxyType(

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from trainer_engine.config.distillation import FEW_STEP_WORDS, DistillationSpec
-from trainer_engine.config.family_spec import (
+from trainer_engine.config.family_parts import (
     AdapterSpec,
     ClipSpec,
     Component,
-    FamilySpec,
     LatentSpec,
     PromptSpec,
     Role,
     SamplingSpec,
     frozen_components,
 )
+from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import ANY_FAMILY
 from trainer_engine.config.routing import RoutingSpec

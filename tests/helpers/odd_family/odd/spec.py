@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.family_spec import (
-    AdapterSpec,
-    Component,
-    FamilySpec,
-    LatentSpec,
-    PromptSpec,
-    Role,
-    SamplingSpec,
-    frozen_components,
-)
+from trainer_engine.config.family_parts import AdapterSpec, Component, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.family_spec import FamilySpec
 
 SPEC = FamilySpec(
     name="odd",

@@ -1,0 +1,183 @@
+"""The parts of ``FamilySpec``: facts about components, prompts, latents, sampling and adapters. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+IMAGES = "image"
+"""The medium of still images in ``LatentSpec.media``; every other one holds clips."""
+
+
+class Role(str, Enum):
+    """What a run does with the weights of a component."""
+
+    TRAINED = "trained"
+    """All of them are trained, or an adapter is trained on them."""
+    ON_REQUEST = "on_request"
+    """A text encoder that is trained, too, if the run sets ``train_text_encoder``. Otherwise it is frozen."""
+    FROZEN = "frozen"
+    BESIDE = "beside"
+    """They are frozen, and every prediction passes through them: those of the network that a ControlNet steers."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network of a pipeline: a transformer, a ControlNet, a text encoder, an autoencoder."""
+
+    folder: str
+    """Subfolder of a pipeline, and of a full checkpoint for a trained component."""
+    state_dict_prefix: str
+    """Prefix of its keys in the adapter files of diffusers."""
+    role: Role = Role.FROZEN
+    comfyui_prefix: str = "diffusion_model."
+    """Prefix of its keys in the adapter files of ComfyUI. One that ends with an underscore is kohya's: the dots of a module's name become
+    underscores, and the matrices of a LoRA are called ``lora_down`` and ``lora_up``."""
+    lora_targets: tuple[str, ...] = ()
+    """Endings of the module names that a standard adapter is put on; empty for those that the family's options choose."""
+    file_prefix: str = ""
+    """Prefix that the names of its weights have in every kind of file, and that the module of today's libraries has no more."""
+    parameters: int = 0
+    """Number of its weights, for estimates; needed of a component with the role ``ON_REQUEST``."""
+    is_made: bool = False
+    """Whether the run makes it from another network, so that no base weights are looked for."""
+
+
+def frozen_components(*folders: str) -> Mapping[str, Component]:
+    """Components that no run trains, named after their folders."""
+    return {folder: Component(folder, f"{folder}.") for folder in folders}
+
+
+FEED_FORWARD = "FeedForward"
+"""End of the names of the classes of feed-forward layers."""
+OTHER_PREFIXES = ("unet.", "diffusion_model.")
+"""Prefixes that other programs put before the module names of the only trained component."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSpec:
+    """The text encoders of a family and the prompts that they take."""
+
+    text_encoders: tuple[str, ...]
+    """Their usual names, one for each of ``text_encoder_folders``."""
+    token_limit: int
+    """Longest prompt, in tokens."""
+    flavour_token_limits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
+    text_encoder_folders: tuple[str, ...] = ("text_encoder",)
+    """Subfolders of a pipeline that hold text encoders."""
+    t5_folder: str = ""
+    """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
+    joins_sequence: bool = False
+    """Whether the tokens of the prompt are in one sequence with those of the image."""
+    mask: str = ""
+    """Kind of mask that hides the padding of prompts from attention: ``boolean`` or ``additive``; empty if nothing is hidden."""
+    mask_option: str = ""
+    """The option that turns the mask on; empty if it is always on."""
+    pads_to_limit: bool = False
+    """Whether every prompt is padded to ``token_limit`` for the network."""
+    encoder_parameters: tuple[int, ...] = ()
+    """Weights of each of ``text_encoder_folders``; empty where they are not known."""
+    width: int = 4096
+    """Numbers in the state of one token, of all text encoders together."""
+    pooled: int = 0
+    """Numbers that are stored once for a prompt."""
+    stores_padding: bool = False
+    """Whether the states of padding are stored, because the network attends to them and they depend on the prompt."""
+    unpadded_option: str = ""
+    """Option with which they are not; empty if there is none."""
+
+    @property
+    def tokenizer_folders(self) -> tuple[str, ...]:
+        """Subfolders of a pipeline that hold the tokenizers, one for each text encoder."""
+        return tuple(map(tokenizer_of, self.text_encoder_folders))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpec:
+    """The latents of a family and the images that they stand for."""
+
+    channels: int
+    scale_factor_px: int
+    """Pixels per latent cell, each way."""
+    alignment_px: int
+    """Image edges are multiples of this."""
+    media: tuple[str, ...] = (IMAGES,)
+    """The kinds of media that the family is trained on: names of ``trainer_engine/datasets/media``."""
+    preview_decoder: str = ""
+    """Repository of a Tiny AutoEncoder that decodes latents of this family quickly; empty if no such decoder is known."""
+    previews_in_full: bool = False
+    """Whether the family's own autoencoder decodes previews, if there is no ``preview_decoder``."""
+    memory_options: frozenset[str] = frozenset({"vae_enable_tiling", "vae_enable_slicing", "vae_enable_patch_conv"})
+    """The options ``vae_enable_...`` that change how the autoencoder computes."""
+
+    @property
+    def has_previews(self) -> bool:
+        """Whether images can be shown while they are generated."""
+        return bool(self.preview_decoder) or self.previews_in_full
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """The clips that a family generates and is trained on."""
+
+    stride: int
+    """Frames of a latent frame: a clip has a multiple of these, and one frame more."""
+    trained_frames: int
+    """Frames of the longest clips that the published weights were trained on."""
+    frames_per_second: float
+    """Rate of the clips that the published weights were trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSpec:
+    """How validation images of a family are generated."""
+
+    samplers: tuple[str, ...] = ()
+    """Values of ``validation_noise_scheduler`` that this family can be sampled with."""
+    options: frozenset[str] = frozenset()
+    """Options of validation images that only some families' pipelines support, this one's included."""
+    multiple_px: int = 16
+    """Edges of a generated image are multiples of this: a latent cell times the network's patch."""
+    clips: ClipSpec | None = None
+    """None for a family that generates images only."""
+
+
+SLIDER_TARGETS = (
+    *("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn1.to_qkv"),
+    *("proj_in", "proj_out", "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"),
+)
+"""For networks with self-attention ``attn1`` and cross-attention ``attn2``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSpec:
+    """The modules that adapters are put on."""
+
+    module_classes: tuple[str, ...] = ()
+    """Class names of modules in the network that an adapter file may name."""
+    class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Class name in files for older libraries -> the class names that are meant."""
+    lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The adapter file that a new environment begins with."""
+    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Named set -> endings of the module names that a standard adapter is put on."""
+    default_lora_target: str = ""
+    lora_target_option: str = ""
+    """Name of the option that chooses one of ``lora_targets``; empty if there is none for the family."""
+    slider_targets: tuple[str, ...] = SLIDER_TARGETS
+    """Endings of the module names that a standard adapter is put on with ``slider_lora_target``: nothing that reads the prompt."""
+    base_precisions: tuple[str, ...] = ()
+    """Quantised types in which the frozen base weights may be kept."""
+
+    def lora_target(self, values: Mapping[str, Any]) -> str:
+        """The name in ``lora_targets`` that the values of the options choose."""
+        return str(values[self.lora_target_option]) if self.lora_target_option else self.default_lora_target
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    """Returns the tokenizer's subfolder for that of a text encoder: ``text_encoder_2`` -> ``tokenizer_2``."""
+    return text_encoder.replace("text_encoder", "tokenizer")

@@ -19,7 +19,7 @@ FLAVOURS = MappingProxyType(
         "klein-9b-distilled": "black-forest-labs/FLUX.2-klein-9B",
     }
 )
-DISTILLED = frozenset({"klein-4b-distilled", "klein-9b-distilled"})
+DISTILLED = ("klein-4b-distilled", "klein-9b-distilled")
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj")
 
 
@@ -55,7 +55,9 @@ SPEC = FamilySpec(
     ),
     latents=LatentSpec(alignment_px=16, channels=128, scale_factor_px=16, previews_in_full=True),
     repeated_blocks=("Flux2TransformerBlock", "Flux2SingleTransformerBlock"),
-    distillation=DistillationSpec(base=KLEIN_BASE, flavours=DISTILLED, repositories=frozenset(FLAVOURS[flavour] for flavour in DISTILLED)),
+    distillation=DistillationSpec(
+        base=KLEIN_BASE, flavours=frozenset(DISTILLED), repositories=frozenset(FLAVOURS[flavour] for flavour in DISTILLED)
+    ),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++")),
     adapters=AdapterSpec(
         module_classes=(
@@ -118,7 +120,7 @@ SPEC = FamilySpec(
         }
     ),
     architectures=MappingProxyType(
-        {"dev": "flux-2-dev", **dict.fromkeys(FLAVOURS.keys() - {"dev"}, "flux-2-klein")},
+        {"dev": "flux-2-dev", **{flavour: "flux-2-klein" for flavour in FLAVOURS if flavour != "dev"}},
     ),
     licenses=MappingProxyType(
         {

@@ -108,8 +108,8 @@ class Flux2(Family):
             timestep=inputs.timesteps.to(device, torch.float32),
             guidance=guidance,
             encoder_hidden_states=embeds,
-            txt_ids=self._prompt_positions(embeds.shape[1], device),
-            img_ids=self._image_positions(tuple((image.shape[-2], image.shape[-1]) for image in images), device),
+            txt_ids=self._prompt_positions(embeds.shape[1], device)[None],
+            img_ids=self._image_positions(tuple((image.shape[-2], image.shape[-1]) for image in images), device)[None],
             return_dict=False,
         )[0]
         return unpacked(output, height, width)

@@ -8,6 +8,7 @@ from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_parts import AdapterSpec, Component, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.token_splitting import SplittingSpec
 
 KLEIN_BASE = "black-forest-labs/FLUX.2-klein-base-9B"
 FLAVOURS = MappingProxyType(
@@ -54,6 +55,7 @@ SPEC = FamilySpec(
         stores_padding=True,
     ),
     latents=LatentSpec(alignment_px=16, channels=128, scale_factor_px=16, previews_in_full=True),
+    splitting=SplittingSpec(cells=1, splits_prompt=True),
     repeated_blocks=("Flux2TransformerBlock", "Flux2SingleTransformerBlock"),
     distillation=DistillationSpec(
         base=KLEIN_BASE, flavours=frozenset(DISTILLED), repositories=frozenset(FLAVOURS[flavour] for flavour in DISTILLED)

@@ -18,7 +18,7 @@ from tests.bench import gpu_flux, gpu_pixart
 from tests.bench.gpu_device import WARM_UP, Clock, Subject, Work
 from tests.bench.gpu_flux import CLIPS, FLUX, Case
 from tests.bench.network_loops import Setting, bare_steps, engine_steps
-from tests.bench.networks import SD1X, SDXL, Network
+from tests.bench.networks import FLUX2, SD1X, SD3, SDXL, WAN, Z_IMAGE, Network
 from tests.bench.table import Table, ratio_of
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.optim.optimizers import build_optimizer
@@ -88,8 +88,8 @@ def flux(double: int = int(FLUX["num_layers"]), single: int = int(FLUX["num_sing
     return Pair(f"Flux, {double} and {single} blocks, LoRA, bf16", subject, engine, gpu_flux.bare_steps(subject, case, network))
 
 
-def unet(network: Network, model_type: str, *, rounds: int = 12, steps: int = 5, **changes: Any) -> Pair:
-    """Every weight of a UNet learns, or a standard adapter on it, in float32."""
+def of_network(network: Network, model_type: str, *, rounds: int = 12, steps: int = 5, **changes: Any) -> Pair:
+    """Every weight of a network learns, or a standard adapter on it, in float32."""
     architecture = {**network.architecture, **network.narrow, **changes}
     setting = Setting(device=CPU, model_type=model_type, latent_edge=16, lora_rank=4)
     engine, module = engine_steps(network, architecture, setting)
@@ -119,7 +119,7 @@ def measure(table: Table, pair: Pair, section: str = SECTION) -> None:
 
 
 def run(table: Table) -> None:
-    unets = [partial(unet, network, kind) for network in (SDXL, SD1X) for kind in ("full", "lora")]
-    makers: list[Callable[[], Pair]] = [pixart, flux, *unets]
+    others = [partial(of_network, network, kind) for network in (SDXL, SD1X, SD3, Z_IMAGE, FLUX2, WAN) for kind in ("full", "lora")]
+    makers: list[Callable[[], Pair]] = [pixart, flux, *others]
     for make in makers:
         measure(table, make())

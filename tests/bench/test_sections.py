@@ -32,7 +32,7 @@ def test_the_percentiles_of_wrk_are_read_in_milliseconds() -> None:
 def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
     table = Table()
     shallow = {"layers_per_block": 1, "rounds": 2, "steps": 1}
-    unets = (host.unet(SD1X, "full", **shallow), host.unet(SDXL, "lora", transformer_layers_per_block=(1, 1, 1), **shallow))
+    unets = (host.of_network(SD1X, "full", **shallow), host.of_network(SDXL, "lora", transformer_layers_per_block=(1, 1, 1), **shallow))
     for pair in (host.pixart(1, rounds=2, steps=1), host.flux(1, 1, rounds=2, steps=1), *unets):
         host.measure(table, pair)
     assert len(table.rows) == 8

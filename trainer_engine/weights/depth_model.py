@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,9 @@ from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 from trainer_engine.weights.hub import Source, find_model
 from trainer_engine.weights.loading import load_text_encoder, load_tokenizer
 
+ONCE = threading.Lock()
+"""Threads that make maps at once share one model."""
+
 
 @torch.no_grad()
 def depth_map(image: Image.Image, repository: str) -> Image.Image:
@@ -23,7 +27,8 @@ def depth_map(image: Image.Image, repository: str) -> Image.Image:
     A plane at one distance is black. ``repository`` holds a depth model of the transformers library (Ranftl et al., 2021, "Vision
     Transformers for Dense Prediction", and others). It computes on the CPU in float32. Raises ModelUnavailable.
     """
-    model, processor = _loaded(repository)
+    with ONCE:
+        model, processor = _loaded(repository)
     estimated: Tensor = model(**processor(images=image, return_tensors="pt")).predicted_depth
     nearness = interpolate(estimated[None].float(), size=(image.height, image.width), mode="bicubic", align_corners=False)[0, 0]
     low, high = nearness.min(), nearness.max()

@@ -6,6 +6,7 @@ huggingface_hub reads ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the t
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,12 +143,21 @@ def _download(source: Source, wanted: list[str]) -> Path:
         return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=wanted, ignore_patterns=ignored))
 
 
+ONE_AT_A_TIME = threading.RLock()
+"""NOTE: while transformers loads a model it replaces methods of its classes, such as the one that ties weights. Of two threads that load
+at once, the later one would put the replacement back for good."""
+
+
 @contextmanager
 def loading(part: Part) -> Iterator[None]:
-    """A context for ``from_pretrained``: unsafe, broken or missing files become ModelUnavailable, which names the component."""
+    """A context for ``from_pretrained``: unsafe, broken or missing files become ModelUnavailable, which names the component.
+
+    One thread at a time is in it.
+    """
     refuse_unsafe(part)
     try:
-        yield
+        with ONE_AT_A_TIME:
+            yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and "out of memory" in str(error).lower():
             raise

@@ -14,7 +14,8 @@ import pytest
 from trainer_engine.config.family_problems import all_family_problems
 
 NUMBERS = count()
-SPEC = """from trainer_engine.config.family_spec import ClipSpec, Component, FamilySpec, LatentSpec, PromptSpec, Role, SamplingSpec
+SPEC = """from trainer_engine.config.family_parts import ClipSpec, Component, LatentSpec, PromptSpec, Role, SamplingSpec
+from trainer_engine.config.family_spec import FamilySpec
 SPEC = FamilySpec(
     name="made_up", title="Made up", description="", flavours={"one": "a/b"}, default_flavour="one", model_types=("lora",),
     objective="epsilon", components={"unet": Component("unet", "unet.", Role.TRAINED)},
@@ -75,7 +76,7 @@ def test_a_missing_spec_and_a_missing_class_are_both_named(package: ModuleType) 
         ('{"one": "a/b"}', '{"one": 1}', "SPEC.flavours is {'one': 1}, expected Mapping[str, str]"),
         ('default_flavour="one"', 'default_flavour="two"', "expected one of the flavours"),
         ('name="made_up"', 'name="other"', "expected the name of the folder"),
-        ("clips=None", "clips=4", "SPEC.sampling.clips is 4, expected trainer_engine.config.family_spec.ClipSpec | None"),
+        ("clips=None", "clips=4", "SPEC.sampling.clips is 4, expected trainer_engine.config.family_parts.ClipSpec | None"),
         ("clips=None", "clips=ClipSpec(stride='4', trained_frames=81, frames_per_second=16)", "clips.stride is '4', expected int"),
         ('("CLIP",)', "()", "another number of text_encoders"),
     ],

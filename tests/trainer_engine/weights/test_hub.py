@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import PreTrainedModel, T5EncoderModel
 
 from tests.helpers.forked import run_forked
 from tests.helpers.hub_server import OTHER_ANSWERS, broken_hub, silent_hub
 from tests.helpers.models import tiny_pixart
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
-from trainer_engine.weights.hub import Source, find_part
+from trainer_engine.weights.hub import Part, Source, find_part
+from trainer_engine.weights.loading import load_text_encoder
 
 LOOK = """
 import sys
@@ -165,3 +169,17 @@ def test_find_file_returns_a_cached_file_or_names_the_missing_one(tmp_path: Path
     assert absent.startswith("REFUSED The repository some-org/entryless holds no file style.safetensors.")
     gated = look("some-org/gated-model", "style.safetensors", HF_ENDPOINT=hub, **here)
     assert gated.startswith("REFUSED The repository some-org/gated-model is gated.")
+
+
+def test_models_that_threads_load_at_once_leave_the_library_as_it_was() -> None:
+    folder = tiny_pixart() / "text_encoder"
+    part = Part(Source(str(folder)), folder)
+    before = PreTrainedModel.tie_weights
+
+    def load(_: int) -> PreTrainedModel:
+        return load_text_encoder(T5EncoderModel, part, torch.float32)
+
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(load, range(24)))
+    assert PreTrainedModel.tie_weights is before
+    assert all(model.encoder.embed_tokens.weight is model.shared.weight for model in models)

@@ -456,13 +456,13 @@ def test_a_run_in_the_background_ends_as_completed(tmp_path: Path) -> None:
 
 def test_a_run_reads_its_samples_once_however_many_checkpoints_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[dict[str, dict[str, str]]] = []
-    sample_names = Prepared.sample_names
+    sample_names = vars(Prepared)["sample_names"].func
 
     def counted(self: Prepared) -> dict[str, dict[str, str]]:
         looks.append(sample_names(self))
         return looks[-1]
 
-    monkeypatch.setattr(Prepared, "sample_names", counted)
+    monkeypatch.setattr(Prepared, "sample_names", property(counted))
     run = train_here(tmp_path, max_train_steps=4, checkpoint_step_interval=1, checkpoints_total_limit=4)
     saved = list_checkpoints(run.output_dir)
     assert len(saved) == 4 and all(verify(info.path) == [] for info in saved)

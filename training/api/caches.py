@@ -154,8 +154,8 @@ def _number(fields: dict[str, Any], name: str) -> float | None:
 def _switch(fields: dict[str, Any], name: str) -> bool:
     """Raises BadValue."""
     value = fields.get(name)
-    if value in (None, "", False, "false", "0"):
+    if value is None or value is False or (isinstance(value, str) and value in ("", "false")):
         return False
-    if value in (True, "true", "1"):
+    if value is True or (isinstance(value, str) and value == "true"):
         return True
     raise BadValue(name, f"{name} is neither true nor false.", got=value, expected="true or false")

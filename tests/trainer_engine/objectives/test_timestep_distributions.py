@@ -137,6 +137,7 @@ def found(family: str, **values: Any) -> set[tuple[str, str, Level]]:
     ("family", "values", "problem"),
     [
         ("flux", {"flow_cubic_schedule_weights": [1, -1]}, ("flow_cubic_schedule_weights", "not_numbers", Level.ERROR)),
+        ("flux", {"flow_cubic_schedule_weights": [1, 10**400]}, ("flow_cubic_schedule_weights", "not_numbers", Level.ERROR)),
         (
             "flux",
             {"flow_cubic_schedule_weights": [1, 2], "flow_use_uniform_schedule": True},

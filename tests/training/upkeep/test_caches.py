@@ -134,6 +134,8 @@ def test_gc_counts_first_and_removes_on_request(home: Path) -> None:
         {"keep_gb": [1]},
         {"keep_gb": 1e300},
         {"unused_days": 1, "remove": "perhaps"},
+        {"unused_days": 1, "remove": 0},
+        {"unused_days": 1, "remove": "1"},
         {"unused_days": 1, "folder": "/"},
     ],
 )

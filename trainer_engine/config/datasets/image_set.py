@@ -81,7 +81,10 @@ class ImageSet(FileSet):
     )
     repeats: int = option(0, "Number of additional times that each sample is seen in an epoch: it is seen repeats + 1 times.", ge=0)
     probability: float = option(
-        1.0, "Weight with which batches of this set come before those of other sets in an epoch. 0: the set is not trained on.", ge=0
+        1.0,
+        "Weight with which batches of this set come before those of other sets in an epoch. 0: the set is not trained on.",
+        ge=0,
+        le=1_000_000,
     )
     max_num_samples: int | None = option(
         None, "Train on only this many of the files. The choice depends only on the dataset's id. Empty: all files.", ge=1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Literal
 
 from trainer_engine.config.option import OptionGroup, option
@@ -88,7 +88,7 @@ def parse_densities(text: str | None) -> tuple[float, ...] | None:
     if not isinstance(numbers, list) or len(numbers) > MOST_KNOTS:
         raise ValueError(f"it is not a list of at most {MOST_KNOTS} numbers")
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= sys.float_info.max:
             raise ValueError(f"{number!r} is not a number that can be a density")
     if len(numbers) > 1 and not any(numbers):
         raise ValueError("no density is above 0")

@@ -144,7 +144,7 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(repeats=1.5), "repeats", "not_a_whole_number"),
         (images(probability="often"), "probability", "not_a_number"),
         (images(probability=-0.5), "probability", "out_of_range"),
-        (images(probability=1e308), "probability", "out_of_range"),
+        (images(probability=1e7), "probability", "out_of_range"),
         (images(probability=0), "probability", "nothing_to_train"),
         (images(max_num_samples=0), "max_num_samples", "out_of_range"),
         (images(write_batch_size=0), "write_batch_size", "out_of_range"),

@@ -76,6 +76,8 @@ class FamilySpec:
     """How tokens skip blocks of the network (``tread_config``); None if they cannot, as in a UNet."""
     splitting: SplittingSpec | None = None
     """How the tokens of a sample are spread over several processes (``context_parallel_size``); None if diffusers has no plan for it."""
+    poor_precisions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Value of ``mixed_precision`` with which runs of the family go wrong -> what happens, as the end of a sentence."""
     sees_image_sizes: bool = False
     """Whether the network is given the size of an image's file and the place of its crop."""
     file_layouts: tuple[FileLayout, ...] = ()

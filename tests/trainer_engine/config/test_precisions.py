@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.helpers.models import options_with
 from trainer_engine.config.options import REGISTRY
+from trainer_engine.config.parse import check_options
 from trainer_engine.config.precisions import LOADED, PRECISIONS, QUANTISED, activated, available_on
 from trainer_engine.config.rules.device import device_problems
 from trainer_engine.weights.quantization import quantiser
@@ -22,6 +23,14 @@ def stored_bytes(tensor: Tensor) -> int:
         return tensor.nbytes
     names, _ = tensor.__tensor_flatten__()
     return sum(stored_bytes(getattr(tensor, name)) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("family", "precision", "warned"), [("z_image", "fp16", True), ("z_image", "bf16", False), ("flux", "fp16", False)]
+)
+def test_a_precision_in_which_a_family_learns_nothing_is_a_warning(family: str, precision: str, *, warned: bool) -> None:
+    _, problems = check_options({"model_family": family, "model_type": "lora", "mixed_precision": precision})
+    assert (("mixed_precision", "poor_for_family") in {(problem.option, problem.code) for problem in problems}) is warned
 
 
 def test_the_options_offer_every_row_of_the_table() -> None:

@@ -1,4 +1,4 @@
-"""Rules of quantised types: their libraries, and the options that change how they quantise."""
+"""Rules of number types: those that a family trains badly in, quantised ones, and the options that change how weights are quantised."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ def components_have_types(values: Values) -> Iterator[Problem]:
     family_spec = find_spec(str(values.get("model_family", "")))
     if family_spec is not None:
         yield from foreign_components(values[COMPONENTS], frozenset(family_spec.components), family_spec.title)
+
+
+def families_have_poor_precisions(values: Values) -> Iterator[Problem]:
+    family_spec, chosen = find_spec(str(values.get("model_family", ""))), values["mixed_precision"]
+    if family_spec is not None and chosen in family_spec.poor_precisions:
+        message = f"With {chosen}, {family_spec.poor_precisions[chosen]} for {family_spec.title}."
+        yield Problem.warning("mixed_precision", "poor_for_family", message, got=chosen, expected="bf16 or no")
 
 
 def quantised_types_are_installed(values: Values) -> Iterator[Problem]:
@@ -95,6 +102,7 @@ def sdnq_options_are_valid(values: Values) -> Iterator[Problem]:
 
 RULES: tuple[Rule, ...] = (
     components_have_types,
+    families_have_poor_precisions,
     quantised_types_are_installed,
     activations_are_rounded_by_the_library,
     pipelines_quantise_some_types,

@@ -167,10 +167,11 @@ def generator_choice() -> Any:
 
 def _choice(entries: Mapping[str, TableEntry], default: Any, help: str, later: Sequence[str]) -> Any:
     ordered = sorted(entries.values(), key=lambda entry: (entry.name != default, entry.name))
+    synonyms = {other: entry.name for entry in ordered for other in entry.synonyms}
     return option(
         default,
         " ".join([help, *(f"{entry.name}: {entry.help}" for entry in ordered)]),
         choices=tuple(entry.name for entry in ordered),
-        synonyms={other: entry.name for entry in ordered for other in entry.synonyms},
-        later=tuple(name for name in later if name not in entries),
+        synonyms=synonyms,
+        later=tuple(name for name in later if name not in entries and name not in synonyms),
     )

@@ -22,6 +22,7 @@ from trainer_engine.config.dataset_tables import (
     source_specs,
     table_paths,
 )
+from trainer_engine.config.datasets.generated import GeneratedFields
 from trainer_engine.config.datasets.names import KIND, OF_IMAGES, specs
 from trainer_engine.config.option import OptionGroup, option, spec_of
 from trainer_engine.config.options import REGISTRY
@@ -58,6 +59,12 @@ def test_the_choices_of_both_fields_are_the_tables_with_the_default_first() -> N
     assert (captions.choices[0], set(captions.choices)) == ("filename", set(caption_specs()))
     assert REGISTRY["caption_strategy"].choices == captions.choices
     assert captions.synonyms == {"instance_prompt": "instanceprompt"}
+
+
+def test_another_name_of_a_choice_is_not_said_to_come_later() -> None:
+    spec = spec_of("type", "conditioning", GeneratedFields.model_fields["type"])
+    assert spec.synonyms["depth_midas"] == "depth"
+    assert not set(spec.later) & {*spec.choices, *spec.synonyms}
 
 
 def test_the_help_describes_every_choice() -> None:

@@ -155,7 +155,7 @@ def test_the_fast_path_of_the_tutorial_takes_the_rest_from_the_options() -> None
         (images(cache_dir_vae="/x/{model_famly}"), "cache_dir_vae", "unknown_placeholder"),
         (images(crop_stile="random"), "crop_stile", "unknown_field"),
         (images(parquet={"path": "x"}), "parquet.filename_column", "missing"),
-        (images(disable_vae_cache=True), "disable_vae_cache", "not_available"),
+        (images(delete_nsfw_images=True), "delete_nsfw_images", "not_available"),
         (images(cache_dir="/x"), "cache_dir", "not_for_type"),
         (images(disabled="perhaps"), "disabled", "not_a_boolean"),
     ],
@@ -169,6 +169,12 @@ def test_a_broken_dataset_is_refused_at_its_field(entry: dict[str, Any], field: 
     assert problem.message.endswith(".") and (
         not isinstance(entry.get("id"), str) or len(entry["id"]) < 4 or entry["id"] in problem.message
     )
+
+
+def test_a_set_may_use_the_former_name_of_a_field() -> None:
+    dataloader, problems = parse(images(disable_vae_cache="true"), texts())
+    assert codes(problems) == []
+    assert dataloader.image_sets[0].vae_cache_disable is True
 
 
 @pytest.mark.parametrize(

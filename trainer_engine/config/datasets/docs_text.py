@@ -50,6 +50,7 @@ followed, and a file has at most 256 MiB and five minutes. An address that is de
 week, or after an hour if the server was busy or did not answer. With `csv_hash_filenames` files are named by a hash of their address, else
 by its path: `https://example.com/cats/1.png` is `cats/1.png`, as in a local folder. Nothing is removed from the folder, and a file there is
 never replaced: to fetch one again, remove it.
+
 ## Datasets of the Hugging Face hub
 
 `type` `huggingface` reads a dataset of the hub, or a folder or a parquet file in its layout, without `datasets`:
@@ -98,10 +99,10 @@ never replaced: to fetch one again, remove it.
    networks that are given the sizes of files.
 5. `crop_style` selects the part that is kept. Even without `crop` some pixels are cut off along one edge, since edges are whole multiples.
    A random part depends only on the run's seed and the file's name.
-6. Images of one target size form a bucket. A bucket that holds fewer samples than a batch (`train_batch_size` x `num_processes`, counting
-   each image `repeats` + 1 times) is kept: its images are repeated until the batch is full, and `validate` says how often each is seen. A
-   bucket need not fill an optimizer step, since the batches of a step may come from different buckets. `allow_dataset_oversubscription`
-   makes every bucket of a set without `repeats` give at least a complete step.
+6. Images of one target size form a bucket. A bucket that holds fewer samples than a batch (`train_batch_size` for each process, or for each
+   group of `context_parallel_size` processes; each image counts `repeats` + 1 times) is kept: its images are repeated until the batch is
+   full, and `validate` says how often each is seen. A bucket need not fill an optimizer step, since the batches of a step may come from
+   different buckets. `allow_dataset_oversubscription` makes every bucket of a set without `repeats` give at least a complete step.
 
 ## Sets of clips
 

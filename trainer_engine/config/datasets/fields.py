@@ -51,7 +51,9 @@ class FileSet(Entry):
         False, "Encode the images of this set when a batch first needs them, and store their latents. Also on with the option of that name."
     )
     vae_cache_disable: bool = option(
-        False, "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name."
+        False,
+        "Encode the images of this set whenever a batch needs them, and store nothing. Also on with the option of that name.",
+        aliases=("disable_vae_cache",),
     )
     compress_cache: bool | None = option(None, "Compress the cached latents of this set, without loss. Empty: compress_disk_cache.")
     max_workers: int = option(32, "Largest number of threads that read and decode files for the cache.", ge=1)

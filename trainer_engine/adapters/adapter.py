@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
@@ -26,6 +25,7 @@ from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.contract.atomic import means_full, write_atomically
 from trainer_engine.contract.checkpoint_files import EXACT_FILE
 from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, InvalidOptions, Problem
+from trainer_engine.contract.safetensors_header import header_bytes, read_header
 from trainer_engine.export.adapter_file import sort_by_module
 from trainer_engine.export.conversion import to_comfyui
 from trainer_engine.results.comment import comment_header, write_comment
@@ -33,8 +33,6 @@ from trainer_engine.results.comment import comment_header, write_comment
 AVERAGED = "ema"
 BELOW = ".base_layer."
 """In the names of parameters under an adapter of PEFT."""
-ALIGNMENT = 8
-"""Bytes to which the header of a safetensors file is padded."""
 
 
 class AddedAdapter(Trainable):
@@ -163,10 +161,8 @@ class AddedAdapter(Trainable):
 def adapter_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """The content of a safetensors file. The header is sorted, so that the same adapter gives the same bytes."""
     content = save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, dict(metadata))
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % ALIGNMENT)
-    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+    header, data = read_header(BytesIO(content).read)
+    return header_bytes(header) + content[data:]
 
 
 def refuse_large_ranks(option: str, layers: Iterable[tuple[str, nn.Module, int]]) -> None:

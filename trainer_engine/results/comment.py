@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import struct
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,12 +11,11 @@ from pathlib import Path
 from trainer_engine.config.model_comment import comment_of, filled, missing_variables
 from trainer_engine.contract.atomic import sync_folder
 from trainer_engine.contract.events import Notification, Severity
+from trainer_engine.contract.safetensors_header import METADATA, header_bytes, read_header
 from trainer_engine.runtime.events import EventSink
 
 KEY = "modelspec.comment"
 """The key of Stability AI's model metadata for a comment."""
-LENGTH = struct.Struct("<Q")
-ALIGNMENT = 8
 
 
 def make_comment(
@@ -61,12 +58,9 @@ def write_comment(folder: Path, comment: str) -> None:
 
 def _copy_with(comment: str, source: Path, target: Path) -> None:
     with source.open("rb") as old, target.open("wb") as new:
-        (length,) = LENGTH.unpack(old.read(LENGTH.size))
-        header = json.loads(old.read(length))
-        header["__metadata__"] = {**header.get("__metadata__", {}), **comment_header(comment)}
-        content = json.dumps(header, separators=(",", ":")).encode()
-        content += b" " * (-len(content) % ALIGNMENT)
-        new.write(LENGTH.pack(len(content)) + content)
+        header, _ = read_header(old.read)
+        header[METADATA] = {**header.get(METADATA, {}), **comment_header(comment)}
+        new.write(header_bytes(header))
         shutil.copyfileobj(old, new, 1 << 20)
         new.flush()
         os.fsync(new.fileno())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from trainer_engine.config.one_file.layout import FileLayout, component_prefix, 
 from trainer_engine.config.one_file.text_names import transformers_shapes
 from trainer_engine.config.one_file.unet_names import diffusers_names
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.contract.files import UnreadableFile, open_regular, read_document, read_small_json
+from trainer_engine.contract.files import open_regular, read_small_json
+from trainer_engine.contract.safetensors_header import METADATA, read_header
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
-LONGEST_HEADER_BYTES = 16 << 20
 MOST_SHARDS = 500
-BROKEN_HEADER = (OSError, ValueError, struct.error, TypeError, LookupError, AttributeError)
+BROKEN_HEADER = (OSError, ValueError, TypeError, LookupError, AttributeError)
 
 
 def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[str, Shape] | None:
@@ -100,11 +99,8 @@ def module_names(tensors: Shapes) -> set[str]:
 def shapes_in(path: Path) -> dict[str, Shape]:
     """Tensor -> shape, from the header of a safetensors file. Raises the exceptions in ``BROKEN_HEADER``."""
     with open_regular(path) as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > LONGEST_HEADER_BYTES:
-            raise UnreadableFile("its header is too long")
-        header = read_document(stream.read(length))
-    return {name: _sizes(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+        header, _ = read_header(stream.read)
+    return {name: _sizes(tensor["shape"]) for name, tensor in header.items() if name != METADATA}
 
 
 def _sizes(shape: Any) -> Shape:

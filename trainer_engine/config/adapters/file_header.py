@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 
 from trainer_engine.contract.files import open_regular, read_document
+from trainer_engine.contract.safetensors_header import LENGTH, LONGEST_HEADER_BYTES, METADATA, read_header
 
 USUAL_FILE = "pytorch_lora_weights.safetensors"
 SUFFIX = ".safetensors"
-LONGEST_HEADER_BYTES = 64 << 20
 PICKLES = (b"\x80", b"PK\x03\x04")
 """First bytes of files that ``torch.save`` writes. The length of a header may begin with the first of them too."""
 """First byte of a header."""
@@ -111,14 +111,14 @@ def open_adapter(path: Path) -> AdapterHeader:
     try:
         with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
-            start = stream.read(9)
+            start = stream.read(LENGTH.size + 1)
             wrong = _no_header(path, start, size)
             if wrong is not None:
                 raise wrong
-            (length,) = struct.unpack("<Q", start[:8])
-            header = read_document(start[8:] + stream.read(max(0, length - 1)))
-        tensors = {name: _tensor(entry, 8 + length) for name, entry in header.items() if name != "__metadata__"}
-        metadata = {str(key): str(value) for key, value in (header.get("__metadata__") or {}).items()}
+            stream.seek(0)
+            header, data = read_header(stream.read)
+        tensors = {name: _tensor(entry, data) for name, entry in header.items() if name != METADATA}
+        metadata = {str(key): str(value) for key, value in (header.get(METADATA) or {}).items()}
     except OSError as error:
         raise UnusableAdapter("unreadable_file", f"{path} cannot be read: {error.strerror or error}.") from error
     except UnusableAdapter:
@@ -135,15 +135,15 @@ def open_adapter(path: Path) -> AdapterHeader:
 
 def _no_header(path: Path, start: bytes, size: int) -> UnusableAdapter | None:
     """``start``: the length of the header and its first byte. The length of one header in 32 begins like a pickle."""
-    if start.startswith(PICKLES) and start[8:] != b"{":
+    if start.startswith(PICKLES) and start[LENGTH.size :] != b"{":
         message = f"{path.name} is a pickle, PyTorch's own format, not a safetensors file. It is not opened: a pickle can run programs."
         return UnusableAdapter("not_safetensors", message, "give the .safetensors file, or convert it where you trust it")
-    if len(start) < 8:
+    if len(start) < LENGTH.size:
         return UnusableAdapter("not_safetensors", f"{path.name} is not a safetensors file: it has {size} bytes.", "copy it again")
-    (length,) = struct.unpack("<Q", start[:8])
+    (length,) = LENGTH.unpack(start[: LENGTH.size])
     if length > LONGEST_HEADER_BYTES:
         return UnusableAdapter("not_safetensors", f"{path.name} is not a safetensors file.", "give the .safetensors file of an adapter")
-    if 8 + length > size:
+    if LENGTH.size + length > size:
         message = f"{path.name} is cut off: it has {size:,} bytes, and its header alone has {length:,}."
         return UnusableAdapter("cut_off", message, "copy or download it again")
     return None

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer_engine.contract.files import open_regular, read_document, sha256_of
+from trainer_engine.contract.files import open_regular, sha256_of
+from trainer_engine.contract.safetensors_header import METADATA, read_header
 
 WHOLE_BYTES = 32 << 20
 BLOCK_BYTES = 4096
 BLOCKS = 256
 """Number of blocks hashed in a large file of another format, spread evenly over it."""
-LONGEST_HEADER_BYTES = 64 << 20
 
 
 def weight_digest(path: Path) -> str:
@@ -47,7 +46,7 @@ def _blocks(stream: BinaryIO, size: int, digest: hashlib._Hash) -> Iterator[tupl
     """Yields (start, length) of the blocks to hash in file order, after adding the table of tensors to the digest."""
     try:
         table, data = _table(stream, size)
-    except (ValueError, TypeError, KeyError, AttributeError, struct.error):
+    except (ValueError, TypeError, KeyError, AttributeError):
         step = max(BLOCK_BYTES, size // BLOCKS)
         yield from ((start, BLOCK_BYTES) for start in range(0, size, step))
         return
@@ -60,12 +59,9 @@ def _blocks(stream: BinaryIO, size: int, digest: hashlib._Hash) -> Iterator[tupl
 
 def _table(stream: BinaryIO, size: int) -> tuple[dict[str, dict[str, list[int]]], int]:
     """Returns (the table of tensors in a safetensors file, offset of their data). Raises ValueError, TypeError or KeyError if malformed."""
-    (length,) = struct.unpack("<Q", stream.read(8))
-    if length > LONGEST_HEADER_BYTES:
-        raise ValueError("the header is too long")
-    header = read_document(stream.read(length))
-    table = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    header, data = read_header(stream.read)
+    table = {name: entry for name, entry in header.items() if name != METADATA}
     for begin, end in (entry["data_offsets"] for entry in table.values()):
         if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end <= size):
             raise ValueError("the header does not say where tensors lie")
-    return table, 8 + length
+    return table, data

@@ -7,23 +7,20 @@ import json
 import logging
 import os
 import re
-import struct
 import uuid
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.contract.files import read_document
+from trainer_engine.contract.safetensors_header import METADATA, read_header
 
 QUARANTINE = "set_aside"
 """Folder for damaged entries."""
 SUFFIX = ".safetensors"
-METADATA, CONTENT, FIELDS = "__metadata__", "sha256", "fields_sha256"
-DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error)
+CONTENT, FIELDS = "sha256", "fields_sha256"
+DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError)
 """Raised by functions that read a damaged header."""
-LENGTH_BYTES = 8
-LONGEST_HEADER = 100_000_000
 SHELF, ADDRESS = 2, 64
 """Lengths of the names of a folder of entries and of an address."""
 NAME = re.compile(rf"[0-9a-f]{{{ADDRESS}}}{re.escape(SUFFIX)}")
@@ -85,7 +82,7 @@ def is_sound(content: bytes) -> bool:
 
     Raises one of ``DAMAGE`` if the header cannot be read.
     """
-    header, start = _read_header(BytesIO(content).read)
+    header, start = read_header(BytesIO(content).read)
     metadata = header[METADATA]
     has_content = metadata[CONTENT] == hashlib.sha256(memoryview(content)[start:]).hexdigest()
     return bool(has_content and metadata.get(FIELDS) in (None, digest_of_fields(header)))
@@ -93,7 +90,7 @@ def is_sound(content: bytes) -> bool:
 
 def end_of(read: Callable[[int], bytes]) -> int:
     """The length in bytes that the file has according to its header. Raises one of ``DAMAGE``."""
-    header, start = _read_header(read)
+    header, start = read_header(read)
     return start + max((int(entry["data_offsets"][1]) for entry in _fields(header).values()), default=0)
 
 
@@ -104,14 +101,3 @@ def _fields(header: dict[str, Any]) -> dict[str, Any]:
 
 def digest_of_fields(header: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_fields(header), sort_keys=True).encode()).hexdigest()
-
-
-def _read_header(read: Callable[[int], bytes]) -> tuple[dict[str, Any], int]:
-    """(header, offset of the data) of a safetensors file: 8 bytes of length, little endian, then JSON. Raises ValueError, struct.error."""
-    (length,) = struct.unpack("<Q", read(LENGTH_BYTES))
-    if length > LONGEST_HEADER:
-        raise ValueError("no safetensors header is that long")
-    header = read_document(read(length))
-    if not isinstance(header, dict):
-        raise ValueError("a safetensors header holds an object")
-    return header, LENGTH_BYTES + length

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -29,8 +30,8 @@ class CopiedPart:
     library: str
     cls: str
     part: Part
-    save_again: SaveAgain
-    """Writes the part under its plain names; for weights of a variant, which have others, and for those in one file."""
+    load: Callable[[], Any]
+    """Loads the part, to be written under its plain names; for weights of a variant, which have others, and for those in one file."""
     is_text: bool = False
     """Whether it is left out without ``save_text_encoder``; not if text encoders were trained."""
 
@@ -75,6 +76,27 @@ class PipelinePlan:
     """Arguments of the pipeline that are no components."""
 
 
+def plan_of(
+    family: Family,
+    network: nn.Module,
+    copied: Mapping[str, CopiedPart],
+    scheduler: SchedulerMixin,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> PipelinePlan:
+    """The pipeline that a run of the family leaves. ``network`` is the bare network of the run."""
+    return PipelinePlan(
+        spec=family.spec,
+        pipeline=family.pipeline_name,
+        base_model=family.parts.base.name,
+        trained=trained_parts(family, network),
+        copied=copied,
+        scheduler=scheduler,
+        dtype=str(family.devices.weights).removeprefix("torch."),
+        objective=family.prediction_type,
+        settings=settings,
+    )
+
+
 def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -> None:
     """A complete diffusers pipeline in ``folder``, which appears atomically.
 
@@ -94,7 +116,7 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
             if wanted and copied.part.is_copyable:
                 copy_part(copied.part.folder, staging / subfolder)
             elif wanted:
-                copied.save_again(staging / subfolder)
+                copied.load().save_pretrained(staging / subfolder)
         plan.scheduler.save_pretrained(staging / "scheduler")
         index["scheduler"] = ["diffusers", type(plan.scheduler).__name__]
         write_json(staging / "model_index.json", index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -74,13 +73,8 @@ class StableDiffusion(UNetFamily):
         return {"prompt_embeds": batch["embeds"][:1], "negative_prompt_embeds": batch["embeds"][1:]}
 
     def text_parts(self) -> Mapping[str, CopiedPart]:
-        def save_text_encoder(folder: Path) -> None:
-            self.parts.load_text_encoder(None).save_pretrained(folder)
-
-        def save_tokenizer(folder: Path) -> None:
-            self.parts.load_tokenizer().save_pretrained(folder)
-
+        find, encoder = self.parts.find, lambda: self.parts.load_text_encoder(None)
         return {
-            "text_encoder": CopiedPart("transformers", "CLIPTextModel", self.parts.find("text_encoder"), save_text_encoder, is_text=True),
-            "tokenizer": CopiedPart("transformers", "CLIPTokenizer", self.parts.find("tokenizer"), save_tokenizer, is_text=True),
+            "text_encoder": CopiedPart("transformers", "CLIPTextModel", find("text_encoder"), encoder, is_text=True),
+            "tokenizer": CopiedPart("transformers", "CLIPTokenizer", find("tokenizer"), self.parts.load_tokenizer, is_text=True),
         }

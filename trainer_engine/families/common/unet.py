@@ -19,7 +19,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.controlnet import control_picture, load_controlnet, new_controlnet
-from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.common.pipeline_folder import CopiedPart, plan_of, write_pipeline
 from trainer_engine.families.common.samplers import SAMPLERS
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, StepInputs
@@ -192,18 +192,7 @@ class UNetFamily(ClipFamily):
         return {"image": control_picture(request)} if self.spec.steers else {"guidance_rescale": request.guidance_rescale}
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        def save_vae(target: Path) -> None:
-            self.parts.load_vae(None).save_pretrained(target, safe_serialization=True)
-
-        plan = PipelinePlan(
-            spec=self.spec,
-            pipeline=self.pipeline_name,
-            base_model=self.parts.base.name,
-            trained=trained_parts(self, network),
-            copied={"vae": CopiedPart("diffusers", "AutoencoderKL", self.parts.find("vae"), save_vae), **self.text_parts()},
-            scheduler=self.parts.make_scheduler(self.prediction_type),
-            dtype=str(self.devices.weights).removeprefix("torch."),
-            objective=self.prediction_type,
-            settings=self.pipeline_settings(),
-        )
+        vae = CopiedPart("diffusers", "AutoencoderKL", self.parts.find("vae"), lambda: self.parts.load_vae(None))
+        scheduler = self.parts.make_scheduler(self.prediction_type)
+        plan = plan_of(self, network, {"vae": vae, **self.text_parts()}, scheduler, self.pipeline_settings())
         write_pipeline(folder, plan, self.options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FluxControlNetModel, FluxTransformer2DModel, SchedulerMixin
@@ -17,8 +18,7 @@ from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.families.common.controlnet import load_controlnet, new_controlnet
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import flow_scheduler
-from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
-from trainer_engine.families.flux.spec import SPEC
+from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
 
 DEFAULT_LAYERS: Mapping[str, int] = {"num_layers": 4, "num_single_layers": 10}
@@ -65,6 +65,20 @@ class FluxParts(PartFinder):
         """The base model's own sampler, or the one called so, on the base model's schedule."""
         return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
 
+    def copied(self) -> dict[str, CopiedPart]:
+        """What the result of a full fine-tune has as the base model has it."""
+
+        def text(name: str, kind: str, load: Callable[[], Any]) -> CopiedPart:
+            return CopiedPart("transformers", kind, self.find(name), load, is_text=True)
+
+        return {
+            "vae": CopiedPart("diffusers", "AutoencoderKL", self.find("vae"), lambda: self.load_vae(None)),
+            "text_encoder": text("text_encoder", "CLIPTextModel", lambda: self.load_clip(torch.bfloat16)),
+            "tokenizer": text("tokenizer", "CLIPTokenizer", lambda: self.load_tokenizers()[0]),
+            "text_encoder_2": text("text_encoder_2", "T5EncoderModel", lambda: self.load_t5(torch.bfloat16)),
+            "tokenizer_2": text("tokenizer_2", "T5TokenizerFast", lambda: self.load_tokenizers()[1]),
+        }
+
 
 def controlnet_of(network: FluxTransformer2DModel, **layers: int) -> FluxControlNetModel:
     """A ControlNet with the first blocks of a transformer: four and ten, or as ``layers`` says. Raises InvalidOptions if it has fewer."""
@@ -76,37 +90,3 @@ def controlnet_of(network: FluxTransformer2DModel, **layers: int) -> FluxControl
     chosen = {name: layers.get(name, min(usual, there[name])) for name, usual in DEFAULT_LAYERS.items()}
     heads = {name: network.config[name] for name in ("attention_head_dim", "num_attention_heads")}
     return FluxControlNetModel.from_transformer(network, **chosen, **heads)
-
-
-def pipeline_plan(parts: FluxParts, trained: Mapping[str, TrainedPart], *, dtype: str, pipeline: str) -> PipelinePlan:
-    """The pipeline of a full fine-tune: the trained components, and everything else as the base model has it."""
-
-    def save_vae(folder: Path) -> None:
-        parts.load_vae(None).save_pretrained(folder, safe_serialization=True)
-
-    def save_clip(folder: Path) -> None:
-        parts.load_clip(torch.bfloat16).save_pretrained(folder)
-
-    def save_t5(folder: Path) -> None:
-        parts.load_t5(torch.bfloat16).save_pretrained(folder)
-
-    def save_tokenizer(number: int) -> Callable[[Path], None]:
-        return lambda folder: parts.load_tokenizers()[number].save_pretrained(folder)
-
-    copied = {
-        "vae": CopiedPart("diffusers", "AutoencoderKL", parts.find("vae"), save_vae),
-        "text_encoder": CopiedPart("transformers", "CLIPTextModel", parts.find("text_encoder"), save_clip, is_text=True),
-        "tokenizer": CopiedPart("transformers", "CLIPTokenizer", parts.find("tokenizer"), save_tokenizer(0), is_text=True),
-        "text_encoder_2": CopiedPart("transformers", "T5EncoderModel", parts.find("text_encoder_2"), save_t5, is_text=True),
-        "tokenizer_2": CopiedPart("transformers", "T5TokenizerFast", parts.find("tokenizer_2"), save_tokenizer(1), is_text=True),
-    }
-    return PipelinePlan(
-        spec=SPEC,
-        pipeline=pipeline,
-        base_model=parts.base.name,
-        trained=trained,
-        copied=copied,
-        scheduler=parts.make_scheduler(),
-        dtype=dtype,
-        objective=SPEC.objective,
-    )

@@ -19,8 +19,8 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.controlnet import control_picture
-from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
-from trainer_engine.families.flux.components import FluxParts, pipeline_plan
+from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
+from trainer_engine.families.flux.components import FluxParts
 from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
 from trainer_engine.families.flux.spec import SPEC
@@ -240,9 +240,7 @@ class Flux(Family):
         return image
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        dtype = str(self.devices.weights).removeprefix("torch.")
-        plan = pipeline_plan(self.parts, trained_parts(self, network), dtype=dtype, pipeline=self.pipeline_name)
-        write_pipeline(folder, plan, self.options)
+        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
 
 
 FAMILY = Flux

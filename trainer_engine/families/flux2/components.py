@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -76,23 +75,20 @@ class Flux2Components(PartFinder):
         parts = {name: self.find(name) for name in ("vae", "text_encoder", "tokenizer")}
         has_processor = any((parts["tokenizer"].folder / name).is_file() for name in PROCESSOR_FILES)
 
-        def saving(load: Callable[[], AutoencoderKLFlux2 | PreTrainedModel | PreTrainedTokenizerBase]) -> Callable[[Path], None]:
-            return lambda folder: load().save_pretrained(folder)
-
         return {
-            "vae": CopiedPart("diffusers", "AutoencoderKLFlux2", parts["vae"], saving(lambda: self.load_shuffled_vae(None))),
+            "vae": CopiedPart("diffusers", "AutoencoderKLFlux2", parts["vae"], lambda: self.load_shuffled_vae(None)),
             "text_encoder": CopiedPart(
                 "transformers",
                 encoder.__name__,
                 parts["text_encoder"],
-                saving(lambda: load_text_encoder(encoder, parts["text_encoder"], torch.bfloat16)),
+                lambda: load_text_encoder(encoder, parts["text_encoder"], torch.bfloat16),
                 is_text=True,
             ),
             "tokenizer": CopiedPart(
                 "transformers",
                 "PixtralProcessor" if has_processor else type(self.load_tokenizer()).__name__,
                 parts["tokenizer"],
-                saving(self.load_tokenizer),
+                self.load_tokenizer,
                 is_text=True,
             ),
         }

@@ -21,7 +21,7 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder
-from trainer_engine.families.common.pipeline_folder import PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux2.components import DEV_LAYERS, KLEIN_LAYERS, Flux2Components
 from trainer_engine.families.flux2.spec import DISTILLED, SPEC
 from trainer_engine.families.flux2.tokens import image_positions, packed, prompt_positions, unpacked
@@ -169,17 +169,7 @@ class Flux2(Family):
         return Image.fromarray(pixels.permute(1, 2, 0).to("cpu", torch.uint8).numpy())
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        plan = PipelinePlan(
-            spec=SPEC,
-            pipeline=self.pipeline_name,
-            base_model=self.parts.base.name,
-            trained=trained_parts(self, network),
-            copied=self.parts.copied(),
-            scheduler=self.parts.make_scheduler(),
-            dtype=str(self.devices.weights).removeprefix("torch."),
-            objective=self.prediction_type,
-            settings=self._settings,
-        )
+        plan = plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), self._settings)
         write_pipeline(folder, plan, self.options)
 
 

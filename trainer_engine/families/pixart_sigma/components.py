@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,10 +12,9 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.controlnet import load_controlnet, new_controlnet
-from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, TrainedPart
+from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.common.samplers import SAMPLERS
 from trainer_engine.families.pixart_sigma.controlnet import PixArtControlNetAdapterModel
-from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
 
 
@@ -53,30 +51,11 @@ class PixArtParts(PartFinder):
         spaced = {"timestep_spacing": spacing} if spacing else {}
         return make_scheduler(config, name, {**needs, **spaced, "prediction_type": prediction_type}, self.base.name)
 
-
-def pipeline_plan(parts: PixArtParts, trained: Mapping[str, TrainedPart], *, dtype: str, prediction_type: str) -> PipelinePlan:
-    """The pipeline of a full fine-tune: the trained components, and everything else as the base model has it."""
-
-    def save_vae(folder: Path) -> None:
-        parts.load_vae(None).save_pretrained(folder, safe_serialization=True)
-
-    def save_text_encoder(folder: Path) -> None:
-        parts.load_text_encoder(torch.bfloat16).save_pretrained(folder)
-
-    def save_tokenizer(folder: Path) -> None:
-        parts.load_tokenizer().save_pretrained(folder)
-
-    return PipelinePlan(
-        spec=SPEC,
-        pipeline="PixArtSigmaPipeline",
-        base_model=parts.base.name,
-        trained=trained,
-        copied={
-            "vae": CopiedPart("diffusers", "AutoencoderKL", parts.find("vae"), save_vae),
-            "text_encoder": CopiedPart("transformers", "T5EncoderModel", parts.find("text_encoder"), save_text_encoder, is_text=True),
-            "tokenizer": CopiedPart("transformers", "T5Tokenizer", parts.find("tokenizer"), save_tokenizer, is_text=True),
-        },
-        scheduler=parts.make_scheduler(prediction_type),
-        dtype=dtype,
-        objective=prediction_type,
-    )
+    def copied(self) -> dict[str, CopiedPart]:
+        """What the result of a full fine-tune has as the base model has it."""
+        find, encoder = self.find, lambda: self.load_text_encoder(torch.bfloat16)
+        return {
+            "vae": CopiedPart("diffusers", "AutoencoderKL", find("vae"), lambda: self.load_vae(None)),
+            "text_encoder": CopiedPart("transformers", "T5EncoderModel", find("text_encoder"), encoder, is_text=True),
+            "tokenizer": CopiedPart("transformers", "T5Tokenizer", find("tokenizer"), self.load_tokenizer, is_text=True),
+        }

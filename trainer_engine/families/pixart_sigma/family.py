@@ -21,11 +21,11 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.controlnet import control_picture
-from trainer_engine.families.common.pipeline_folder import trained_parts, write_pipeline
+from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
-from trainer_engine.families.pixart_sigma.components import PixArtParts, pipeline_plan
+from trainer_engine.families.pixart_sigma.components import PixArtParts
 from trainer_engine.families.pixart_sigma.controlnet import SteeredPixArt
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.runtime.devices import Devices
@@ -193,13 +193,8 @@ class PixArtSigma(Family):
         return image
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        plan = pipeline_plan(
-            self.parts,
-            trained_parts(self, network),
-            dtype=str(self.devices.weights).removeprefix("torch."),
-            prediction_type=self.prediction_type,
-        )
-        write_pipeline(folder, plan, self.options)
+        scheduler = self.parts.make_scheduler(self.prediction_type)
+        write_pipeline(folder, plan_of(self, network, self.parts.copied(), scheduler), self.options)
 
 
 def _size_conditions(network: nn.Module, latents: Tensor) -> dict[str, Tensor | None]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from diffusers import SchedulerMixin, SD3Transformer2DModel
-from torch import nn
 from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -73,14 +72,11 @@ class Sd3Components(PartFinder):
     def copied(self) -> dict[str, CopiedPart]:
         """What the result of a full fine-tune has as the base model has it."""
 
-        def saving(load: Callable[[], nn.Module | PreTrainedModel | PreTrainedTokenizerBase]) -> Callable[[Path], None]:
-            return lambda folder: load().save_pretrained(folder)  # type: ignore[operator]
-
         def text(kind: str, name: str, part: Part, load: Callable[[], PreTrainedModel | PreTrainedTokenizerBase]) -> dict[str, CopiedPart]:
-            return {name: CopiedPart("transformers", kind, part, saving(load), is_text=True)}
+            return {name: CopiedPart("transformers", kind, part, load, is_text=True)}
 
         find = self.find
-        parts = {"vae": CopiedPart("diffusers", "AutoencoderKL", find("vae"), saving(lambda: self.load_vae(None)))}
+        parts = {"vae": CopiedPart("diffusers", "AutoencoderKL", find("vae"), lambda: self.load_vae(None))}
         for name in CLIPS:
             tokenizer = tokenizer_of(name)
             parts |= text(

@@ -20,7 +20,7 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
-from trainer_engine.families.common.pipeline_folder import PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
@@ -225,17 +225,8 @@ class StableDiffusion3(ClipFamily):
         }
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        plan = PipelinePlan(
-            spec=SPEC,
-            pipeline=self.pipeline_name,
-            base_model=self.parts.base.name,
-            trained=trained_parts(self, network),
-            copied=self.parts.copied(),
-            scheduler=self.parts.make_scheduler(),
-            dtype=str(self.devices.weights).removeprefix("torch."),
-            objective=self.prediction_type,
-            settings={} if self.parts.t5 else {"text_encoder_3": [None, None], "tokenizer_3": [None, None]},
-        )
+        settings = {} if self.parts.t5 else {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+        plan = plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), settings)
         write_pipeline(folder, plan, self.options)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -119,20 +118,12 @@ class StableDiffusionXL(UNetFamily):
         }
 
     def text_parts(self) -> Mapping[str, CopiedPart]:
-        def save_clip(folder: Path) -> None:
-            self.parts.load_clip(None).save_pretrained(folder)
-
-        def save_open_clip(folder: Path) -> None:
-            self.parts.load_open_clip(None).save_pretrained(folder)
-
-        def save_tokenizer(folder: Path) -> None:
-            self.parts.load_tokenizer(folder.name).save_pretrained(folder)
-
-        kinds = {
-            "text_encoder": ("CLIPTextModel", save_clip),
-            "text_encoder_2": ("CLIPTextModelWithProjection", save_open_clip),
-            "tokenizer": ("CLIPTokenizer", save_tokenizer),
-            "tokenizer_2": ("CLIPTokenizer", save_tokenizer),
+        parts = self.parts
+        kinds: dict[str, tuple[str, Callable[[], Any]]] = {
+            "text_encoder": ("CLIPTextModel", lambda: parts.load_clip(None)),
+            "text_encoder_2": ("CLIPTextModelWithProjection", lambda: parts.load_open_clip(None)),
+            "tokenizer": ("CLIPTokenizer", lambda: parts.load_tokenizer("tokenizer")),
+            "tokenizer_2": ("CLIPTokenizer", lambda: parts.load_tokenizer("tokenizer_2")),
         }
         return {
             name: CopiedPart("transformers", kinds[name][0], self.parts.find(name), kinds[name][1], is_text=True)

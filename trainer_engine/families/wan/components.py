@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
 from transformers import PreTrainedTokenizerBase, T5Tokenizer, UMT5EncoderModel
 
 from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.wan.spec import SPEC
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
 
@@ -64,3 +65,12 @@ class WanComponents(PartFinder):
         name, settings = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
         shifted = {"flow_shift": self.shift(), "shift": self.shift()} if sampler else {}
         return make_scheduler(config, name, {**settings, **shifted}, self.base.name)
+
+    def copied(self) -> dict[str, CopiedPart]:
+        """What the result of a full fine-tune has as the base model has it."""
+        find, encoder = self.find, lambda: self.load_text_encoder(torch.bfloat16)
+        return {
+            "vae": CopiedPart("diffusers", "AutoencoderKLWan", find("vae"), lambda: self.load_video_vae(None)),
+            "text_encoder": CopiedPart("transformers", "UMT5EncoderModel", find("text_encoder"), encoder, is_text=True),
+            "tokenizer": CopiedPart("transformers", "T5Tokenizer", find("tokenizer"), self.load_tokenizer, is_text=True),
+        }

@@ -19,7 +19,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
-from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.skipped_layers import layers_skipped
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
@@ -174,31 +174,7 @@ class Wan(Family):
         return frames
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        def save_vae(target: Path) -> None:
-            self.parts.load_video_vae(None).save_pretrained(target, safe_serialization=True)
-
-        def save_text_encoder(target: Path) -> None:
-            self.parts.load_text_encoder(torch.bfloat16).save_pretrained(target)
-
-        def save_tokenizer(target: Path) -> None:
-            self.parts.load_tokenizer().save_pretrained(target)
-
-        find = self.parts.find
-        plan = PipelinePlan(
-            spec=SPEC,
-            pipeline="WanPipeline",
-            base_model=self.parts.base.name,
-            trained=trained_parts(self, network),
-            copied={
-                "vae": CopiedPart("diffusers", "AutoencoderKLWan", find("vae"), save_vae),
-                "text_encoder": CopiedPart("transformers", "UMT5EncoderModel", find("text_encoder"), save_text_encoder, is_text=True),
-                "tokenizer": CopiedPart("transformers", "T5Tokenizer", find("tokenizer"), save_tokenizer, is_text=True),
-            },
-            scheduler=self.parts.make_scheduler(),
-            dtype=str(self.devices.weights).removeprefix("torch."),
-            objective=self.prediction_type,
-        )
-        write_pipeline(folder, plan, self.options)
+        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
 
 
 FAMILY = Wan

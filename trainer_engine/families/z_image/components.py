@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3Model
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import flow_scheduler
+from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.z_image.spec import SPEC
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
 
@@ -39,3 +40,12 @@ class ZImageComponents(PartFinder):
     def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
         """The base model's own sampler, or the named one, on the base model's schedule."""
         return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
+
+    def copied(self) -> dict[str, CopiedPart]:
+        """What the result of a full fine-tune has as the base model has it."""
+        find, encoder = self.find, lambda: self.load_text_encoder(torch.bfloat16)
+        return {
+            "vae": CopiedPart("diffusers", "AutoencoderKL", find("vae"), lambda: self.load_vae(None)),
+            "text_encoder": CopiedPart("transformers", "Qwen3Model", find("text_encoder"), encoder, is_text=True),
+            "tokenizer": CopiedPart("transformers", "Qwen2Tokenizer", find("tokenizer"), self.load_tokenizer, is_text=True),
+        }

@@ -18,7 +18,7 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.chat_prompts import ChatEncoder, ragged, side_by_side
-from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory
@@ -144,31 +144,7 @@ class ZImage(Family):
         return image
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        def save_vae(target: Path) -> None:
-            self.parts.load_vae(None).save_pretrained(target, safe_serialization=True)
-
-        def save_text_encoder(target: Path) -> None:
-            self.parts.load_text_encoder(torch.bfloat16).save_pretrained(target)
-
-        def save_tokenizer(target: Path) -> None:
-            self.parts.load_tokenizer().save_pretrained(target)
-
-        find = self.parts.find
-        plan = PipelinePlan(
-            spec=SPEC,
-            pipeline="ZImagePipeline",
-            base_model=self.parts.base.name,
-            trained=trained_parts(self, network),
-            copied={
-                "vae": CopiedPart("diffusers", "AutoencoderKL", find("vae"), save_vae),
-                "text_encoder": CopiedPart("transformers", "Qwen3Model", find("text_encoder"), save_text_encoder, is_text=True),
-                "tokenizer": CopiedPart("transformers", "Qwen2Tokenizer", find("tokenizer"), save_tokenizer, is_text=True),
-            },
-            scheduler=self.parts.make_scheduler(),
-            dtype=str(self.devices.weights).removeprefix("torch."),
-            objective=self.prediction_type,
-        )
-        write_pipeline(folder, plan, self.options)
+        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
 
 
 FAMILY = ZImage

@@ -14,7 +14,7 @@ from trainer_engine.families.odd.spec import SPEC
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
-from trainer_engine.families.common.pipeline_folder import CopiedPart, PipelinePlan, trained_parts, write_pipeline
+from trainer_engine.families.common.pipeline_folder import CopiedPart, plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
@@ -114,21 +114,8 @@ class Odd(Family):
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        def save_vae(target: Path) -> None:
-            self.parts.load_video_vae(None).save_pretrained(target)
-
-        copied = {"vae": CopiedPart("diffusers", "AutoencoderKLWan", self.parts.find("vae"), save_vae)}
-        plan = PipelinePlan(
-            spec=SPEC,
-            pipeline="SanaVideoPipeline",
-            base_model=self.parts.base.name,
-            trained=trained_parts(self, network),
-            copied=copied,
-            scheduler=self.parts.make_scheduler(),
-            dtype="float32",
-            objective="flow_matching",
-        )
-        write_pipeline(folder, plan, self.options)
+        copied = {"vae": CopiedPart("diffusers", "AutoencoderKLWan", self.parts.find("vae"), lambda: self.parts.load_video_vae(None))}
+        write_pipeline(folder, plan_of(self, network, copied, self.parts.make_scheduler()), self.options)
 
 
 FAMILY = Odd

@@ -119,15 +119,19 @@ def _hub_folders(variables: Mapping[str, str]) -> tuple[Path, ...]:
     return tuple(_expanded("HF_HOME, HF_HUB_CACHE or XDG_CACHE_HOME", str(folder)) for folder in named if folder)
 
 
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _machines(text: str) -> tuple[str, ...]:
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    found = _parts(text)
     for one in wrong_machines(found):
         raise BadEnvironment(f"{MACHINES_VARIABLE} lists {one!r}; it must be names, addresses or networks such as 10.0.0.0/24")
     return found
 
 
 def _names(text: str) -> tuple[str, ...]:
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    found = _parts(text)
     for name in found:
         if not VARIABLE_NAME.match(name):
             raise BadEnvironment(f"SIMPLETUNER_HOOKS_ENV lists {name!r}; it must be names of variables, separated by commas")

@@ -33,9 +33,24 @@ class SampleBatch:
     loss_weights: Tensor | None = None
     """(B,) factor of each sample's loss; None for 1."""
 
-    def with_noise(self, noise: Tensor, timesteps: Tensor, input_noise: Tensor | None = None, *, toward_parent: bool = False) -> Batch:
+    def with_noise(
+        self,
+        noise: Tensor,
+        timesteps: Tensor,
+        input_noise: Tensor | None = None,
+        *,
+        toward_parent: bool = False,
+        adapter_strength: float = 1.0,
+    ) -> Batch:
         """The batch to train or evaluate on with this noise (B, C, ...) and these timesteps (B,)."""
-        return Batch(**vars(self), noise=noise, timesteps=timesteps, input_noise=input_noise, toward_parent=toward_parent)
+        return Batch(
+            **vars(self),
+            noise=noise,
+            timesteps=timesteps,
+            input_noise=input_noise,
+            toward_parent=toward_parent,
+            adapter_strength=adapter_strength,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

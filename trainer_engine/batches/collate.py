@@ -77,13 +77,13 @@ class Collator:
             samples = replace(samples, loss_mask=self._thinned(samples.loss_mask, step, indices))
         shape = samples.latents.shape[1:]
         noise = self._noise(step, indices, shape)
-        batch_of_set = samples.with_noise(
+        return samples.with_noise(
             noise=noise,
             timesteps=self._timesteps(step, indices, self.builder.family.token_count(shape), items[0].source),
             input_noise=self._perturbed(noise, step, indices),
             toward_parent=items[0].source in self.parent_sets,
+            adapter_strength=self.adapter_strengths.get(items[0].source, 1.0),
         )
-        return replace(batch_of_set, adapter_strength=self.adapter_strengths.get(items[0].source, 1.0))
 
     def _thinned(self, masks: Tensor, step: int, indices: Sequence[int]) -> Tensor:
         """The masks (B, 1, ...), each replaced by ones unless it is used."""

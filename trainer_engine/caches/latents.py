@@ -33,7 +33,6 @@ class LatentCache:
     def __init__(self, family: Family, store: CacheStore, seed: int, when: Encoded = Encoded.AHEAD, *, crops_change: bool = False) -> None:
         """``crops_change``: each epoch has entries of its own, which ``release`` removes."""
         self.family = family
-        self.crops_change = crops_change
         self.store = store
         self.seed = seed
         self.when = when

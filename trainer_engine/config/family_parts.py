@@ -51,6 +51,25 @@ def frozen_components(*folders: str) -> Mapping[str, Component]:
     return {folder: Component(folder, f"{folder}.") for folder in folders}
 
 
+def lokr_start(factor: int, factors: Mapping[str, int]) -> Mapping[str, Any]:
+    """A LyCORIS configuration to begin with: LoKr (Yeh et al., 2024) with full matrices on the modules of these classes.
+
+    ``factors``: class -> its factor; ``factor`` is that of modules which they do not name.
+    """
+    algorithms = {name: {"factor": own} for name, own in factors.items()}
+    return MappingProxyType(
+        {
+            "algo": "lokr",
+            "multiplier": 1.0,
+            "full_matrix": True,
+            "linear_dim": 10000,
+            "linear_alpha": 1,
+            "factor": factor,
+            "apply_preset": {"target_module": list(factors), "module_algo_map": algorithms},
+        }
+    )
+
+
 FEED_FORWARD = "FeedForward"
 """End of the names of the classes of feed-forward layers."""
 OTHER_PREFIXES = ("unet.", "diffusion_model.")
@@ -94,6 +113,10 @@ class PromptSpec:
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Subfolders of a pipeline that hold the tokenizers, one for each text encoder."""
         return tuple(map(tokenizer_of, self.text_encoder_folders))
+
+    def is_masked(self, values: Mapping[str, Any]) -> bool:
+        """Whether attention gets the mask, with these options."""
+        return bool(self.mask) and (not self.mask_option or bool(values[self.mask_option]))
 
 
 @dataclass(frozen=True, kw_only=True)

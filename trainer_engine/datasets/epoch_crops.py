@@ -61,7 +61,7 @@ class EpochCrops:
             return replace(one, epoch=epoch, target=fitted.target, crop=fitted.crop, resized=fitted.resized)
 
         def partner(one: Reference) -> Reference:
-            return one._replace(sample=cropped(one.sample)) if _shares_crop(one) else one
+            return one._replace(sample=cropped(one.sample)) if shares_crop(one) else one
 
         moved = replace(cropped(sample), references=tuple(map(partner, sample.references)), mask=sample.mask and partner(sample.mask))
         return replace(moved, bucket=self._bucket(sample, fitted)) if fitted else moved
@@ -97,7 +97,7 @@ class EpochCrops:
     def _groups(self) -> list[Group]:
         groups: dict[object, Group] = {}
         for sample in self.samples:
-            loose = tuple(one.sample.target for one in sample.references if not _shares_crop(one))
+            loose = tuple(one.sample.target for one in sample.references if not shares_crop(one))
             same = (self.fitter.choices((sample.width, sample.height)), sample.frames, sample.is_clip, loose)
             groups.setdefault(same, Group(sample, [])).numbers.append(_number(sample))
         for group in groups.values():
@@ -132,14 +132,14 @@ class EpochCrops:
     @staticmethod
     def _bucket(sample: Sample, fitted: Fitted) -> str:
         own = clip_bucket(fitted.bucket, sample.frames) if sample.is_clip else fitted.bucket
-        return paired_bucket(own, fitted.target, [one.sample.target for one in sample.references if not _shares_crop(one)])
+        return paired_bucket(own, fitted.target, [one.sample.target for one in sample.references if not shares_crop(one)])
 
     def _place(self, sample: Sample, fitted: Fitted) -> tuple[float, str]:
         """Returns what buckets are sorted by: the aspect of their target, and their name."""
         return fitted.target[0] / fitted.target[1], self._bucket(sample, fitted)
 
 
-def _shares_crop(one: Reference) -> bool:
+def shares_crop(one: Reference) -> bool:
     """Whether a reference or a mask has the crop of its image."""
     return bool(one.sample.random_name)
 

@@ -14,7 +14,7 @@ from trainer_engine.datasets.text import NotText, decode
 BATCH_ROWS = 1_024
 LARGEST_JSON_BYTES = 1 << 28
 LONGEST_LINE_BYTES = 1 << 22
-DAMAGE = (OSError, ValueError, LookupError, OverflowError, MemoryError)
+DAMAGE = (ValueError, LookupError, OverflowError, MemoryError)
 """Raised by pyarrow, in addition to its own exceptions, for what Python has no value for: broken text, years beyond 9999, names given
 twice."""
 MOST_NAMED = 20
@@ -68,7 +68,7 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
                 yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
         except UnusableTable:
             raise
-        except (pyarrow.ArrowException, *DAMAGE) as error:
+        except (pyarrow.ArrowException, OSError, *DAMAGE) as error:
             reason = str(error).strip().splitlines()[:1]
             raise UnusableTable(f"{path} is damaged, or no parquet table: {''.join(reason)[:200]}") from error
 

@@ -152,9 +152,9 @@ class Timeline:
 
     def _alike(self, epoch: int) -> int:
         """Returns how many epochs, from this one on, have the same number of batches of each set."""
-        changing = [one for one in self.sets if one.changing]
-        for later in range(epoch + 1, CHANGING_EPOCHS if changing else 0):
-            if any(sum(one.batches_in(later)) != sum(one.batches_in(epoch)) for one in changing):
+        counts = [(one, sum(one.batches_in(epoch))) for one in self.sets if one.changing]
+        for later in range(epoch + 1, CHANGING_EPOCHS if counts else 0):
+            if any(sum(one.batches_in(later)) != count for one, count in counts):
                 return later - epoch
         return sys.maxsize
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import torch
 from PIL import Image
@@ -57,3 +60,18 @@ class SamplerStep:
     """Timestep of the step, in the sampler's own scale: 0 to 1000."""
     latents: Tensor
     """(1, C, ...), scaled as the network takes them."""
+
+
+def step_callback(on_step: Callable[[SamplerStep], None] | None) -> Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]]:
+    """What a pipeline of diffusers calls after each step (``callback_on_step_end``). Exceptions of ``on_step`` pass through.
+
+    It counts by itself: the pipelines' own numbers start later where the sampler of the base model warms up.
+    """
+    numbers = count(1)
+
+    def report(_: Any, __: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if on_step is not None:
+            on_step(SamplerStep(next(numbers), float(timestep), tensors["latents"]))
+        return {}
+
+    return report

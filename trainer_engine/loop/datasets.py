@@ -52,14 +52,16 @@ CachesByName = Mapping[str, LatentCache | MaskCache | ControlImages]
 
 
 def _usable(found: SetReport, caches: CachesByName) -> list[Sample]:
-    """An image that cannot be encoded is left out, and so is one with such a reference or an unreadable mask."""
-    known = caches[found.entry.id].addresses
-    return [sample for sample in found.samples if sample.name in known and _has_partners(found.entry.id, sample, caches)]
+    return [sample for sample in found.samples if _is_usable(found.entry.id, sample, caches)]
 
 
 def _dropped(found: SetReport, caches: CachesByName) -> list[Sample]:
-    known = caches[found.entry.id].addresses
-    return [sample for sample in found.samples if not (sample.name in known and _has_partners(found.entry.id, sample, caches))]
+    return [sample for sample in found.samples if not _is_usable(found.entry.id, sample, caches)]
+
+
+def _is_usable(set_id: str, sample: Sample, caches: CachesByName) -> bool:
+    """An image that cannot be encoded is left out, and so is one with such a reference or an unreadable mask."""
+    return sample.name in caches[set_id].addresses and _has_partners(set_id, sample, caches)
 
 
 def _has_partners(set_id: str, sample: Sample, caches: CachesByName) -> bool:

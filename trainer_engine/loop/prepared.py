@@ -15,7 +15,7 @@ from trainer_engine.caches.control_images import ControlImages
 from trainer_engine.caches.latents import LatentCache
 from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.prompts import PromptCache
-from trainer_engine.datasets.epoch_crops import EpochCrops
+from trainer_engine.datasets.epoch_crops import EpochCrops, shares_crop
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache
 from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.validation.generate import Edit, ValidationPrompt
@@ -90,9 +90,9 @@ class Prepared:
     def _changing_caches(self, set_id: str, crops: EpochCrops) -> Iterator[tuple[LatentCache, Callable[[int], Iterator[Sample]]]]:
         """Caches of a set whose crops change, each with its samples in an epoch. Loose references keep their crop."""
         yield self.latents[set_id], crops.images
-        for place, (reference_id, first) in enumerate(crops.samples[0].references):
-            cache = self.latents.get(reference_cache(set_id, reference_id))
-            if cache and first.random_name:
+        for place, reference in enumerate(crops.samples[0].references):
+            cache = self.latents.get(reference_cache(set_id, reference.set))
+            if cache and shares_crop(reference):
                 yield cache, partial(crops.references, place)
 
     @cached_property

@@ -17,7 +17,7 @@ from django.db import DatabaseError, connection
 from django.http import QueryDict
 
 from training.api import parse, representations
-from training.errors import BadValue, TrainingRefused
+from training.errors import TrainingRefused
 from training.jobs.queue import current_job
 
 Scope = MutableMapping[str, Any]
@@ -38,11 +38,9 @@ def events_text(query: Mapping[str, Any]) -> str:
     """The answer of ``/events``. Raises BadValue and JobNotFound."""
     since = parse.whole_number(query.get("since_index"), "since_index", default=0)
     limit = parse.whole_number(query.get("limit"), "limit", default=parse.DEFAULT_PAGE, largest=parse.LARGEST_PAGE, smallest=1)
-    form = query.get("media") or "data"
-    if form not in ("data", "url"):
-        raise BadValue("media", "media is neither data nor url.", got=form, expected="data or url")
+    as_links = parse.wants_links(query)
     job = parse.job_of(query.get("job_id"))
-    page = representations.encoded_events(job, since, limit, as_links=form == "url") if job else []
+    page = representations.encoded_events(job, since, limit, as_links=as_links) if job else []
     next_index = page[-1][0] + 1 if page else since
     job_id = json.dumps(str(job.pk) if job else None)
     return f'{{"events":[{",".join(text for _, _, text in page)}],"job_id":{job_id},"next_index":{next_index}}}'

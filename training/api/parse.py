@@ -46,6 +46,14 @@ def _is_mark(name: str) -> bool:
     return name.startswith("__") and name.endswith("__") and len(name) > 4
 
 
+def wants_links(query: Mapping[str, Any]) -> bool:
+    """Whether pictures of events are asked for as addresses (``media=url``), not inside of them. Raises BadValue."""
+    form = query.get("media") or "data"
+    if form not in ("data", "url"):
+        raise BadValue("media", "media is neither data nor url.", got=form, expected="data or url")
+    return bool(form == "url")
+
+
 def whole_number(text: str | None, name: str, *, default: int, largest: int = LARGEST_INDEX, smallest: int = 0) -> int:
     """A whole number from a query parameter. Raises BadValue."""
     if text is None:

@@ -67,15 +67,6 @@ def process_count(options: TrainingOptions) -> int:
         return here
 
 
-def machines_of(options: TrainingOptions) -> Machines:
-    """The machines that share a run: from accelerate's file, else from the options. An unreadable file is ignored."""
-    try:
-        file = AccelerateFile.of(options.distributed.accelerate_config)
-        return file.machines if file else Machines.of(options.distributed)
-    except UnreadableAccelerateConfig:
-        return ONE_MACHINE
-
-
 def _from_file(file: AccelerateFile, run_dir: Path, engine: list[str], extra: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """The command for an accelerate file, which wins over ``num_processes``."""
     if file.use_cpu and file.processes > 1:

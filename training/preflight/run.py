@@ -33,8 +33,8 @@ from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.schedule import run_steps, understood_length
 from trainer_engine.datasets.summary import summarise
 from training.engine.accelerate_file import AccelerateFile, UnreadableAccelerateConfig
-from training.engine.command_line import launch_command, machines_of, process_count, visible_gpus
-from training.engine.machines import MachineRule
+from training.engine.command_line import launch_command, process_count, visible_gpus
+from training.engine.machines import ONE_MACHINE, MachineRule, Machines
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
 from training.preflight.adapter import adapter_problems
@@ -268,19 +268,21 @@ def _tracker_notes(options: TrainingOptions, variables: Mapping[str, str]) -> It
 
 
 def _process_problems(options: TrainingOptions, home: Home, variables: Mapping[str, str], rule: MachineRule) -> Iterator[Problem]:
+    path, machines = options.distributed.accelerate_config, ONE_MACHINE
     try:
-        file = AccelerateFile.of(options.distributed.accelerate_config)
+        file = AccelerateFile.of(path)
+        machines = file.machines if file else Machines.of(options.distributed)
         launch_command(home.root, options.distributed.num_processes, file, variables)
     except UnreadableAccelerateConfig as error:
-        path = options.distributed.accelerate_config
         yield Problem.error("accelerate_config", "unreadable", f"{error}.", got=path, expected="a file that `accelerate config` wrote")
-    machines, named = machines_of(options), "accelerate_config" if options.distributed.accelerate_config else "num_machines"
     if refusal := rule.refusal(machines):
+        named = "accelerate_config" if path else "num_machines"
         yield Problem.error(named, "private_network", refusal, got=machines.count, expected="one machine", hint=rule.hint)
-    yield from group_problems(options, process_count(options))
-    yield from sharing_problems(options, process_count(options))
+    sharing = process_count(options)
+    yield from group_problems(options, sharing)
+    yield from sharing_problems(options, sharing)
     gpus, processes = visible_gpus(variables), options.distributed.num_processes
-    if gpus and processes > gpus and not options.distributed.accelerate_config:
+    if gpus and processes > gpus and not path:
         message = f"num_processes={processes}, and {gpus} GPU{'s are' if gpus > 1 else ' is'} visible."
         yield Problem.error("num_processes", "too_few_gpus", message, got=processes, expected=f"at most {gpus}")
 

@@ -15,8 +15,8 @@ from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from django.db import DatabaseError
 
-from training.api.parse import LARGEST_INDEX, named_job, whole_number
-from training.errors import BadValue, TooManyStreams, TrainingRefused
+from training.api.parse import LARGEST_INDEX, named_job, wants_links, whole_number
+from training.errors import TooManyStreams, TrainingRefused
 from training.models import Job
 from training.streams import tail
 from training.streams.backpressure import ClientTooSlow, grant_farewell, wait_for_reader
@@ -36,15 +36,13 @@ def position_of(query: Mapping[str, str], last_event_id: str) -> StreamPosition:
 
     ``Last-Event-ID`` wins over ``since_index``: a browser that reconnects sends the address of its first visit again.
     """
-    form = query.get("media") or "data"
-    if form not in ("data", "url"):
-        raise BadValue("media", "media is neither data nor url.", got=form, expected="data or url")
+    as_links = wants_links(query)
     since = whole_number(query.get("since_index"), "since_index", default=0)
     named = named_job(query["job_id"]).pk if query.get("job_id") else None
     resumed = _resumed(last_event_id, named)
     if resumed is not None:
-        return StreamPosition(*resumed, is_bound=named is not None, as_links=form == "url")
-    return StreamPosition(named, since, is_bound=named is not None, as_links=form == "url")
+        return StreamPosition(*resumed, is_bound=named is not None, as_links=as_links)
+    return StreamPosition(named, since, is_bound=named is not None, as_links=as_links)
 
 
 def _resumed(last_event_id: str, named: UUID | None) -> tuple[UUID | None, int] | None:

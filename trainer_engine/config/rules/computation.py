@@ -75,8 +75,7 @@ def attention_takes_the_masks_of_the_family(values: Values) -> Iterator[Problem]
     if family_spec is None or mechanism is None:
         return
     prompts = family_spec.prompts
-    is_masked = bool(prompts.mask) and (not prompts.mask_option or bool(values[prompts.mask_option]))
-    if is_masked and prompts.mask not in mechanism.masks:
+    if prompts.is_masked(values) and prompts.mask not in mechanism.masks:
         able = ", ".join(other.name for other in MECHANISMS.values() if prompts.mask in other.masks)
         asked = f" with {prompts.mask_option}" if prompts.mask_option else ""
         message = f"{family_spec.title}{asked} hides the padding of prompts from attention, and {mechanism.name} takes no such masks."

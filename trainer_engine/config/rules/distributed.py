@@ -66,8 +66,7 @@ def _attention_problems(values: Values) -> Iterator[Problem]:
 def _prompt_problems(values: Values, spec: FamilySpec) -> Iterator[Problem]:
     group, prompts, splitting = values[SIZE], spec.prompts, spec.splitting
     assert splitting is not None, "the caller has checked it"
-    is_masked = bool(prompts.mask) and (not prompts.mask_option or bool(values[prompts.mask_option]))
-    if is_masked and not splitting.splits_masks:
+    if prompts.is_masked(values) and not splitting.splits_masks:
         option = prompts.mask_option or SIZE
         message = f"{SIZE}={group}: the mask that hides the padding of prompts is not split with the tokens."
         yield Problem.error(option, "not_split", message, got=values[option], expected=f"{SIZE}=1, or no masks")

@@ -22,13 +22,19 @@ def routes_are_valid(values: Values) -> Iterator[Problem]:
         yield Problem.error(OPTION, "no_routing", message, got=values[OPTION], expected="nothing", hint=f"leave {OPTION} out")
 
 
+def network_blocks(spec: FamilySpec, names: Iterable[str]) -> int:
+    """Number of blocks in the network of a run, of a family whose blocks are known. ``names``: its modules or tensors."""
+    assert spec.routing is not None, "the caller has checked it"
+    prefix = spec.module_prefix(next(iter(spec.trained)))
+    return count_blocks((name.removeprefix(prefix) for name in names if name.startswith(prefix)), spec.routing)
+
+
 def network_route_problems(options: TrainingOptions, spec: FamilySpec, names: Iterable[str]) -> Iterator[Problem]:
     """Whether the routes fit the network of a run. ``names``: its modules or tensors."""
     routes, _ = parse_routes(options.objective.tread_config)
     if not routes or spec.routing is None:
         return
-    prefix = spec.module_prefix(next(iter(spec.trained)))
-    layers = count_blocks((name.removeprefix(prefix) for name in names if name.startswith(prefix)), spec.routing)
+    layers = network_blocks(spec, names)
     if layers:
         yield from layer_problems(routes, layers)
     else:

@@ -8,7 +8,7 @@ from trainer_engine.config.families import find_spec, specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
-from trainer_engine.config.routing import count_blocks
+from trainer_engine.config.rules.routing import network_blocks
 from trainer_engine.config.skipped_layers import OPTION, START, STOP, outside_problems, parse_layers
 from trainer_engine.contract.errors import Problem
 
@@ -39,9 +39,7 @@ def network_skip_problems(options: TrainingOptions, spec: FamilySpec, names: Ite
     """Whether the network of a run has the blocks. ``names``: its modules or tensors."""
     layers, _ = parse_layers(options.validation.validation_guidance_skip_layers)
     if layers and spec.routing is not None:
-        prefix = spec.module_prefix(next(iter(spec.trained)))
-        count = count_blocks((name.removeprefix(prefix) for name in names if name.startswith(prefix)), spec.routing)
-        yield from outside_problems(layers, count)
+        yield from outside_problems(layers, network_blocks(spec, names))
 
 
 RULES: tuple[Rule, ...] = (skipped_layers_are_valid,)

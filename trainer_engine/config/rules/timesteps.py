@@ -10,14 +10,14 @@ from trainer_engine.config.options.timesteps import TimestepOptions, parse_densi
 from trainer_engine.contract.errors import Problem
 
 BIAS = tuple(name for name in TimestepOptions.model_fields if name.startswith("timestep_bias_"))
-PART = ("refiner_training", "refiner_training_strength", "refiner_training_invert_schedule")
+STRENGTH = "refiner_training_strength"
+PART = ("refiner_training", STRENGTH, "refiner_training_invert_schedule")
 BETA = ("flow_beta_schedule_alpha", "flow_beta_schedule_beta")
 CUBIC, FAST = "flow_cubic_schedule_weights", "flux_fast_schedule"
 DISTRIBUTIONS = ("flow_use_uniform_schedule", "flow_use_beta_schedule", CUBIC, FAST)
 """Options of which each is a distribution of the timesteps of flow matching."""
 SHIFTS = ("flow_schedule_shift", "flow_schedule_auto_shift")
 FLOW = (*(name for name in TimestepOptions.model_fields if name.startswith("flow_")), FAST)
-STRENGTH = "refiner_training_strength"
 
 
 def idle_bias(values: Values) -> Iterator[tuple[str, str]]:

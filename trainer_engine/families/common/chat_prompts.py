@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trainer_engine.config.sdnq_settings import weights_identity
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.base import Family
+from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding
+from trainer_engine.families.modules import free_device_memory
 
 Chat = list[dict[str, Any]]
 """Messages as ``apply_chat_template`` takes them."""
@@ -67,6 +73,43 @@ class ChatEncoder:
         if self._keeps_padding:
             return [one.clone() for one in joined]
         return [one[real].clone() for one, real in zip(joined, tokens.attention_mask.bool().cpu(), strict=True)]
+
+
+class ChatFamily(Family):
+    """A prompt is ``{"embeds": (T, D)}``: what ``text`` makes of it."""
+
+    text: ChatEncoder
+    autoencoder: Autoencoder
+
+    @abstractmethod
+    def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The text encoder of the base model, frozen, on the CPU. Raises ModelUnavailable."""
+
+    @abstractmethod
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the base model. Raises ModelUnavailable."""
+
+    def load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Both, the text encoder on its device in the precision that was asked for."""
+        encoder = self.load_language_model(self.devices.text)
+        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
+        return encoder, self.load_tokenizer()
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
+        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
+
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        return self.autoencoder.encode(pixels, exact=exact)
+
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        return [{"embeds": states} for states in self.text.encode(prompts)]
+
+    def free_encoders(self) -> None:
+        self.autoencoder.free()
+        self.text.free()
+        free_device_memory(self.devices.device)
 
 
 def side_by_side(prompts: Sequence[PromptEmbedding]) -> PromptBatch:

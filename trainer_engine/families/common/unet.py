@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.controlnet import control_picture, load_controlnet, new_controlnet
 from trainer_engine.families.common.pipeline_folder import CopiedPart, plan_of, write_pipeline
 from trainer_engine.families.common.samplers import SAMPLERS
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
 from trainer_engine.families.inputs import PromptBatch, StepInputs
 from trainer_engine.families.modules import free_device_memory
 from trainer_engine.runtime.devices import Devices
@@ -163,12 +162,6 @@ class UNetFamily(ClipFamily):
 
     @torch.no_grad()
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
-        numbers = count(1)  # the pipeline's own start later where the base model's sampler warms up
-
-        def report(_: Any, __: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
-            if on_step is not None:
-                on_step(SamplerStep(next(numbers), float(timestep), values["latents"]))
-            return {}
 
         with self.devices.autocast():
             batch = self.collate_prompts([request.prompt, request.negative])
@@ -182,7 +175,7 @@ class UNetFamily(ClipFamily):
                 **self._pipeline_extras(request),
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=report,
+                callback_on_step_end=step_callback(on_step),
             ).images
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image

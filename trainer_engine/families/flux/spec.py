@@ -6,7 +6,16 @@ from types import MappingProxyType
 
 from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.config.family_parts import AdapterSpec, Component, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.family_parts import (
+    AdapterSpec,
+    Component,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    frozen_components,
+    lokr_start,
+)
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
@@ -104,20 +113,7 @@ SPEC = FamilySpec(
     adapters=AdapterSpec(
         module_classes=("FluxAttention", "FeedForward", "FluxTransformerBlock", "FluxSingleTransformerBlock", "Linear"),
         class_aliases=MappingProxyType({"Attention": ("FluxAttention",)}),
-        lycoris_start=MappingProxyType(
-            {
-                "algo": "lokr",
-                "multiplier": 1.0,
-                "full_matrix": True,
-                "linear_dim": 10000,
-                "linear_alpha": 1,
-                "factor": 16,
-                "apply_preset": {
-                    "target_module": ["FluxAttention", "FeedForward"],
-                    "module_algo_map": {"FluxAttention": {"factor": 16}, "FeedForward": {"factor": 8}},
-                },
-            }
-        ),
+        lycoris_start=lokr_start(16, {"FluxAttention": 16, "FeedForward": 8}),
         lora_targets=MappingProxyType(
             {
                 "all": (*IMAGE_ATTENTION, *PROMPT_ATTENTION),

@@ -16,18 +16,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.sdnq_settings import weights_identity
-from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
-from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder
+from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder, ChatFamily
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux2.components import DEV_LAYERS, KLEIN_LAYERS, Flux2Components
 from trainer_engine.families.flux2.spec import DISTILLED, SPEC
 from trainer_engine.families.flux2.tokens import image_positions, packed, prompt_positions, unpacked
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
+from trainer_engine.families.modules import DiffusersNetwork, unwrap
 from trainer_engine.runtime.devices import Devices
 
 TRAINED_GUIDANCE = 1.0
@@ -38,7 +35,7 @@ KEPT_POSITIONS = 128
 """Combinations of image sizes whose positions stay on the device."""
 
 
-class Flux2(Family):
+class Flux2(ChatFamily):
     """Black Forest Labs, 2025.
 
     A prompt is ``{"embeds": (T, D)}``: the states of three layers of the text encoder side by side, of all T tokens. The network attends to
@@ -57,30 +54,15 @@ class Flux2(Family):
         template: dict[str, Any] = {"layers": DEV_LAYERS, "as_chat": _with_system_message, "add_generation_prompt": False}
         if self.parts.is_klein:
             template = {"layers": KLEIN_LAYERS, "add_generation_prompt": True, "enable_thinking": False}
-        self.text = ChatEncoder(self._load_text, devices.device, token_limit=self.token_limit, keeps_padding=True, **template)
+        self.text = ChatEncoder(self.load_text, devices.device, token_limit=self.token_limit, keeps_padding=True, **template)
 
     # ---- encoders ----
 
-    def text_fingerprint(self, hashes: FileHashes) -> str:
-        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
-        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
-        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
+    def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        return self.parts.load_language_model(dtype)
 
-    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        return self.autoencoder.encode(pixels, exact=exact)
-
-    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
-        return [{"embeds": states} for states in self.text.encode(prompts)]
-
-    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        encoder = self.parts.load_language_model(self.devices.text)
-        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
-        return encoder, self.parts.load_tokenizer()
-
-    def free_encoders(self) -> None:
-        self.autoencoder.free()
-        self.text.free()
-        free_device_memory(self.devices.device)
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.parts.load_tokenizer()
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         return {"embeds": torch.stack([prompt["embeds"] for prompt in prompts])}

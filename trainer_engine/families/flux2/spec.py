@@ -5,7 +5,16 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.config.family_parts import AdapterSpec, Component, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.family_parts import (
+    AdapterSpec,
+    Component,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    frozen_components,
+    lokr_start,
+)
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.token_splitting import SplittingSpec
@@ -73,24 +82,7 @@ SPEC = FamilySpec(
         class_aliases=MappingProxyType(
             {"Attention": ("Flux2Attention", "Flux2ParallelSelfAttention"), "FeedForward": ("Flux2FeedForward",)}
         ),
-        lycoris_start=MappingProxyType(
-            {
-                "algo": "lokr",
-                "multiplier": 1.0,
-                "full_matrix": True,
-                "linear_dim": 10000,
-                "linear_alpha": 1,
-                "factor": 16,
-                "apply_preset": {
-                    "target_module": ["Flux2Attention", "Flux2FeedForward", "Flux2ParallelSelfAttention"],
-                    "module_algo_map": {
-                        "Flux2Attention": {"factor": 16},
-                        "Flux2FeedForward": {"factor": 8},
-                        "Flux2ParallelSelfAttention": {"factor": 16},
-                    },
-                },
-            }
-        ),
+        lycoris_start=lokr_start(16, {"Flux2Attention": 16, "Flux2FeedForward": 8, "Flux2ParallelSelfAttention": 16}),
         lora_targets=MappingProxyType({"attention": ATTENTION}),
         default_lora_target="attention",
         base_precisions=QUANTISED,

@@ -21,7 +21,7 @@ from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.families.sd3.components import CLIPS, Sd3Components
@@ -190,11 +190,6 @@ class StableDiffusion3(ClipFamily):
         embeds = self.joint_states(batch, joint_width(pipeline.transformer)).to(device, dtype)
         pooled = batch["pooled"].to(device, dtype)
 
-        def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            if on_step is not None:
-                on_step(SamplerStep(index + 1, float(timestep), tensors["latents"]))
-            return {}
-
         with self.devices.autocast():
             latents = pipeline(
                 prompt_embeds=embeds[:1],
@@ -207,7 +202,7 @@ class StableDiffusion3(ClipFamily):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=report,
+                callback_on_step_end=step_callback(on_step),
                 **self._left_out(request.skipped_layers),
             ).images
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]

@@ -5,7 +5,16 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.config.family_parts import AdapterSpec, Component, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.family_parts import (
+    AdapterSpec,
+    Component,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    frozen_components,
+    lokr_start,
+)
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import ANY_FAMILY
 
@@ -46,20 +55,7 @@ SPEC = FamilySpec(
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++"), options=frozenset({"validation_guidance_skip_layers"})),
     adapters=AdapterSpec(
         module_classes=("Attention", "FeedForward", "JointTransformerBlock", "Linear"),
-        lycoris_start=MappingProxyType(
-            {
-                "algo": "lokr",
-                "multiplier": 1.0,
-                "full_matrix": True,
-                "linear_dim": 10000,
-                "linear_alpha": 1,
-                "factor": 16,
-                "apply_preset": {
-                    "target_module": ["Attention", "FeedForward"],
-                    "module_algo_map": {"Attention": {"factor": 16}, "FeedForward": {"factor": 8}},
-                },
-            }
-        ),
+        lycoris_start=lokr_start(16, {"Attention": 16, "FeedForward": 8}),
         lora_targets=MappingProxyType({"attention": ATTENTION}),
         default_lora_target="attention",
         base_precisions=("int8-quanto", "int4-quanto", *ANY_FAMILY),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import WanPipeline
@@ -21,7 +19,7 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.skipped_layers import layers_skipped
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
@@ -139,12 +137,6 @@ class Wan(Family):
     ) -> Image.Image | list[Image.Image]:
         """An image is a clip of one frame."""
         embeds = self.collate_prompts([request.prompt, request.negative])["embeds"].to(self.devices.device)
-        numbers = count(1)
-
-        def report(_: Any, __: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
-            if on_step is not None:
-                on_step(SamplerStep(next(numbers), float(timestep), values["latents"]))
-            return {}
 
         network = pipeline.transformer
         with self.devices.autocast(), layers_skipped(network, network.blocks, request.skipped_layers, request.steps):
@@ -158,7 +150,7 @@ class Wan(Family):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=report,
+                callback_on_step_end=step_callback(on_step),
             ).frames
         frames = self._decoded(latents)
         return frames if request.frames > 1 else frames[0]

@@ -15,6 +15,7 @@ from trainer_engine.config.family_parts import (
     Role,
     SamplingSpec,
     frozen_components,
+    lokr_start,
 )
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
@@ -78,17 +79,7 @@ SPEC = FamilySpec(
     adapters=AdapterSpec(
         module_classes=("WanAttention", "FeedForward", "WanTransformerBlock", "Linear", "Conv3d"),
         class_aliases=MappingProxyType({"Attention": ("WanAttention",)}),
-        lycoris_start=MappingProxyType(
-            {
-                "algo": "lokr",
-                "multiplier": 1.0,
-                "full_matrix": True,
-                "linear_dim": 10000,
-                "linear_alpha": 1,
-                "factor": 8,
-                "apply_preset": {"target_module": ["WanAttention"], "module_algo_map": {"WanAttention": {"factor": 8}}},
-            }
-        ),
+        lycoris_start=lokr_start(8, {"WanAttention": 8}),
         lora_targets=MappingProxyType(
             {
                 "attention": ("to_q", "to_k", "to_v", "to_out.0"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import ZImagePipeline
@@ -13,15 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.sdnq_settings import weights_identity
-from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
-from trainer_engine.families.common.chat_prompts import ChatEncoder, ragged, side_by_side
+from trainer_engine.families.common.chat_prompts import ChatEncoder, ChatFamily, ragged, side_by_side
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.modules import free_device_memory
 from trainer_engine.families.z_image.components import ZImageComponents
 from trainer_engine.families.z_image.spec import SPEC
 from trainer_engine.runtime.devices import Devices
@@ -32,7 +27,7 @@ PATCH_CELLS = 2
 """Latent cells along the height and the width of a token."""
 
 
-class ZImage(Family):
+class ZImage(ChatFamily):
     """Tongyi-MAI, 2025, "Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer".
 
     A prompt is ``{"embeds": (T, D)}``: Qwen3's states of its tokens in the chat template. The network takes a list of prompts without
@@ -47,7 +42,7 @@ class ZImage(Family):
         self.parts = ZImageComponents(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
         self.text = ChatEncoder(
-            self._load_text,
+            self.load_text,
             devices.device,
             layers=(STATES,),
             token_limit=self.token_limit,
@@ -57,26 +52,11 @@ class ZImage(Family):
 
     # ---- encoders ----
 
-    def text_fingerprint(self, hashes: FileHashes) -> str:
-        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
-        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
-        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
+    def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        return self.parts.load_text_encoder(dtype)
 
-    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        return self.autoencoder.encode(pixels, exact=exact)
-
-    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
-        return [{"embeds": states} for states in self.text.encode(prompts)]
-
-    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        encoder = self.parts.load_text_encoder(self.devices.text)
-        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
-        return encoder, self.parts.load_tokenizer()
-
-    def free_encoders(self) -> None:
-        self.autoencoder.free()
-        self.text.free()
-        free_device_memory(self.devices.device)
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.parts.load_tokenizer()
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         return side_by_side(prompts)
@@ -123,11 +103,6 @@ class ZImage(Family):
         """The pipeline adds ``guidance`` times the difference to the prediction for the prompt, so that 0 is no guidance."""
         prompt, negative = ragged(self.collate_prompts([request.prompt, request.negative]), self.devices.device, self.devices.network)
 
-        def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            if on_step is not None:
-                on_step(SamplerStep(index + 1, float(timestep), tensors["latents"]))
-            return {}
-
         with self.devices.autocast():
             latents = pipeline(
                 prompt_embeds=[prompt],
@@ -138,7 +113,7 @@ class ZImage(Family):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=report,
+                callback_on_step_end=step_callback(on_step),
             ).images
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 import pyarrow
 from pyarrow import parquet
 
+from trainer_engine.datasets.tables import DAMAGE
+
 WINDOW_BYTES = 16 << 20
 KEPT_BYTES = 256 << 20
 LARGEST_CELL_BYTES = 512 << 20
@@ -37,7 +39,7 @@ def reading() -> Iterator[None]:
     """Turns what the library raises for a damaged file into OSError."""
     try:
         yield
-    except (pyarrow.ArrowException, MemoryError, ValueError, LookupError, OverflowError) as error:
+    except (pyarrow.ArrowException, *DAMAGE) as error:
         first = str(error).strip().split("\n")[0][:200]
         raise OSError(f"it is not a complete parquet file: {first or type(error).__name__}") from error
 

@@ -203,7 +203,7 @@ def test_entries_of_short_life_get_a_shard_of_their_own_which_goes_with_them(tmp
 def test_a_killed_run_leaves_entries_that_the_next_one_removes(tmp_path: Path) -> None:
     run(tmp_path, PLACES, "killed", stop_after=6)
     left = set(entries_of(tmp_path / "killed/vae"))
-    run(tmp_path, PLACES, "other", stop_after=3, checkpoint_step_interval=1)
+    run(tmp_path, PLACES, "other", stop_after=3, checkpoint_step_interval=1, dataloader_prefetch=False)
     before = set(entries_of(tmp_path / "other/vae"))
     shutil.copytree(tmp_path / "other/vae/shards", tmp_path / "killed/vae/shards", dirs_exist_ok=True)
     resumed = run(tmp_path, PLACES, "killed", max_train_steps=7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -78,3 +79,13 @@ def one_pass(family: Family, trainable: Trainable, network: nn.Module | None = N
     prediction.float().square().mean().backward()
     gradients = {name: one.grad.clone() for name, one in trainable.named_parameters if one.grad is not None}
     return Pass(prediction.detach().clone(), gradients)
+
+
+def assert_same_gradients(loss: Tensor, network: nn.Module, wanted: Tensor, theirs: nn.Module) -> None:
+    """The losses of two networks agree, and so does the gradient of every parameter; each has one."""
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    loss.backward()
+    wanted.backward()
+    for (name, one), other in zip(network.named_parameters(), theirs.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None, name
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), name

@@ -42,3 +42,11 @@ def levels_apart(one: Image.Image, other: Image.Image) -> int:
     """The largest difference of two images of one size in any channel of any pixel, of 255 levels."""
     assert one.size == other.size and one.mode == other.mode
     return max(high for _, high in ImageChops.difference(one, other).getextrema())
+
+
+def assert_same_images(one: Path, other: Path, *, levels: int = 2) -> None:
+    """Two folders hold images of the same names, whose pixels are at most so many of 255 levels apart."""
+    pairs = [(path, other / path.name) for path in sorted(one.iterdir())]
+    assert pairs and [path.name for path, _ in pairs] == [path.name for path in sorted(other.iterdir())]
+    for mine, theirs in pairs:
+        assert levels_apart(Image.open(mine).convert("RGB"), Image.open(theirs).convert("RGB")) <= levels, mine.name

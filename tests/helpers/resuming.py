@@ -13,8 +13,12 @@ from trainer_engine.contract.events import Notification
 
 def assert_same_checkpoints(one: HereRun, other: HereRun) -> None:
     """The newest checkpoints of two runs are equal, file by file."""
-    ours, theirs = one.files(), other.files()
-    assert sorted(ours) == sorted(theirs)
+    assert_same_files(one.files(), other.files())
+
+
+def assert_same_files(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
+    """The same names, and the same bytes; neither is empty."""
+    assert ours and sorted(ours) == sorted(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
@@ -30,9 +34,7 @@ def assert_resumes_exactly(place: Path, run: Callable[..., HereRun] = train_here
     resumed = run(place, **again)
     assert straight.code is resumed.code is ExitCode.COMPLETED and resumed.step == straight.step > after
     assert_same_checkpoints(straight, resumed)
-    wanted, found = _results(straight), _results(resumed)
-    assert wanted and sorted(wanted) == sorted(found)
-    assert [name for name in wanted if wanted[name] != found[name]] == []
+    assert_same_files(_results(straight), _results(resumed))
     assert "data_changed" not in [event.code for event in resumed.heard.of(Notification)]
     return straight
 

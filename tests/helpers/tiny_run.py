@@ -169,17 +169,17 @@ def fork_tiny_run(place: Path, name: str = "run", **options: Any) -> TinyRun:
     return fork_run(write_job(place, name, **options))
 
 
-def start_two_ranks(place: Path, *, asked: Sequence[Command] = (), **options: Any) -> TinyRun:
-    """A run of the micro model by two processes; ``asked`` waits for them."""
-    folder = write_job(place, train_batch_size=1, num_processes=2, **options)
+def start_ranks(place: Path, name: str = "run", *, processes: int = 2, asked: Sequence[Command] = (), **options: Any) -> TinyRun:
+    """A run of the micro model by several processes with a batch of 1 each, unless it is given; ``asked`` waits for them."""
+    folder = write_job(place, name, **{"train_batch_size": 1, "num_processes": processes, **options})
     for command in asked:
         commands.request(folder, command)
-    return TinyRun(folder, fork_ranks(folder.path, folder.log))
+    return TinyRun(folder, fork_ranks(folder.path, folder.log, count=processes))
 
 
-def run_of_two_ranks(place: Path, *, asked: Sequence[Command] = (), **options: Any) -> TinyRun:
-    """A run of the micro model that two processes with a batch of 1 made together, and that has ended well."""
-    run = start_two_ranks(place, asked=asked, **options)
+def run_of_ranks(place: Path, name: str = "run", *, processes: int = 2, asked: Sequence[Command] = (), **options: Any) -> TinyRun:
+    """A run that ``start_ranks`` started, and that has ended well."""
+    run = start_ranks(place, name, processes=processes, asked=asked, **options)
     assert run.wait() == 0, run.log()
     return run
 
@@ -266,8 +266,13 @@ class HereRun:
 
     def files(self) -> dict[str, bytes]:
         """Every file of the newest checkpoint but the manifest, which holds the time."""
-        folder = list_checkpoints(self.output_dir)[0].path
-        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}
+        return files_of(list_checkpoints(self.output_dir)[0].path)
+
+
+def files_of(checkpoint: Path) -> dict[str, bytes]:
+    """Every file of a checkpoint but the manifest, which holds the time."""
+    paths = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST]
+    return {str(path.relative_to(checkpoint)): path.read_bytes() for path in paths}
 
 
 def train_here(

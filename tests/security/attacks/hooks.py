@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from tests.helpers.live_server import start_server
+from tests.helpers.loopback import served_by
 from tests.security.target import Target, store_at
 
 CHECKPOINT = "checkpoint-5"
@@ -29,13 +29,8 @@ def _bucket(folder: Path) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with served_by(Handler) as address:
+        yield address
 
 
 def _poisoned_checkpoint(folder: Path, canary: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_family
 from tests.helpers.resuming import assert_resumes_exactly
-from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
+from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters.test_numerics import fixed, our_loss, their_loss, their_network
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from tests.trainer_engine.adapters.test_validation_adapter import answer, standard_file
@@ -197,6 +197,6 @@ def test_blocks_that_are_compiled_alone_follow_the_strength(tmp_path: Path) -> N
 def test_two_processes_train_beside_an_assistant_what_one_does(tmp_path: Path) -> None:
     usual = {**STILL, "max_train_steps": 2, PATH: str(standard_file(tmp_path))}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **usual)
-    together = run_of_two_ranks(tmp_path, **usual)
+    together = run_of_ranks(tmp_path, **usual)
     losses = [event.loss for event in alone.heard.of(ProgressEvent)]
     assert [entry.data["loss"] for entry in together.of_type("training.progress")] == pytest.approx(losses, rel=1e-5)

@@ -47,7 +47,7 @@ def test_a_family_is_split_where_its_spec_says_how(family: str) -> None:
         ("flux", {"controlnet": True, "model_type": "full"}, "controlnet", "not_split"),
         (
             "flux",
-            {"tread_config": '{"routes": [{"selection_ratio": 0.5, "start_layer_idx": 2, "end_layer_idx": -2}]}'},
+            {"tread_config": ROUTE},
             "tread_config",
             "not_split",
         ),

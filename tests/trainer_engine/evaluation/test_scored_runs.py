@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.scoring import score_by_hand, tiny_clip
-from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
+from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode, ModelUnavailable
@@ -189,7 +189,7 @@ def test_a_run_without_validation_images_loads_no_clip_model(tmp_path: Path) -> 
 def test_two_processes_score_what_one_does(how: str, tmp_path: Path) -> None:
     options = {**RUN, **SCORED, "max_train_steps": 2}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), **options)
-    run = run_of_two_ranks(tmp_path, validation_multigpu=how, **options)
+    run = run_of_ranks(tmp_path, validation_multigpu=how, **options)
     served = [entry.data["details"] for entry in run.of_type("notification") if entry.data["code"] == "clip_scores"]
     assert [one["step"] for one in served] == [0, 2]
     first, wanted = ({one["file"]: one["score"] for one in found[0]["images"]} for found in (served, scores(alone)))

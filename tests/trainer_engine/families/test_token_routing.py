@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.helpers.models import tiny_family, tiny_model
 from tests.helpers.resuming import assert_resumes_exactly, assert_same_checkpoints
-from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
+from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
@@ -309,7 +309,7 @@ def test_the_engine_refuses_routes_that_do_not_fit_the_network(tmp_path: Path) -
 
 
 def test_two_processes_route_and_train(tmp_path: Path) -> None:
-    together = run_of_two_ranks(tmp_path, **LORA, **ROUTED)
+    together = run_of_ranks(tmp_path, **LORA, **ROUTED)
     assert len(together.of_type("training.progress")) == LORA["max_train_steps"]
 
 

@@ -16,7 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of
 from tests.helpers.models import tiny_model
-from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here, with_held_out
+from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here, with_held_out
 from trainer_engine.config.families import specs
 from trainer_engine.config.options.run import DistributedOptions
 from trainer_engine.contract.errors import InvalidOptions
@@ -245,7 +245,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path, regional: bool) -> No
     shared: dict[str, Any] = {"max_train_steps": 2, "caption_dropout_probability": 0}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **shared)
     compiled = {**EAGER, "dynamo_use_regional_compilation": regional}
-    run = run_of_two_ranks(tmp_path, output_dir=str(tmp_path / "both"), **shared, **compiled)
+    run = run_of_ranks(tmp_path, output_dir=str(tmp_path / "both"), **shared, **compiled)
     weights = "pipeline/transformer/diffusion_pytorch_model.safetensors"
     ours, wanted = load_file(run.output_dir / weights), load_file(alone.output_dir / weights)
     assert ours.keys() == wanted.keys()

@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from tests.helpers.models import tiny_model
-from tests.helpers.ranks import launcher
-from tests.helpers.tiny_run import HereRun, TinyRun, start_run, train_here, with_held_out, write_job
-from trainer_engine.contract.checkpoint_files import MANIFEST
+from tests.helpers.pictures import assert_same_images
+from tests.helpers.resuming import assert_same_files
+from tests.helpers.tiny_run import HereRun, TinyRun, files_of, start_ranks, train_here, with_held_out
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode, InvalidOptions
 from trainer_engine.contract.events import EVALUATION, Notification, ProgressEvent
 
-PROGRESS, IMAGE = "training.progress", "validation.image"
+PROGRESS = "training.progress"
 STEPS = 4
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -48,9 +46,8 @@ def options_of(family: str) -> dict[str, Any]:
 
 def start_split(place: Path, name: str, *, processes: int = 2, **options: Any) -> TinyRun:
     """A run whose processes work on one sample two by two."""
-    chosen = {"num_processes": processes, "context_parallel_size": 2, "output_dir": str(place / name), **options}
-    folder = write_job(place, f"run-{name}", datasets=with_held_out(place, size=(96, 96)), **chosen)
-    return start_run(folder, launcher=launcher(processes), ACCELERATE_USE_CPU="true")
+    chosen = {"train_batch_size": 2, "context_parallel_size": 2, "output_dir": str(place / name), **options}
+    return start_ranks(place, f"run-{name}", processes=processes, datasets=with_held_out(place, size=(96, 96)), **chosen)
 
 
 def run_split(place: Path, name: str, **options: Any) -> TinyRun:
@@ -61,11 +58,6 @@ def run_split(place: Path, name: str, **options: Any) -> TinyRun:
 
 def losses(run: TinyRun) -> list[float]:
     return [entry.data["loss"] for entry in run.of_type(PROGRESS)]
-
-
-def files_of(output: Path, step: int) -> dict[str, bytes]:
-    folder = output / f"checkpoint-{step}"
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}
 
 
 @dataclass
@@ -99,7 +91,7 @@ def test_a_group_trains_what_one_process_trains(flux: Runs) -> None:
 
 def test_a_group_counts_as_one_process(flux: Runs) -> None:
     assert [entry.data["epoch"] for entry in flux.together.of_type(PROGRESS)] == [one.epoch for one in flux.alone.heard.of(ProgressEvent)]
-    ours, others = (files_of(output, STEPS) for output in (flux.alone.output_dir, flux.together.output_dir))
+    ours, others = (files_of(output / f"checkpoint-{STEPS}") for output in (flux.alone.output_dir, flux.together.output_dir))
     assert sorted(ours) == sorted(others) and ours["samples.json"] == others["samples.json"]
 
 
@@ -112,11 +104,7 @@ def test_a_group_measures_the_loss_of_held_out_images_once(flux: Runs) -> None:
 
 
 def test_a_group_generates_the_image_that_one_process_generates(flux: Runs) -> None:
-    images = [sorted((output / "validation_images").iterdir()) for output in (flux.alone.output_dir, flux.together.output_dir)]
-    assert [path.name for path in images[0]] == [path.name for path in images[1]] and images[0]
-    for mine, theirs in zip(*images, strict=True):
-        one, two = (np.asarray(Image.open(path).convert("RGB"), dtype=np.int16) for path in (mine, theirs))
-        assert np.abs(one - two).max() <= 2
+    assert_same_images(flux.alone.output_dir / "validation_images", flux.together.output_dir / "validation_images")
 
 
 def test_a_group_resumes_byte_for_byte(flux: Runs) -> None:
@@ -124,8 +112,7 @@ def test_a_group_resumes_byte_for_byte(flux: Runs) -> None:
     shutil.copytree(flux.together.output_dir / "checkpoint-2", place / "resumed" / "checkpoint-2")
     resumed = run_split(place, "resumed", resume_from_checkpoint="latest", **options_of("flux"))
     assert losses(resumed) == losses(flux.together)[2:]
-    ours, theirs = files_of(flux.together.output_dir, STEPS), files_of(resumed.output_dir, STEPS)
-    assert sorted(ours) == sorted(theirs) and [name for name in ours if ours[name] != theirs[name]] == []
+    assert_same_files(*(files_of(run.output_dir / f"checkpoint-{STEPS}") for run in (flux.together, resumed)))
 
 
 def test_a_run_of_one_process_goes_on_as_a_group_with_the_same_samples(flux: Runs) -> None:

@@ -23,9 +23,9 @@ from tests.helpers.tiny_run import (
     fork_tiny_run,
     run_in_this_process,
     run_tiny,
+    start_ranks,
     start_run,
     start_tiny_run,
-    start_two_ranks,
     train_here,
     write_job,
 )
@@ -236,7 +236,7 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path: Path) 
 
 
 def test_two_processes_stop_together(tmp_path: Path) -> None:
-    run = start_two_ranks(tmp_path, max_train_steps=100_000)
+    run = start_ranks(tmp_path, max_train_steps=100_000)
     run.wait_for(PROGRESS)
     run.request(Command.STOP)
     run.wait(60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from PIL import Image
 
 from tests.helpers.caches import entries_of
 from tests.helpers.pictures import generate_images
+from tests.helpers.resuming import assert_same_checkpoints
 from tests.helpers.samples import samples_of
-from tests.helpers.tiny_run import HereRun, start_run, tiny_datasets, tiny_options, train_here, write_job
+from tests.helpers.tiny_run import HereRun, run_of_ranks, tiny_datasets, tiny_options, train_here
 from tests.trainer_engine.families.flux.test_kontext import adapter, kontext, pairs
 from tests.trainer_engine.loop.test_masked_loss import masked
 from trainer_engine.caches.latents import LatentCache
@@ -74,8 +74,7 @@ def test_a_run_resumes_exactly_within_an_epoch(tmp_path: Path, fields: dict[str,
     for after in (2, 6):
         assert run(tmp_path, fields, "interrupted", stop_after=after).step == after
         resumed = run(tmp_path, fields, "interrupted")
-        ours, theirs = whole.files(), resumed.files()
-        assert sorted(ours) == sorted(theirs) and [name for name in ours if ours[name] != theirs[name]] == []
+        assert_same_checkpoints(whole, resumed)
         shutil.rmtree(tmp_path / "interrupted")
 
 
@@ -228,25 +227,11 @@ def test_turning_it_on_for_a_resumed_run_is_refused_as_a_changed_dataset(tmp_pat
 @pytest.mark.slow
 def test_two_ranks_train_what_one_does_with_twice_the_batch_and_resume_exactly(tmp_path: Path) -> None:
     alone = run(tmp_path, ASPECTS, "alone", train_batch_size=2, max_train_steps=6)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     found = {}
     for name, steps in (("straight", [6]), ("resumed", [3, 6])):
         for number, last in enumerate(steps):
-            options = {
-                "train_batch_size": 1,
-                "num_processes": 2,
-                "max_train_steps": last,
-                "resolution": 128,
-            }
-            folder = write_job(
-                tmp_path,
-                f"run-{name}-{number}",
-                datasets=datasets_of(tmp_path, name, **ASPECTS),
-                output_dir=str(tmp_path / name),
-                **options,
-            )
-            ranks = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
-            assert ranks.wait() == 0, ranks.log()
+            options = {"max_train_steps": last, "resolution": 128, "output_dir": str(tmp_path / name)}
+            ranks = run_of_ranks(tmp_path, f"run-{name}-{number}", datasets=datasets_of(tmp_path, name, **ASPECTS), **options)
         found[name] = (ranks.newest_checkpoint().path / "transformer/diffusion_pytorch_model.safetensors").read_bytes()
         assert len(entries_of(tmp_path / name / "vae")) <= 7
     assert found["straight"] == found["resumed"]

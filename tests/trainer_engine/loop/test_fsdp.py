@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import PixArtTransformer2DModel
-from PIL import Image
 from safetensors.torch import load_file
 
 from tests.helpers.models import tiny_pixart
-from tests.helpers.ranks import launcher
-from tests.helpers.tiny_run import TinyRun, start_run, train_here, with_held_out, write_job
-from trainer_engine.contract.checkpoint_files import EMA_TENSORS, MANIFEST
+from tests.helpers.pictures import assert_same_images
+from tests.helpers.resuming import assert_same_files
+from tests.helpers.tiny_run import TinyRun, files_of, run_of_ranks, train_here, with_held_out
+from trainer_engine.contract.checkpoint_files import EMA_TENSORS
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import EVALUATION
 
@@ -44,20 +43,12 @@ OPTIONS: dict[str, Any] = {
 
 def run_two(place: Path, name: str, **options: Any) -> TinyRun:
     """A run of two processes that has ended well."""
-    chosen = {"num_processes": 2, "train_batch_size": 1, "output_dir": str(place / name), **OPTIONS, **options}
-    folder = write_job(place, f"run-{name}", datasets=with_held_out(place, size=(96, 96)), **chosen)
-    run = start_run(folder, launcher=launcher(2), ACCELERATE_USE_CPU="true")
-    assert run.wait() == 0, run.log()
-    return run
+    chosen = {"output_dir": str(place / name), **OPTIONS, **options}
+    return run_of_ranks(place, f"run-{name}", datasets=with_held_out(place, size=(96, 96)), **chosen)
 
 
 def values(run: TinyRun, name: str) -> list[float]:
     return [entry.data[name] for entry in run.of_type(PROGRESS)]
-
-
-def files_of(output: Path, step: int) -> dict[str, bytes]:
-    folder = output / f"checkpoint-{step}"
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -100,7 +91,7 @@ def test_the_norm_of_sharded_gradients_is_that_of_all(runs: Runs) -> None:
 
 def test_checkpoints_hold_complete_weights_and_state(runs: Runs) -> None:
     ours, theirs = (runs.place / name / f"checkpoint-{STEPS}" for name in ("complete", "sharded"))
-    assert sorted(files_of(runs.place / "complete", STEPS)) == sorted(files_of(runs.place / "sharded", STEPS))
+    assert sorted(files_of(ours)) == sorted(files_of(theirs))
     for name in ("optimizer.safetensors", EMA_TENSORS):
         complete, sharded = (load_file(folder / name) for folder in (ours, theirs))
         assert {key: tensor.shape for key, tensor in complete.items()} == {key: tensor.shape for key, tensor in sharded.items()}
@@ -128,19 +119,14 @@ def test_sharded_networks_are_evaluated_and_shown_together(runs: Runs) -> None:
     assert len(metrics[0]) == len(metrics[1]) == 3
     for mine, theirs in zip(*metrics, strict=True):
         assert theirs == pytest.approx(mine, rel=1e-4)
-    images = [sorted((run.output_dir / "validation_images").iterdir()) for run in (runs.complete, runs.sharded)]
-    assert [path.name for path in images[0]] == [path.name for path in images[1]] and images[0]
-    for one, other in zip(*images, strict=True):
-        pixels = [np.asarray(Image.open(path).convert("RGB"), dtype=np.int16) for path in (one, other)]
-        assert np.abs(pixels[0] - pixels[1]).max() <= 2
+    assert_same_images(*(run.output_dir / "validation_images" for run in (runs.complete, runs.sharded)))
 
 
 def test_a_sharded_run_resumes_byte_for_byte(runs: Runs) -> None:
     shutil.copytree(runs.place / "sharded" / "checkpoint-2", runs.place / "resumed" / "checkpoint-2")
     resumed = run_two(runs.place, "resumed", fsdp_enable=True, resume_from_checkpoint="latest")
     assert values(resumed, "loss") == values(runs.sharded, "loss")[2:]
-    ours, theirs = files_of(runs.place / "sharded", STEPS), files_of(resumed.output_dir, STEPS)
-    assert sorted(ours) == sorted(theirs) and [name for name in ours if ours[name] != theirs[name]] == []
+    assert_same_files(*(files_of(run.output_dir / f"checkpoint-{STEPS}") for run in (runs.sharded, resumed)))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss
 from tests.helpers.models import tiny_family
 from tests.helpers.pictures import generate_images
 from tests.helpers.resuming import assert_resumes_exactly
-from tests.helpers.tiny_run import HereRun, run_of_two_ranks, tiny_datasets, tiny_options, train_here
+from tests.helpers.tiny_run import HereRun, run_of_ranks, tiny_datasets, tiny_options, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.adapters.test_runs import ADAPTERS, LOKR, STANDARD, lycoris
 from tests.trainer_engine.families.flux import test_numerics as flux
@@ -170,7 +170,7 @@ def test_two_ranks_train_what_one_does_with_twice_the_batch(tmp_path: Path) -> N
     quiet = {**STANDARD, "lora_dropout": 0.0, "max_train_steps": 6}
     alone = train_here(tmp_path / "alone", datasets=with_prior(tmp_path / "alone"), train_batch_size=2, **quiet)
     place = tmp_path / "shared"
-    run = run_of_two_ranks(place, datasets=with_prior(place), **quiet)
+    run = run_of_ranks(place, datasets=with_prior(place), **quiet)
     wanted, found = (load_file(at / "pytorch_lora_weights.safetensors") for at in (alone.output_dir, run.output_dir))
     assert all(torch.allclose(found[key], wanted[key], rtol=1e-3, atol=1e-6) for key in wanted)
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_family, tiny_model
+from tests.helpers.resuming import assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, tiny_datasets, tiny_options, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.adapters.test_runs import ADAPTERS, LOKR, STANDARD, lycoris
@@ -192,8 +193,7 @@ def test_a_slider_resumes_exactly(tmp_path: Path, kind: str) -> None:
     for after in (2, 5):
         assert run(tmp_path, "interrupted", stop_after=after, **options).step == after
         resumed = run(tmp_path, "interrupted", **options)
-        ours, theirs = whole.files(), resumed.files()
-        assert sorted(ours) == sorted(theirs) and [name for name in ours if ours[name] != theirs[name]] == []
+        assert_same_checkpoints(whole, resumed)
         shutil.rmtree(tmp_path / "interrupted")
 
 

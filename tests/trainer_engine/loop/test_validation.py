@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.helpers.models import tiny_model
 from tests.helpers.pictures import levels_apart
-from tests.helpers.tiny_run import HereRun, RunFiles, run_in_this_process, run_of_two_ranks, train_here, write_job
+from tests.helpers.tiny_run import HereRun, RunFiles, run_in_this_process, run_of_ranks, train_here, write_job
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.commands import Command
@@ -345,7 +345,7 @@ def test_two_processes_generate_what_one_does(how: str, tmp_path: Path) -> None:
     drawing = {**DRAWING, "user_prompt_library": LIBRARY, "disable_benchmark": False, "validation_step_interval": 100}
     options = {**STANDARD, "base_model_precision": "int8-quanto", "lora_dropout": 0, "use_ema": True, "max_train_steps": 2}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), **options, **drawing)
-    run = run_of_two_ranks(tmp_path, asked=[Command.VALIDATE], validation_multigpu=how, **options, **drawing)
+    run = run_of_ranks(tmp_path, asked=[Command.VALIDATE], validation_multigpu=how, **options, **drawing)
     told = [(entry.data["global_step"], Path(entry.extra["images"][0]["file"]).name) for entry in run.of_type("validation.image")]
     wanted = [(event.global_step, Path(event.images[0].file).name) for event in alone.heard.of(ImageEvent)]
     asked_for = [(1, name.replace("step_2", "step_1")) for step, name in wanted if step == 2]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
+from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters.test_validation_adapter import standard_file
 from tests.trainer_engine.loop.test_validation import DRAWING, KINDS, assert_same_training, failing, steps_drawn
 from trainer_engine.contract.errors import ExitCode, InvalidOptions
@@ -152,7 +152,7 @@ def test_two_processes_generate_with_a_validation_adapter_what_one_does(adapter:
     library = json.dumps({"plain": "a red circle", "dog": "a dog"})
     options = {**KINDS["standard"](tmp_path), **QUICK, **DRAWING, **validation_adapters, "lora_dropout": 0, "user_prompt_library": library}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), **options)
-    run = run_of_two_ranks(tmp_path, **options)
+    run = run_of_ranks(tmp_path, **options)
     told = [Path(entry.extra["images"][0]["file"]).name for entry in run.of_type("validation.image")]
     assert sorted(told) == sorted(names_drawn(alone)) and len(told) == 12  # two weights, without and with
     assert len(alone.heard.of(ProgressEvent)) == 2

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.resuming import assert_same_checkpoints
-from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here
+from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from trainer_engine.contract.events import ProgressEvent
 
 LORA = {"model_type": "lora", "lora_rank": 2, "max_train_steps": 3, "gradient_accumulation_steps": 2}
@@ -85,6 +85,6 @@ def test_an_average_and_an_evaluation_see_streamed_weights(tmp_path: Path) -> No
 def test_two_processes_with_streamed_weights_train_what_one_does(tmp_path: Path, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "lora_dropout": 0.0, "max_train_steps": 3}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **usual)
-    together = run_of_two_ranks(tmp_path, **usual, **memory)
+    together = run_of_ranks(tmp_path, **usual, **memory)
     losses = [event.loss for event in alone.heard.of(ProgressEvent)]
     assert [entry.data["loss"] for entry in together.of_type("training.progress")] == pytest.approx(losses, rel=1e-5)

@@ -153,13 +153,7 @@ def test_videos_are_opened_in_a_process_of_their_own(resolve: Resolve, tmp_path:
         ({"caption_strategy": "textfile"}, False),
         ({"type": "csv", "instance_data_dir": None, "csv_file": "HERE/a.csv", "csv_cache_dir": "HERE/c"}, True),
         (
-            {
-                "type": "huggingface",
-                "instance_data_dir": None,
-                "dataset_name": "a/b",
-                "caption_strategy": "instanceprompt",
-                "instance_prompt": "a",
-            },
+            {"type": "huggingface", "instance_data_dir": None, "dataset_name": "a/b", **PROMPT},
             True,
         ),
         ({"type": "aws", "instance_data_dir": None, "aws_bucket_name": "b"}, True),

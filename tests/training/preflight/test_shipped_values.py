@@ -95,7 +95,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sdxl with a ControlNet": ({"model_family": "sdxl", "controlnet": True, "lr_warmup_steps": 0, "lora_alpha": 16}, EDGES),
     "flux": ({**OF_FLOW, **QUANTISED, "model_family": "flux", "controlnet": False, "lora_alpha": 16}, PICTURES),
     "flux with a ControlNet": (
-        {**OF_FLOW, **QUANTISED, "model_family": "flux", "controlnet": True, "flux_lora_target": "controlnet"},
+        {**OF_FLOW, **QUANTISED, **STEERED, "model_family": "flux"},
         EDGES,
     ),
     "kontext": (

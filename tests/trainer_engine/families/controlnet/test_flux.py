@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import tiny_model
 from tests.trainer_engine.config.test_controlnet import codes, problems_of
 from tests.trainer_engine.families.controlnet.runs import controlled_run
@@ -67,12 +68,7 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(flavour: str, gradient
     loss = objective.loss(family.predict(network, inputs), objective.target(LATENTS, NOISE, SIGMAS), SIGMAS).mean()
     wanted = their_loss(theirs, tiny_model("flux", flavour=flavour), 2.0 if flavour == "dev" else None)
 
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    loss.backward()
-    wanted.backward()
-    for (key, one), other in zip(network.named_parameters(), theirs.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None, key
-        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), key
+    assert_same_gradients(loss, network, wanted, theirs)
 
 
 def test_a_new_controlnet_has_as_many_blocks_as_it_is_given() -> None:

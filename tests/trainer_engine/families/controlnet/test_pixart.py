@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import options_with, tiny_model
 from tests.trainer_engine.config.test_controlnet import codes, problems_of
 from tests.trainer_engine.families.controlnet.runs import controlled_run
@@ -113,12 +114,7 @@ def test_loss_and_every_gradient_equal_those_of_the_transformer_with_hooks(
     loss, wanted = our_loss(family, network), their_loss(base, theirs)
 
     assert len(theirs.controlnet_blocks) == 3
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    loss.backward()
-    wanted.backward()
-    for (key, one), other in zip(network.named_parameters(), theirs.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None, key
-        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), key
+    assert_same_gradients(loss, network, wanted, theirs)
 
 
 def test_a_new_controlnet_copies_the_first_blocks_and_changes_nothing_yet(base: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch._dynamo import reset
 
 from tests.helpers.models import tiny_model
-from tests.helpers.tiny_run import HereRun, start_run, write_job
+from tests.helpers.tiny_run import HereRun, run_of_ranks
 from tests.trainer_engine.families.controlnet.runs import controlled_datasets, controlled_run
 
 WEIGHTS = "controlnet/diffusion_pytorch_model.safetensors"
@@ -65,9 +64,6 @@ def test_two_ranks_train_what_one_does_with_twice_the_batch(kind: str, tmp_path:
     alone = controlled_run(tmp_path / "alone", **QUIET, **adapter, train_batch_size=2)
     place = tmp_path / "shared"
     model = {"model_family": "sd1x", "model": str(tiny_model("sd1x")), "controlnet": True}
-    folder = write_job(place, datasets=controlled_datasets(place), train_batch_size=1, num_processes=2, **model, **QUIET, **adapter)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
-    assert run.wait() == 0, run.log()
+    run = run_of_ranks(place, datasets=controlled_datasets(place), **model, **QUIET, **adapter)
     for file in (WEIGHTS, "pytorch_lora_weights.safetensors") if adapter else (WEIGHTS,):
         assert_same(load_file(run.output_dir / file), weights(alone, file), 1e-5)

@@ -13,6 +13,7 @@ from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import options_with, tiny_model
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import InvalidOptions
@@ -96,12 +97,7 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(name: str, gradient_ch
     loss = our_loss(family, network)
     wanted = their_loss(tiny_model(name), theirs, family.prediction_type, their_inputs(family))
 
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    loss.backward()
-    wanted.backward()
-    for (key, one), other in zip(network.named_parameters(), theirs.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None, key
-        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), key
+    assert_same_gradients(loss, network, wanted, theirs)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionM
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.families.sdxl.test_family import tiny_sdxl
@@ -56,12 +57,7 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(prediction_type: str, 
     target = noise if prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, TIMESTEPS)
     wanted = mse_loss(output, target)
 
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    loss.backward()
-    wanted.backward()
-    for (name, one), other in zip(network.named_parameters(), theirs.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None, name
-        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), name
+    assert_same_gradients(loss, network, wanted, theirs)
 
 
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path) -> None:

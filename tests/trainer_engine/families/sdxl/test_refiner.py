@@ -14,6 +14,7 @@ from diffusers import DDPMScheduler, StableDiffusionXLImg2ImgPipeline
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import mse_loss
 
+from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.one_file import REFINER, SDXL, write_one_file
 from tests.helpers.resuming import assert_resumes_exactly
@@ -105,12 +106,7 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(prediction_type: str) 
     output = theirs(scheduler.add_noise(latents, noise, TIMESTEPS), TIMESTEPS, encoder_hidden_states=embeds, added_cond_kwargs=added).sample
     wanted = mse_loss(output, noise if prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, TIMESTEPS))
 
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    loss.backward()
-    wanted.backward()
-    for (name, one), other in zip(network.named_parameters(), theirs.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None, name
-        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), name
+    assert_same_gradients(loss, network, wanted, theirs)
 
 
 def test_a_validation_image_equals_that_of_the_pipeline_from_noise() -> None:

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from tests.helpers.caches import entries_of
 from tests.helpers.models import tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
-from tests.helpers.tiny_run import HereRun, run_of_two_ranks, train_here, with_held_out
+from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here, with_held_out
 from tests.trainer_engine.families.stable_diffusion.test_text_encoders import ENCODERS, LORA, PIPELINES, pipeline_of
 from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.errors import CheckpointUnusable
@@ -137,6 +137,6 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path: Path, 
     """The last layer of the first encoder is read by nothing: it is frozen, and no process waits for its gradient."""
     options = {**KINDS[kind], "model_family": "sdxl", "model": str(tiny_model("sdxl")), "train_text_encoder": True, "max_train_steps": 3}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **options)
-    together = run_of_two_ranks(tmp_path, **options)
+    together = run_of_ranks(tmp_path, **options)
     losses = [event.loss for event in alone.heard.of(ProgressEvent)]
     assert [entry.data["loss"] for entry in together.of_type("training.progress")] == pytest.approx(losses, rel=1e-5)

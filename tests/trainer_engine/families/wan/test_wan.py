@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
@@ -90,12 +91,7 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(frames: int, gradient_
     sigma = SIGMAS.view(-1, 1, 1, 1, 1)
     output = theirs((1 - sigma) * latents + sigma * noise, SIGMAS * 1000, their_prompts(PROMPTS), return_dict=False)[0]
     wanted = mse_loss(output, noise - latents)
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    loss.backward()
-    wanted.backward()
-    for (name, one), other in zip(network.named_parameters(), theirs.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None, name
-        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), name
+    assert_same_gradients(loss, network, wanted, theirs)
 
 
 @pytest.mark.parametrize(("sampler", "frames"), [(None, 1), ("euler", 1), (None, 5), ("euler", 9), ("dpm++", 5)])

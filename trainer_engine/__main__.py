@@ -53,15 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
     wait_passively()
     if not environment.is_first:
         return _run(folder, environment, NullSink(), ControlRequests(None)).exit_code
+    requests = ControlRequests(folder)
     try:
         folder.exit_file.unlink(missing_ok=True)
-        journal = Journal(folder.journal)
+        journal = Journal(folder.journal, requests.uninterrupted)
     except OSError as error:
         report = _failed(NullSink(), DiskFull(why_not_written(folder.path, error), hint="free some space there and start again"))
         leave_report(folder, report)
         return report.exit_code
     with journal, closing(Reserve(folder)) as reserve:
-        report = _run(folder, environment, journal, ControlRequests(folder))
+        report = _run(folder, environment, journal, requests)
         journal.emit(StatusEvent(status=report.status, message=REASON_IN_ERROR if report.error_code else report.message))
         leave_journal(journal, reserve)
         leave_report(folder, report, reserve)
@@ -69,6 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(folder: RunFolder, environment: LaunchEnvironment, sink: EventSink, requests: ControlRequests) -> ExitReport:
+    try:
+        return _train(folder, environment, sink, requests)
+    except Stopped:
+        requests.training_ends()
+        return _stopped_early(sink)
+
+
+def _train(folder: RunFolder, environment: LaunchEnvironment, sink: EventSink, requests: ControlRequests) -> ExitReport:
+    """Train and report how it ended. Raises Stopped if a signal interrupts the preparation, or the report of an error in it."""
     journal = sink if isinstance(sink, Journal) else None
     locked = ExitStack()
     try:
@@ -94,9 +104,6 @@ def _run(folder: RunFolder, environment: LaunchEnvironment, sink: EventSink, req
         )
         requests.training_ends()
         return _report(code, f"Training {STATUS_OF_CODE[code]} at step {step}. {message}".rstrip(), step=step)
-    except Stopped:
-        requests.training_ends()
-        return _stopped_early(sink)
     except Exception as error:  # noqa: BLE001
         # The edge of the process: any other error becomes one event, and the log has its traceback.
         broke_in = requests.broke_in

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from trainer_engine.contract.commands import Command, take
@@ -27,6 +29,10 @@ class ControlRequests:
         self._folder = folder
         self._signalled = False
         self._interrupting = False
+        self._blocks = 0
+        """Depth of nested ``uninterrupted`` blocks."""
+        self._postponed = False
+        """Whether a signal was received in such a block."""
         self._waiting: dict[Command, None] = {}
         self._looked_at = 0.0
 
@@ -39,7 +45,23 @@ class ControlRequests:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         first, self._signalled = not self._signalled, True
         if self._interrupting and first:
-            raise Stopped
+            if self._blocks:
+                self._postponed = True
+            else:
+                raise Stopped
+
+    @contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """Let no signal interrupt the block. Raises Stopped after it if one was received in it."""
+        self._blocks += 1
+        try:
+            yield
+        finally:
+            self._blocks -= 1
+        if self._postponed and not self._blocks:
+            self._postponed = False
+            if self._interrupting:
+                raise Stopped
 
     def training_begins(self) -> None:
         """Take up signals between two steps from now on. Raises Stopped if a stop was requested before."""

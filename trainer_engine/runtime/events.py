@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -37,9 +39,14 @@ class Journal:
     numbers in the file have no gaps and a line that was read never changes.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises OSError if the file cannot be opened."""
+    def __init__(self, path: Path, uninterrupted: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Raises OSError if the file cannot be opened.
+
+        Every event is written in a block of ``uninterrupted``, which lets no signal raise: an exception between the write and its count
+        would give the next event the same number.
+        """
         self.path = path
+        self._uninterrupted = uninterrupted
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
         self.next_seq = _next_seq(self._descriptor)
         self._waiting: deque[tuple[Event, str]] = deque()
@@ -48,18 +55,20 @@ class Journal:
 
     def emit(self, event: Event) -> None:
         """Write the event, or keep it in memory if the disk is full. Never raises OSError; ``catch_up`` returns it."""
-        if len(self._waiting) < MOST_WAITING or not _only_shows_progress(event):
-            self._waiting.append((event, utc_now()))
-        self.catch_up()
+        with self._uninterrupted():
+            if len(self._waiting) < MOST_WAITING or not _only_shows_progress(event):
+                self._waiting.append((event, utc_now()))
+            self.catch_up()
 
     def catch_up(self) -> OSError | None:
         """Write the waiting events in order. Returns the error that prevents it; None once no event waits."""
-        try:
-            while self._waiting:
-                self._append(*self._waiting[0])
-                self._waiting.popleft()
-        except OSError as error:
-            return error
+        with self._uninterrupted():
+            try:
+                while self._waiting:
+                    self._append(*self._waiting[0])
+                    self._waiting.popleft()
+            except OSError as error:
+                return error
         return None
 
     def _append(self, event: Event, timestamp: str) -> None:

@@ -36,7 +36,7 @@ from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import ExitCode, ModelUnavailable
 from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.contract.run import JobSpec, RunFolder
-from trainer_engine.runtime.control import Stopped
+from trainer_engine.runtime.control import ControlRequests, Stopped
 
 PROGRESS = "training.progress"
 
@@ -134,6 +134,41 @@ def test_a_stop_while_the_run_is_prepared_ends_it_at_once(tmp_path: Path, start:
     report = run.report()
     assert report is not None and report.status == "stopped"
     assert_numbered(run)
+
+
+@pytest.mark.parametrize("event", [0, 1])
+def test_a_stop_while_an_event_is_written_keeps_the_numbers_of_the_journal_without_gaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None, event: int
+) -> None:
+    write = os.write
+
+    def write_and_stop(descriptor: int, content: bytes) -> int:
+        written = write(descriptor, content)
+        if content.startswith(b'{"seq":%d,' % event):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        return written
+
+    monkeypatch.setattr(os, "write", write_and_stop)
+    folder = write_job(tmp_path)
+    assert main([str(folder.path)]) == ExitCode.STOPPED
+    run = RunFiles(folder)
+    assert statuses(run) == ["starting", "stopped"]
+    assert_numbered(run)
+
+
+def test_a_stop_while_an_error_is_handled_ends_the_run_as_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None
+) -> None:
+    def stop(_: ControlRequests) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+        return False
+
+    monkeypatch.setattr(ControlRequests, "broke_in", property(stop))
+    folder = write_job(tmp_path, no_such_option=1)
+    assert main([str(folder.path)]) == ExitCode.STOPPED
+    assert json.loads(folder.exit_file.read_bytes())["status"] == "stopped"
 
 
 @pytest.mark.parametrize("error", [ImportError("half a module"), ModelUnavailable("no model")])

@@ -47,6 +47,26 @@ def test_second_signal_has_no_effect(listening: ControlRequests) -> None:
     assert listening.stop_asked()
 
 
+def test_signal_in_an_uninterrupted_block_stops_the_run_after_the_block(listening: ControlRequests) -> None:
+    reached: list[str] = []
+    with pytest.raises(Stopped), listening.uninterrupted():
+        with listening.uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            reached.append("inner")
+        reached.append("outer")
+    assert reached == ["inner", "outer"]
+    with listening.uninterrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_signal_in_an_uninterrupted_block_while_training_is_only_recorded(listening: ControlRequests) -> None:
+    listening.training_begins()
+    with listening.uninterrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert listening.take_up() == {Command.STOP}
+
+
 def test_library_that_tries_imports_does_not_catch_a_stop(listening: ControlRequests) -> None:
     with pytest.raises(Stopped):
         try:

@@ -17,7 +17,8 @@ import psutil
 
 from tests.bench.load import measure
 from tests.bench.table import Table
-from tests.helpers.live_server import REPOSITORY, LiveServer, free_port, start_server
+from tests.helpers.live_server import REPOSITORY, LiveServer, start_server
+from tests.helpers.ports import free_port
 
 SECTION = "server"
 

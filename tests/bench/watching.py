@@ -15,7 +15,8 @@ from typing import Any
 
 from tests.bench.audience import audience
 from tests.bench.table import Table, milliseconds, percentile, ratio_of
-from tests.helpers.live_server import free_port, start_server
+from tests.helpers.live_server import start_server
+from tests.helpers.ports import free_port
 from tests.helpers.served_runs import ENDLESS, ServedRuns
 from trainer_engine.contract.events import JournalEntry, decode
 from trainer_engine.families.pixart_sigma.tiny import make_tiny

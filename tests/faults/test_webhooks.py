@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.live_server import free_port
+from tests.helpers.ports import free_port
 from tests.helpers.receiver import Receiver, receiving
 from tests.helpers.served_runs import ServedRuns, wait_until
 

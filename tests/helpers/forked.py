@@ -28,8 +28,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 GIVEN_UP_AFTER_SECONDS = 600.0
+SECONDS_TO_END = 30.0
 
 
 @dataclass
@@ -63,10 +66,10 @@ class ForkedProcess:
 
 @dataclass
 class ForkedRanks:
-    """The processes of one run; if one ends with an error the others get SIGTERM, as torchrun does."""
+    """The processes of one run; if one ends with an error the others get SIGTERM, and SIGKILL 30 seconds later, as torchrun does."""
 
     ranks: list[ForkedProcess]
-    _are_ending: bool = False
+    _killed_at: float | None = None
 
     @property
     def pid(self) -> int:
@@ -77,9 +80,11 @@ class ForkedRanks:
         codes = [rank.poll() for rank in self.ranks]
         if None not in codes:
             return next((code for code in codes if code), 0)
-        if any(codes) and not self._are_ending:
-            self._are_ending = True
+        if any(codes) and self._killed_at is None:
+            self._killed_at = time.monotonic() + SECONDS_TO_END
             self.send(signal.SIGTERM)
+        elif self._killed_at is not None and time.monotonic() > self._killed_at:
+            self.kill()  # a process that waits for another one in a library's native code takes up no signal
         return None
 
     def wait(self, timeout: float = GIVEN_UP_AFTER_SECONDS) -> int:
@@ -108,10 +113,7 @@ def fork_engine(run_folder: Path, log: Path, **variables: str) -> ForkedProcess:
 
 def fork_ranks(run_folder: Path, log: Path, *, count: int = 2) -> ForkedRanks:
     """``count`` engines that train one run on the CPU, with the variables that torchrun sets."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     return ForkedRanks([fork_engine(run_folder, log, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)])
 

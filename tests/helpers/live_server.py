@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,19 +14,13 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.helpers.ports import free_port
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 300.0
 ANSWER_SECONDS = 300.0
 PLAIN: dict[str, Any] = {"verify": False}
 """For clients of an http address: httpx would read every root certificate for each client, which takes 20 ms."""
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -12,7 +12,8 @@ import pytest
 
 from simpletuner_site import cli
 from simpletuner_site.server.server import CannotServe, check_port, claim_home, loopback_address
-from tests.helpers.live_server import REPOSITORY, free_port
+from tests.helpers.live_server import REPOSITORY
+from tests.helpers.ports import free_port
 
 
 def simpletuner(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers.live_server import REPOSITORY, LiveServer, free_port, start_server
+from tests.helpers.live_server import REPOSITORY, LiveServer, start_server
+from tests.helpers.ports import free_port
 
 HEAVY = ("libtorch", "/torch/", "/diffusers/", "/transformers/", "pyarrow", "numpy")
 MEMORY_LIMIT_BYTES = 150e6

@@ -38,6 +38,16 @@ class EnvironmentNotFound(EnvironmentRefused):
         super().__init__(f"Configuration '{name[:100]}' not found")
 
 
+class RevisionNotFound(EnvironmentRefused):
+    """An environment has no revision with this number."""
+
+    status_code = 404
+
+    def __init__(self, name: str, number: int, newest: int) -> None:
+        problem = Problem.error("revision", "unknown_revision", f"{name} has no revision {number}.", got=number, expected=f"1 to {newest}")
+        super().__init__(f"Configuration '{name}' has no revision {number}", [problem])
+
+
 class EnvironmentExists(EnvironmentRefused):
     """The name is taken."""
 

@@ -21,6 +21,9 @@ class Action(models.TextChoices):
     DATASETS_REGENERATED = "datasets_regenerated", "datasets file made anew"
     ADOPTED = "adopted", "found as a folder"
     STARTED = "started", "written by the start of a run"
+    COPIED = "copied", "made as a copy"
+    RENAMED = "renamed", "renamed"
+    RESTORED = "restored", "brought back from a revision"
     DELETED = "deleted", "deleted"
 
 
@@ -66,6 +69,8 @@ class Revision(models.Model):
     config: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
     datasets_text = models.TextField(null=True, blank=True)
     """The text of the datasets file; None if there was none."""
+    adapter_text = models.TextField(null=True, blank=True)
+    """The text of the adapter file; None if there was none."""
     replaced_text = models.TextField(null=True, blank=True)
     """An unusable ``config.json`` that this change overwrote or deleted."""
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.db import transaction
-
-from environments.create.names import name_for_run
+from environments.create.names import name_for_run, name_problem
 from environments.create.plan import NewEnvironment, PlannedEnvironment, plan
 from environments.create.starter import starter_datasets
-from environments.errors import EnvironmentExists, EnvironmentInUse, EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
+from environments.errors import EnvironmentExists, EnvironmentInUse, EnvironmentNotFound, EnvironmentProblems
 from environments.files.adapter_file import OPTION as ADAPTER_OPTION
 from environments.files.adapter_file import find_adapter_file, uses_lycoris
 from environments.files.config_files import (
@@ -28,7 +25,7 @@ from environments.files.config_files import (
     write_config,
     write_text,
 )
-from environments.files.datasets_file import OPTION, destination, locate
+from environments.files.datasets_file import OPTION, destination, locate, read_document
 from environments.files.json_text import write_json
 from environments.files.own_files import replace_problem, write_own_text
 from environments.home import current_home
@@ -37,9 +34,10 @@ from environments.models import Action, Environment
 from environments.paths import Home
 from environments.resolve.changes import RunRecord, changes, to_store
 from environments.resolve.checks import CheckedConfig, check_config
+from environments.resolve.run import parse_datasets, resolve_run
 from environments.secrets import store
-from environments.secrets.datasets import keep_text, of_file
-from environments.secrets.store import holds_the_same, keep_secrets, with_secrets
+from environments.secrets.datasets import of_file
+from environments.secrets.store import holds_the_same, with_secrets
 from environments.sync import (
     datasets_text,
     names_taken,
@@ -50,10 +48,14 @@ from environments.sync import (
     sync_all_from_disk,
     sync_from_disk,
 )
+from environments.writing import change, locked, write_datasets, write_own, write_row
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.config.options.secrets import hidden_problems
 from trainer_engine.contract.errors import Problem, errors_in
+
+NOT_FOUND = "not_found"
+"""Code of the problem of a path that does not exist, which may be made before a run starts."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,6 @@ class Regenerated:
     path: Path
     previous: Path | None
     """The copy of the old file; None if there was none."""
-
-
-@contextmanager
-def change() -> Iterator[Home]:
-    """A transaction that is rolled back if a file cannot be written. Raises FilesNotWritable."""
-    try:
-        with transaction.atomic():
-            yield current_home()
-    except OSError as error:
-        raise FilesNotWritable(error) from error
 
 
 def find_all() -> list[Environment]:
@@ -93,14 +85,6 @@ def active() -> Environment | None:
     """The environment that runs start from, or None."""
     name = Environment.objects.filter(is_active=True).values_list("name", flat=True).first()
     return sync_from_disk(name, current_home()) if name else None
-
-
-def _locked(name: str) -> Environment:
-    """The row, locked until the transaction ends. Raises EnvironmentNotFound if it was deleted in the meantime."""
-    row = Environment.objects.select_for_update().filter(name=name).first()
-    if row is None:
-        raise EnvironmentNotFound(name)
-    return row
 
 
 def create_environment(request: NewEnvironment, *, actor: str) -> Environment:
@@ -167,44 +151,74 @@ def update_environment(
     if errors := checked.errors + hidden_problems(checked.values):
         raise EnvironmentProblems.of(errors)
     with change() as home:
-        row = _locked(name)
+        row = locked(name)
         if description is not None:
             row.description = description
         if tags is not None:
             row.tags = list(tags)
         if datasets is not None:
-            _write_datasets(row, checked.values, datasets, home)
-        _write_row(row, checked.values, Action.UPDATED, actor, home)
+            write_datasets(row, checked.values, datasets, home)
+        write_row(row, checked.values, Action.UPDATED, actor, home)
     return row, checked
 
 
-def _write_datasets(row: Environment, config: Mapping[str, Any], text: str, home: Home) -> None:
-    path = destination(config.get(OPTION, ""), OPTION, home)
-    if isinstance(path, Problem):
-        raise EnvironmentProblems.of([path])
-    was_named = row.config.get(OPTION) == config.get(OPTION)
-    problem = replace_problem(path, OPTION, name=row.name, usual=DATASETS_FILE, home=home, may_edit=was_named)
-    if problem is not None:
-        raise EnvironmentProblems.of([problem])
-    write_own_text(path, keep_text(text, path, home), home=home, is_new=not path.exists())
+def dataset_problems(environment: Environment, document: object = None) -> list[Problem]:
+    """The problems of the datasets file of an environment, or of a document that is to replace it."""
+    home = current_home()
+    run = resolve_run(home, with_secrets(home, environment.name, environment.config), {})
+    found = run.found.get(OPTION)
+    if document is None:
+        if found is None:
+            return [problem for problem in run.problems if problem.option == OPTION]
+        document, problems = read_document(found, home)
+        if problems:
+            return problems
+    path = found.path if found is not None else folder_of(home, environment.name) / DATASETS_FILE
+    return parse_datasets(document, path, run.options or run.values, home, {})[1]
 
 
-def _write_own(path: Path, option: str, text: str, name: str, usual: str, home: Home) -> None:
-    """Write a file that is new or belongs to the environment ``name``. Raises EnvironmentProblems for other files, and OSError."""
-    problem = replace_problem(path, option, name=name, usual=usual, home=home)
-    if problem is not None:
-        raise EnvironmentProblems.of([problem])
-    write_own_text(path, text, home=home, is_new=not path.exists())
+def write_datasets_file(name: str, document: object, *, actor: str) -> Environment:
+    """Replace the datasets file of an environment. Folders that do not exist yet are no reason against it.
+
+    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
+    """
+    environment = find(name)
+    wrong = [problem for problem in errors_in(dataset_problems(environment, document or [])) if problem.code != NOT_FOUND]
+    if wrong:
+        raise EnvironmentProblems.of(wrong)
+    with change() as home:
+        row = locked(name)
+        given = row.config.get(OPTION) or f"{name}/{DATASETS_FILE}"
+        config = {**row.config, OPTION: given}
+        write_datasets(row, config, write_json(document), home)
+        if row.config != config:
+            row.config = config
+            write_config(home, name, row.config)
+        remember_files(row, home)
+        row.save()
+        record(row, Action.DATASETS_EDITED, actor, home)
+    return row
 
 
-def _write_row(row: Environment, values: dict[str, Any], action: str, actor: str, home: Home) -> None:
-    """Store values in row and file, their secrets in the secret store, and a revision with the text of an unusable file."""
-    broken = read_config(home, row.name).file.text if row.file_problems else None
-    row.config, row.file_problems = keep_secrets(home, row.name, values), []
-    write_config(home, row.name, row.config)
-    remember_files(row, home)
-    row.save()
-    record(row, action, actor, home, replaced_text=broken)
+def create_from_values(
+    name: str, config: Mapping[str, Any], *, actor: str, description: str = "", tags: Sequence[str] = ()
+) -> tuple[Environment, CheckedConfig]:
+    """Create an environment with a given configuration. A datasets file that it names may exist already.
+
+    Raises EnvironmentProblems, EnvironmentExists, FilesNotWritable.
+    """
+    wrong = name_problem(name)
+    checked = check_config(without_marks(config), current_home())
+    if errors := [*([wrong] if wrong else []), *checked.errors, *hidden_problems(checked.values)]:
+        raise EnvironmentProblems.of(errors)
+    if sync_from_disk(name, current_home()) is not None:
+        raise EnvironmentExists(name)
+    with change() as home:
+        row, is_new = Environment.objects.get_or_create(name=name, defaults={"description": description, "tags": list(tags)})
+        if not is_new:
+            raise EnvironmentExists(name)
+        write_row(row, checked.values, Action.CREATED, actor, home)
+    return row, checked
 
 
 @dataclass(frozen=True)
@@ -233,9 +247,9 @@ def write_adapter_file(name: str, document: object, *, actor: str) -> WrittenAda
     if found.problem is not None and found.problem.code not in ("unreadable_file",):
         raise EnvironmentProblems.of([found.problem])
     with change() as home:
-        row = _locked(name)
-        _write_own(found.path, ADAPTER_OPTION, write_json(document), name, LYCORIS_FILE, home)
-        _write_row(row, {**row.config, ADAPTER_OPTION: found.given}, Action.UPDATED, actor, home)
+        row = locked(name)
+        write_own(found.path, ADAPTER_OPTION, write_json(document), name, LYCORIS_FILE, home)
+        write_row(row, {**row.config, ADAPTER_OPTION: found.given}, Action.UPDATED, actor, home)
     return WrittenAdapter(row, found.path)
 
 
@@ -244,7 +258,7 @@ def activate(name: str, *, actor: str) -> Environment:
     find(name)
     with change() as home:
         list(Environment.objects.select_for_update().order_by("pk").values_list("pk"))  # one activation at a time
-        row = _locked(name)
+        row = locked(name)
         Environment.objects.filter(is_active=True).exclude(name=name).update(is_active=False)
         if Environment.objects.filter(name=name, is_active=False).update(is_active=True):
             row.refresh_from_db()
@@ -257,7 +271,7 @@ def delete_environment(name: str, *, actor: str) -> None:
     if find(name).is_active:
         raise EnvironmentInUse(name)
     with change() as home:
-        row = _locked(name)
+        row = locked(name)
         if row.is_active:
             raise EnvironmentInUse(name)
         broken = read_config(home, name).file.text if row.file_problems else None
@@ -285,7 +299,7 @@ def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, inc
         raise EnvironmentProblems.of([target])
     find(name)
     with change() as home:
-        row = _locked(name)
+        row = locked(name)
         text = write_json(starter_datasets(name, row.config, include_defaults=include_defaults))
         may_edit = target == locate(row.config, home).path
         problem = replace_problem(target, "path" if path else OPTION, name=name, usual=DATASETS_FILE, home=home, may_edit=may_edit)
@@ -312,13 +326,13 @@ def record_run_config(name: str | None, values: Mapping[str, Any]) -> RunRecord:
     with change() as home:
         if name is None:
             return RunRecord(_environment_for_run(to_store(values, {}), home))
-        row = _locked(name)
+        row = locked(name)
         stored = to_store(values, row.config)
         if holds_the_same(home, name, row.config, stored) and not row.file_problems:
             return RunRecord(row)
         secrets = store.read(home, store.of_environment(name))
         changed, revision = changes(row.config, secrets, stored), newest_revision(name)
-        _write_row(row, stored, Action.STARTED, "run", home)
+        write_row(row, stored, Action.STARTED, "run", home)
         return RunRecord(row, changed, revision)
 
 
@@ -328,5 +342,5 @@ def _environment_for_run(values: dict[str, Any], home: Home) -> Environment:
     if same:
         return same[0]
     row = Environment.objects.create(name=name_for_run(values, names_taken(home)), description=description)
-    _write_row(row, values, Action.STARTED, "run", home)
+    write_row(row, values, Action.STARTED, "run", home)
     return row

@@ -14,10 +14,11 @@ from typing import Any
 from django.db import transaction
 
 from environments.create.names import is_name
+from environments.files.adapter_file import find_adapter_file, uses_lycoris
 from environments.files.broken_text import without_secrets_in_text
 from environments.files.config_files import DATASETS_FILE, ConfigFile, TextFile, names_on_disk, read_config, read_text, write_config
 from environments.files.datasets_file import locate
-from environments.files.json_text import BadJson, parse_json
+from environments.files.json_text import BadJson, parse_json, write_json
 from environments.models import Action, Environment, Revision
 from environments.paths import Home
 from environments.resolve.checks import CheckedConfig, check_config
@@ -83,6 +84,12 @@ def shown_datasets(row: Environment, home: Home) -> str | None:
         return None
 
 
+def adapter_text(row: Environment, home: Home) -> str | None:
+    """The adapter file of an environment that trains a LyCORIS, as JSON; None if there is none."""
+    found = find_adapter_file(row.config, row.name, home) if uses_lycoris(row.config) else None
+    return None if found is None or found.document is None else write_json(found.document)
+
+
 def own_datasets_file(name: str, home: Home) -> Path:
     """The path of an environment's own datasets file."""
     return (home.config / name / DATASETS_FILE).resolve()
@@ -99,6 +106,7 @@ def record(row: Environment, action: str, actor: str, home: Home, *, replaced_te
         tags=row.tags,
         config=row.config,
         datasets_text=shown_datasets(row, home),
+        adapter_text=adapter_text(row, home),
         replaced_text=without_secrets_in_text(replaced_text),
     )
 

@@ -7,7 +7,9 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 
 from environments.api.compatibility import Compatibility
+from environments.api.options import Options
 from simpletuner_site.views import HealthView, HomePageView
+from training.api.models import Models
 from training.urls import cache_urlpatterns, webhook_urlpatterns
 
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -22,6 +24,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # The address of the format. It is not in the schema, where it would be ambiguous with /api/configs/{name}/activate.
     path("api/configs/webhooks", include((webhook_urlpatterns, "webhooks-of-the-format"))),
     re_path(r"^api/options/compatibility/?$", Compatibility.as_view(), name="compatibility"),
+    re_path(r"^api/options/?$", Options.as_view(), name="options"),
+    re_path(r"^api/models/?$", Models.as_view(), name="models"),
     path("api/configs", include("environments.urls")),
     path("api/training", include("training.urls")),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rest_framework.exceptions import APIException
 
 from trainer_engine.contract.errors import Problem, limited
+from training.models import Job
 from training.preflight.summary import PreflightReport
 
 
@@ -42,6 +43,27 @@ class JobNotFound(TrainingRefused):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"Job '{job_id[:100]}' not found")
+
+
+class NotEnded(TrainingRefused):
+    """The run is queued or under way."""
+
+    status_code = 409
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"Training job {job.pk} has not ended: it is {job.status}.")
+
+
+class EnvironmentGone(TrainingRefused):
+    """The environment of the run was deleted or renamed."""
+
+    status_code = 409
+
+    def __init__(self, job: Job) -> None:
+        name = job.environment
+        hint = f"bring it back with POST /api/configs/{name}/restore, or start from another environment"
+        message = f"The environment {name!r} of the run does not exist any more."
+        super().__init__(message, (Problem.error("environment", "no_environment", message, got=name, hint=hint),))
 
 
 class BadValue(TrainingRefused):

@@ -14,21 +14,23 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from environments import services as environments
+from environments.errors import EnvironmentNotFound
 from environments.files.config_files import without_marks
 from environments.home import current_home
 from environments.models import Environment
 from environments.resolve.changes import RunRecord, is_one_off, laid_under
-from environments.resolve.run import resolve_run
+from environments.resolve.run import RESUME, resolve_run
 from environments.secrets.store import with_secrets
 from trainer_engine.config.datasets.secrets import hide_datasets
-from trainer_engine.config.options.secrets import hide_options
+from trainer_engine.config.options import REGISTRY, canonical_name
+from trainer_engine.config.options.secrets import hide_options, reveal_options
 from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import Problem
 from training.api import representations
 from training.engine import process
 from training.engine.launcher import LaunchSettings
-from training.errors import CannotStart, NoActiveJob
+from training.errors import CannotStart, EnvironmentGone, NoActiveJob, NotEnded
 from training.jobs import log, outcome, queue, secrets
 from training.jobs.queue import enqueue_next
 from training.models import ACTIVE, Job, Status
@@ -95,6 +97,27 @@ def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: 
         # Two requests with one key at the same moment: the other one was first.
         job = Job.objects.get(idempotency_key=key)
     return Started(job, queue.position(job), report, record)
+
+
+def resume_training(job: Job, submitted: Mapping[str, Any], *, key: str = "") -> Started:
+    """Go on with a run that has ended, from its newest checkpoint: its options, with those of ``submitted`` over them.
+
+    The options in which its environment differs by now are written into it again. The datasets file is read as it is today. Raises
+    NotEnded, EnvironmentGone, and CannotStart with every problem.
+    """
+    if not job.has_ended:
+        raise NotEnded(job)
+    try:
+        environment = environments.find(job.environment)
+    except EnvironmentNotFound as error:
+        raise EnvironmentGone(job) from error
+    home = current_home()
+    now = resolve_run(home, with_secrets(home, environment.name, environment.config), {}).values
+    then = reveal_options(job.options, secrets.of_options(job))
+    differing = {name: value for name, value in then.items() if name in REGISTRY and now.get(name) != value}
+    given = {canonical_name(name) for name in submitted}
+    kept = {name: value for name, value in {**differing, RESUME: "latest"}.items() if name not in given}
+    return start_training({**kept, **submitted}, key=key, environment=environment)
 
 
 def _queue(report: PreflightReport, environment: Environment | None, key: str) -> tuple[Job, RunRecord]:

@@ -10,15 +10,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from environments import services
-from environments.api import representations, schema
+from environments.api import schema
 from environments.api.compatibility import JsonOrFile
 from environments.api.schema import described
 from environments.api.serializers import CreatedSerializer, Name, Sent, Text
-from environments.api.views import ACTOR, ConfigurationView
+from environments.api.views import ACTOR, ConfigurationView, created
 from environments.create.names import name_problem
 from environments.errors import EnvironmentProblems
-from environments.files.config_files import dashed, folder_of
-from environments.files.datasets_file import locate
 from environments.home import current_home
 from environments.imports.documents import LARGEST_BYTES, MOST_DOCUMENTS, Document, ImportRefused, parse_document
 from environments.imports.formats import FORMATS, translate
@@ -102,16 +100,8 @@ class Import(ConfigurationView):
         except ImportRefused as refusal:
             raise EnvironmentProblems.of(refusal.problems) from refusal
         environment = services.import_environment(imported, actor=ACTOR)
-        return Response(
-            {
-                "message": f"Environment '{environment.name}' imported from {imported.format}",
-                "environment": {**representations.meta(environment), "path": str(folder_of(home, environment.name))},
-                "config": dashed(environment.config),
-                "dataloader": locate(environment.config, home).as_answer(),
-                "format": imported.format,
-                "left_out": [one.as_dict() for one in imported.left_out],
-            }
-        )
+        made = created(environment, f"Environment '{environment.name}' imported from {imported.format}")
+        return Response({**made, "format": imported.format, "left_out": [one.as_dict() for one in imported.left_out]})
 
 
 def _documents(sent: dict[str, Any]) -> list[Document]:

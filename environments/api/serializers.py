@@ -99,6 +99,12 @@ class UpdateEnvironmentSerializer(Sent):
         return value
 
 
+class NewConfigurationSerializer(UpdateEnvironmentSerializer):
+    """A new environment with its configuration."""
+
+    name = Name(help_text=f"1 to {LONGEST} letters, digits, dots, dashes and underscores.")
+
+
 class RegenerateDataloaderSerializer(Sent):
     """Which datasets file to generate, and how."""
 

@@ -21,6 +21,7 @@ from environments.examples import shipped_examples
 from environments.files.config_files import dashed, folder_of
 from environments.files.datasets_file import locate
 from environments.home import current_home
+from environments.models import Environment
 from trainer_engine.config.json_fields import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem
 
@@ -48,6 +49,8 @@ class ConfigurationView(APIView):
 class ConfigurationList(ConfigurationView):
     """All configurations of one type, and which environment is active."""
 
+    serializer_class = shapes.NewConfigurationSerializer
+
     @described("configs_list", "List configurations", shapes.ListSerializer, 422, parameters=[schema.CONFIG_TYPE])
     def get(self, request: Request) -> Response:
         config_type = request.query_params.get("config_type", "model")
@@ -61,6 +64,22 @@ class ConfigurationList(ConfigurationView):
         configs = representations.of_type(config_type, environments, current_home())
         active = next((environment.name for environment in environments if environment.is_active), None)
         return Response({"configs": configs, "active": active, "count": len(configs), "config_type": config_type})
+
+    @described(
+        "configs_post",
+        "Create an environment with a configuration",
+        shapes.UpdatedSerializer,
+        *schema.WITH_BODY,
+        409,
+        request=shapes.NewConfigurationSerializer,
+    )
+    def post(self, request: Request) -> Response:
+        sent = self.sent(request)
+        environment, checked = services.create_from_values(
+            sent["name"], sent["config"], description=sent.get("description") or "", tags=sent.get("tags") or (), actor=ACTOR
+        )
+        message = f"Configuration '{environment.name}' created successfully"
+        return Response({"message": message, "metadata": representations.meta(environment), "validation": checked.advice})
 
 
 class ExampleList(ConfigurationView):
@@ -101,15 +120,18 @@ class EnvironmentCollection(ConfigurationView):
     def post(self, request: Request) -> Response:
         values = {name: value for name, value in self.sent(request).items() if value not in (None, "")}
         environment = services.create_environment(NewEnvironment(**values), actor=ACTOR)
-        home = current_home()
-        return Response(
-            {
-                "message": f"Environment '{environment.name}' created",
-                "environment": {**representations.meta(environment), "path": str(folder_of(home, environment.name))},
-                "config": dashed(environment.config),
-                "dataloader": locate(environment.config, home).as_answer(),
-            }
-        )
+        return Response(created(environment, f"Environment '{environment.name}' created"))
+
+
+def created(environment: Environment, message: str) -> dict[str, Any]:
+    """The answer of a call that created an environment: its metadata, options and files."""
+    home = current_home()
+    return {
+        "message": message,
+        "environment": {**representations.meta(environment), "path": str(folder_of(home, environment.name))},
+        "config": dashed(environment.config),
+        "dataloader": locate(environment.config, home).as_answer(),
+    }
 
 
 class ConfigurationDetail(ConfigurationView):

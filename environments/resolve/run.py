@@ -182,8 +182,17 @@ def _read_datasets(
     document, problems = read_document(file, home)
     if problems:
         return None, problems
+    return parse_datasets(document, file.path, options or values, home, taken)
 
-    document = revealed(document, file.path, home)
+
+def parse_datasets(
+    document: Any, file: Path, options: TrainingOptions | Mapping[str, Any], home: Home, taken: dict[str, ResolvedPath]
+) -> tuple[Dataloader, list[Problem]]:
+    """The datasets of the document of ``file`` with absolute paths, and their problems. ``taken`` receives the paths that were resolved.
+
+    ``options`` are those of the run, or their values if they are not valid.
+    """
+    document = revealed(document, file, home)
 
     def locate(text: str, option: str, field_name: str) -> str | Problem:
         rule = DATASET[field_name]
@@ -196,7 +205,7 @@ def _read_datasets(
         taken[option] = path
         return str(path.path)
 
-    return parse_dataloader(document, options or values, locate=locate)
+    return parse_dataloader(document, options, locate=locate)
 
 
 def _origin_notes(found: Mapping[str, ResolvedPath]) -> list[Problem]:

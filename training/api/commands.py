@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from rest_framework.parsers import FormParser
@@ -23,6 +24,7 @@ from training.api.renderers import Answer, PageRenderer, SnippetNegotiation, Sni
 from training.errors import CannotStart
 from training.models import Status
 from training.preflight.summary import PreflightReport
+from training.services import Started
 
 KEY_HEADER = "Idempotency-Key"
 COMMAND_ERRORS = (404, *WITH_BODY)
@@ -81,25 +83,13 @@ class Validate(RunView):
         return Answer(report_answer(report, "The run can be started."), template="training/valid.html")
 
 
-class Start(RunView):
-    """Check, freeze and queue a run."""
+class StartView(RunView):
+    """A call that starts a run."""
 
-    refusal = "Cannot Start Training"
-
-    @schema.described(
-        "training_start",
-        "Start a run",
-        serializers.StartedSerializer,
-        *WITH_BODY,
-        409,
-        html=True,
-        request=schema.forms(schema.option_fields()),
-        parameters=[schema.KEY_HEADER],
-        refused=serializers.InvalidSerializer,
-    )
-    def post(self, request: Request) -> Response:
+    def answer(self, start: Callable[[str], Started], request: Request) -> Response:
+        """The answer of ``start``, which is called with the request's idempotency key."""
         try:
-            started = services.start_training(parse.submitted(request), key=request.headers.get(KEY_HEADER, ""))
+            started = start(request.headers.get(KEY_HEADER, ""))
         except CannotStart as refusal:
             data = report_answer(refusal.report, str(refusal.detail))
             return Answer(data, template="training/failed.html", context={"title": self.refusal}, status=422)
@@ -117,6 +107,48 @@ class Start(RunView):
         answer = Answer(data, template="training/started.html", context={"environment": job.environment})
         answer["X-Job-Id"] = str(job.pk)
         return answer
+
+
+class Start(StartView):
+    """Check, freeze and queue a run."""
+
+    refusal = "Cannot Start Training"
+
+    @schema.described(
+        "training_start",
+        "Start a run",
+        serializers.StartedSerializer,
+        *WITH_BODY,
+        409,
+        html=True,
+        request=schema.forms(schema.option_fields()),
+        parameters=[schema.KEY_HEADER],
+        refused=serializers.InvalidSerializer,
+    )
+    def post(self, request: Request) -> Response:
+        return self.answer(lambda key: services.start_training(parse.submitted(request), key=key), request)
+
+
+class Resume(StartView):
+    """Goes on with a run that has ended, from its newest checkpoint. The body may hold options that are different from then on."""
+
+    refusal = "Cannot Resume Training"
+
+    @schema.described(
+        "training_job_resume",
+        "Go on with a run that has ended",
+        serializers.StartedSerializer,
+        404,
+        *WITH_BODY,
+        409,
+        html=True,
+        request=schema.forms(schema.option_fields()),
+        parameters=[schema.JOB_PATH, schema.KEY_HEADER],
+        refused=serializers.InvalidSerializer,
+    )
+    def post(self, request: Request, job_id: str) -> Response:
+        job = parse.named_job(job_id)
+        return self.answer(lambda key: services.resume_training(job, parse.submitted(request), key=key), request)
 
 
 class Stop(APIView):

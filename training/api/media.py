@@ -88,8 +88,8 @@ def served_type(entry: dict[str, Any]) -> str:
     return stated if stated in MEDIA_TYPES.values() else UNKNOWN_TYPE
 
 
-def part_of(header: str, size: int) -> tuple[int, int] | None:
-    """(first byte, byte behind the last) of the part of a file that a Range header asks for, cut to ``LARGEST_PART_BYTES``.
+def part_of(header: str, size: int, *, largest: int = LARGEST_PART_BYTES) -> tuple[int, int] | None:
+    """(first byte, byte behind the last) of the part of a file that a Range header asks for, cut to ``largest`` bytes.
 
     None means the whole file: for a header that asks for several parts, for none that the file has, or that is malformed. A server may
     ignore such a header, and may answer with less than was asked for (RFC 9110, sections 14.2 and 15.3.7).
@@ -99,4 +99,4 @@ def part_of(header: str, size: int) -> tuple[int, int] | None:
         return None
     first = int(match[1]) if match[1] else max(0, size - int(match[2]))
     behind = min(size, int(match[2]) + 1) if match[1] and match[2] else size
-    return (first, min(behind, first + LARGEST_PART_BYTES)) if first < behind else None
+    return (first, min(behind, first + largest)) if first < behind else None

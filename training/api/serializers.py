@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
+from environments.api.history import ChangedOptionSerializer
 from environments.api.serializers import ErrorSerializer, MessageSerializer, ProblemSerializer
 
 
@@ -26,18 +27,6 @@ class ValidationSerializer(serializers.Serializer[object]):
     warnings = TrainingProblemSerializer(many=True)
     notes = TrainingProblemSerializer(many=True)
     understood = serializers.DictField(help_text="datasets, steps, epochs, batches, memory, disk")
-
-
-class ChangedOptionSerializer(serializers.Serializer[object]):
-    """An option that a start wrote into its environment. ``from`` and ``to`` are null if nothing is set, ``***`` for a secret."""
-
-    # Any value includes null; with ``allow_null`` the schema says so twice, which linters report.
-    option = serializers.CharField()
-    to = serializers.JSONField()
-
-    def get_fields(self) -> dict[str, serializers.Field]:  # type: ignore[type-arg]
-        # ``from`` is a word of the language, so it cannot be the name of an attribute.
-        return {**super().get_fields(), "from": serializers.JSONField()}
 
 
 class InvalidSerializer(RefusalSerializer):

@@ -36,32 +36,42 @@ def document() -> Iterator[str]:
         yield ""
 
 
-def _row(spec: FamilySpec, flavour: str) -> str:
+BASES = {"lora": "no_change", "lora_int8": "int8-quanto", "lora_nf4": "nf4-bnb"}
+"""Name of an estimate for an adapter -> ``base_model_precision``."""
+
+
+def memory_gib(spec: FamilySpec, flavour: str) -> dict[str, float | None]:
+    """Estimated GiB a GPU for one step at the size of the weights: ``full``, and each of ``BASES``; None where it is not offered."""
     edge = usual_edge(spec, flavour)
-    bases = ("no_change", "int8-quanto", "nf4-bnb")
-    full = training_gib(spec, flavour, edge, {"model_type": "full"}) if "full" in spec.model_types else "-"
-    adapters = [
-        training_gib(spec, flavour, edge, {"model_type": "lora", "lora_rank": 16, "base_model_precision": base})
-        if base == "no_change" or base in spec.adapters.base_precisions
-        else "-"
-        for base in bases
-    ]
+    full = float(training_gib(spec, flavour, edge, {"model_type": "full"})) if "full" in spec.model_types else None
+    offered = {name: base for name, base in BASES.items() if base in ("no_change", *spec.adapters.base_precisions)}
+    adapter = {"model_type": "lora", "lora_rank": 16}
+    found = {name: float(training_gib(spec, flavour, edge, {**adapter, "base_model_precision": base})) for name, base in offered.items()}
+    return {"full": full, **{name: found.get(name) for name in BASES}}
+
+
+def licence_of(spec: FamilySpec, flavour: str) -> str | None:
+    """The name of the licence of a flavour's weights."""
     licence = spec.licenses.get(flavour, {})
+    return licence.get("license_name") or licence.get("license")
+
+
+def _row(spec: FamilySpec, flavour: str) -> str:
     cells = [
         f"`{flavour}`{' (default)' if flavour == spec.default_flavour else ''}",
         f"`{spec.flavours[flavour]}`",
-        licence.get("license_name") or licence.get("license") or "-",
+        licence_of(spec, flavour) or "-",
         f"{spec.parameters[flavour] / 1e9:.1f}",
-        full,
-        *adapters,
+        *("-" if number is None else f"{number:.1f}" for number in memory_gib(spec, flavour).values()),
         str(spec.tokens_of(flavour, None)),
         str(spec.latents.alignment_px),
-        ", ".join(_abilities(spec, flavour)),
+        ", ".join(abilities(spec, flavour)),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _abilities(spec: FamilySpec, flavour: str) -> Iterator[str]:
+def abilities(spec: FamilySpec, flavour: str) -> Iterator[str]:
+    """Yields what can be done with a flavour, in words."""
     yield from ("full fine-tunes",) if "full" in spec.model_types else ()
     yield "LoRA, LyCORIS"
     if spec.controlnet is not None and flavour in spec.controlnet.parameters:

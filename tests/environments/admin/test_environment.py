@@ -241,7 +241,7 @@ def test_the_form_keeps_typed_values_when_saving_fails(browser: Browser, demo: E
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("environments.services.write_config", refuse)
+        patched.setattr("environments.writing.write_config", refuse)
         page = browser.send(f"{demo.pk}/change/", **options(max_train_steps="77"))
     assert 'value="77"' in page and "No space left" in page and "Nothing was saved" in page
     assert stored()["max_train_steps"] == 1000

@@ -157,9 +157,7 @@ def test_a_body_for_another_name_is_refused(api: Api) -> None:
     assert api.refused("PUT", "/demo", body) == (422, [("name", "other_name")])
 
 
-@pytest.mark.parametrize(
-    "path", ["/nothing", "/nothing/export", "/%00", "/..%5c", "/" + "x" * 5000, "/templates", "/%F0%9F%92%A9", "/a%0A"]
-)
+@pytest.mark.parametrize("path", ["/nothing", "/nothing/export", "/%00", "/..%5c", "/" + "x" * 5000, "/%F0%9F%92%A9", "/a%0A"])
 def test_unknown_addresses_answer_not_found(api: Api, path: str) -> None:
     assert api.refused("GET", path)[0] == 404
 

@@ -13,6 +13,19 @@ ALWAYS = {"200", "400", "403", "406"}
 NAMED = ALWAYS | {"404", "405"}
 WITH_BODY = {"413", "415", "422"}
 CALLS = {
+    ("post", "/api/configs"): ALWAYS | WITH_BODY | {"409"},
+    ("get", "/api/configs/templates"): ALWAYS,
+    ("post", "/api/configs/from-template"): ALWAYS | WITH_BODY | {"404", "409"},
+    ("post", "/api/configs/validate"): ALWAYS | WITH_BODY,
+    ("post", "/api/configs/{name}/validate"): NAMED,
+    ("post", "/api/configs/{name}/copy"): NAMED | WITH_BODY | {"409"},
+    ("post", "/api/configs/{name}/rename"): NAMED | WITH_BODY | {"409"},
+    ("get", "/api/configs/{name}/datasets"): NAMED,
+    ("put", "/api/configs/{name}/datasets"): NAMED | WITH_BODY | {"409"},
+    ("get", "/api/configs/{name}/revisions"): NAMED,
+    ("get", "/api/configs/{name}/revision"): NAMED | {"422"},
+    ("get", "/api/configs/{name}/diff"): NAMED | {"422"},
+    ("post", "/api/configs/{name}/restore"): NAMED | WITH_BODY | {"409"},
     ("get", "/api/configs"): ALWAYS | {"422"},
     ("get", "/api/configs/examples"): ALWAYS,
     ("get", "/api/configs/active"): ALWAYS,

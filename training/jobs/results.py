@@ -1,0 +1,107 @@
+"""The files that a run left: its checkpoints and results. Nothing else of ``output_dir`` is listed or opened.
+
+A checkpoint's files are those of its manifest; results are those that the run's summary names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from trainer_engine.contract.checkpoint_files import MANIFEST, NAME, read_manifest
+from trainer_engine.contract.events import EventType
+from trainer_engine.contract.files import open_regular
+from training.models import Job
+
+MOST_FILES = 10_000
+RESULT_SUFFIXES = frozenset((".safetensors", ".json", ".txt", ".model", ".md", ".png", ".svg", ".gif", ".mp4", ".webp", ".jinja"))
+"""Of the files that a run writes into its results."""
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A file that a run wrote."""
+
+    path: PurePosixPath
+    """Relative to ``output_dir``."""
+    size_bytes: int
+    kind: str
+    """``checkpoint`` or ``result``."""
+
+
+def list_files(job: Job) -> list[RunFile]:
+    """Returns the files of a run that exist, checkpoints first; at most ``MOST_FILES``."""
+    root = Path(job.output_dir)
+    found: list[RunFile] = []
+    for kind, path in _named(job, root):
+        size = _size_inside(root, path)
+        if size is not None:
+            found.append(RunFile(path, size, kind))
+        if len(found) == MOST_FILES:
+            break
+    return found
+
+
+def open_file(job: Job, name: str) -> BinaryIO | None:
+    """Opens a file of the run by its path in ``list_files``; None if there is none."""
+    root, wanted = Path(job.output_dir), PurePosixPath(name)
+    candidates = _checkpoint_files(root, wanted.parts[0]) if _is_checkpoint(wanted) else _result_files(job, root)
+    if wanted not in candidates or _size_inside(root, wanted) is None:
+        return None
+    try:
+        return open_regular(root / wanted)
+    except OSError:
+        return None
+
+
+def _is_checkpoint(path: PurePosixPath) -> bool:
+    return bool(path.parts) and NAME.fullmatch(path.parts[0]) is not None
+
+
+def _named(job: Job, root: Path) -> Iterator[tuple[str, PurePosixPath]]:
+    try:
+        folders = sorted(entry.name for entry in os.scandir(root) if NAME.fullmatch(entry.name))
+    except OSError:
+        folders = []
+    for folder in folders:
+        yield from (("checkpoint", path) for path in _checkpoint_files(root, folder))
+    yield from (("result", path) for path in _result_files(job, root))
+
+
+def _checkpoint_files(root: Path, folder: str) -> Iterator[PurePosixPath]:
+    """Yields the files of a checkpoint, the manifest first; nothing if it is not complete."""
+    try:
+        files = read_manifest(root / folder)["files"]
+    except (OSError, ValueError):
+        return
+    yield from (PurePosixPath(folder, name) for name in (MANIFEST, *files))
+
+
+def _result_files(job: Job, root: Path) -> Iterator[PurePosixPath]:
+    """Yields the files below the results of the summary. Checkpoints are listed by their manifests."""
+    summary = job.events.filter(type=EventType.SUMMARY).order_by("-index").first()
+    data = summary.payload.get("data") if summary else None
+    artefacts = data.get("artefacts") if isinstance(data, dict) else None
+    paths = artefacts.values() if isinstance(artefacts, dict) else ()
+    for path in sorted({Path(text) for text in paths if isinstance(text, str)}):
+        if path.is_relative_to(root) and path != root and not _is_checkpoint(PurePosixPath(path.relative_to(root))):
+            yield from (PurePosixPath(file.relative_to(root)) for file in _files_below(path) if file.suffix in RESULT_SUFFIXES)
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+    for folder, _, names in os.walk(path):  # follows no link to a folder
+        yield from (Path(folder, name) for name in sorted(names))
+
+
+def _size_inside(root: Path, path: PurePosixPath) -> int | None:
+    """The size of a file whose real path lies in the output folder; None for others."""
+    real = Path(os.path.realpath(root / path))
+    try:
+        return real.stat().st_size if real.is_relative_to(os.path.realpath(root)) and real.is_file() else None
+    except OSError:
+        return None

@@ -96,7 +96,7 @@ def test_a_start_whose_files_cannot_be_written_is_no_job(training: Training, mon
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("environments.services.write_config", full)
+    monkeypatch.setattr("environments.writing.write_config", full)
     answer = training.post("/start", training.form)
     assert answer.status_code == 409 and "No space left" in answer.json()["detail"]
     assert not Job.objects.exists() and not Event.objects.exists() and not OrmQ.objects.exists()

@@ -84,7 +84,7 @@ docs: $(STAMP)
 	$(BIN)/python -m training.preflight.memory_table > docs/memory.md.new && mv docs/memory.md.new docs/memory.md
 	$(BIN)/python -m training.preflight.families_page > docs/families.md.new && mv docs/families.md.new docs/families.md
 	$(BIN)/python -m trainer_engine.config.datasets.docs > docs/datasets.md.new && mv docs/datasets.md.new docs/datasets.md
-	$(BIN)/python -m simpletuner_site.api_page > docs/http.md.new && mv docs/http.md.new docs/http.md
+	$(BIN)/python manage.py api_page > docs/http.md.new && mv docs/http.md.new docs/http.md
 
 clean:
 	rm -rf $(VENV) $(STAMP) demo-output bench-output build *.egg-info

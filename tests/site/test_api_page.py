@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from simpletuner_site.api_page import page
+from simpletuner_site.management.commands.api_page import page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "http.md"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-COMMAND = "python -m simpletuner_site.api_page > docs/http.md"
+from django.core.management.base import BaseCommand
+from drf_spectacular.generators import SchemaGenerator
+
+COMMAND = "python manage.py api_page > docs/http.md"
 INTRODUCTION = f"""# The HTTP API
 
 Every call of the server, printed from its schema by `{COMMAND}`.
@@ -30,8 +31,6 @@ METHODS = ("get", "post", "put", "delete")
 
 def page() -> Iterator[str]:
     """Yields the lines of the page."""
-    from drf_spectacular.generators import SchemaGenerator  # it needs Django's settings
-
     calls = SchemaGenerator().get_schema(request=None, public=True)["paths"]  # type: ignore[no-untyped-call]
     yield INTRODUCTION
     for tag, title in TITLES.items():
@@ -48,9 +47,8 @@ def _row(method: str, address: str, operation: dict[str, Any]) -> str:
     return f"| `{method.upper()} {address}` | {operation['summary']} | {', '.join(f'`{name}`' for name in given)} |"
 
 
-if __name__ == "__main__":
-    import django
+class Command(BaseCommand):
+    help = "Print docs/http.md."
 
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "simpletuner_site.settings")
-    django.setup()
-    sys.stdout.write("\n".join(page()).rstrip() + "\n")
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.stdout.write("\n".join(page()).rstrip())

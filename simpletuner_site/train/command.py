@@ -28,6 +28,7 @@ from trainer_engine.contract.errors import ExitCode
 from trainer_engine.contract.files import read_small
 from trainer_engine.contract.path_rule import EVERYWHERE
 from trainer_engine.contract.run import RunFolder
+from trainer_engine.datasets.scanning import MANY_OBJECTS
 from training.engine import launcher
 from training.engine.accelerate_file import UnreadableAccelerateConfig
 from training.engine.launcher import Launch, LaunchSettings
@@ -53,7 +54,7 @@ def train(config: Path, home: Path | None = None) -> int:
     except OSError as error:
         console.print(f"[red]✗[/] {escape(str(place.root))} cannot be written: {error.strerror or error}.", highlight=False)
         return ExitCode.CONFIGURATION
-    with console.status("Checking the configuration and the datasets"):
+    with console.status("Checking the configuration and the datasets"), MANY_OBJECTS.being_made():
         largest = read_environment().download_bytes
         rules = RunRules(Reach(private=True, largest_set_bytes=largest), MachineRule(is_open=True))
         report = examine_run(resolved, place, rules=rules)

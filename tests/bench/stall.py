@@ -46,7 +46,7 @@ def multiplied(source: DataSource, prepared: Prepared, samples: int) -> DataSour
     addresses = prepared.latents[source.id].addresses
     buckets = []
     for bucket in source.buckets:
-        copies = [dataclasses.replace(one, name=f"{number}/{one.name}") for one in bucket for number in range(times)]
+        copies = [one._replace(name=f"{number}/{one.name}") for one in bucket for number in range(times)]
         addresses.update({copy.name: addresses[copy.name.partition("/")[2]] for copy in copies})
         buckets.append(tuple(copies))
     return dataclasses.replace(source, buckets=tuple(buckets))

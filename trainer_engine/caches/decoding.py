@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from trainer_engine.datasets.crops import crop_window, load_frames
+from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.media.base import BrokenImage, medium_of
 from trainer_engine.datasets.samples import Sample
 
@@ -59,16 +60,33 @@ def sample_pixels(sample: Sample, seed: int) -> Tensor:
     return clip
 
 
+class Cut(NamedTuple):
+    """What ``sample_pixels`` depends on beside the content of the file. Many samples have the same."""
+
+    frames: int | None
+    """None for an image."""
+    pixels: int | str
+    """Version of the pixels that a file of this kind gives."""
+    resized: Size
+    target: Size
+    window: tuple[int, int]
+
+    def made_from(self) -> dict[str, Any]:
+        """The same as parts of a cache address."""
+        frames = {} if self.frames is None else {"frames": self.frames}
+        return {**frames, "pixels": self.pixels, **{name: list(getattr(self, name)) for name in ("resized", "target", "window")}}
+
+
+def cut_of(sample: Sample, seed: int) -> Cut:
+    """``seed`` places random crops."""
+    is_clip = sample.is_clip
+    rule = medium_of(sample.name, is_clip=is_clip).pixel_rule
+    return Cut(sample.frames if is_clip else None, rule, sample.resized, sample.target, crop_window(sample, seed))
+
+
 def pixels_made_from(sample: Sample, content: str, seed: int) -> dict[str, Any]:
     """What ``sample_pixels`` depends on, as parts of a cache address; ``content`` is the sha256 of the sample's file."""
-    return {
-        **({"frames": sample.frames} if sample.is_clip else {}),
-        "pixels": medium_of(sample.name, is_clip=sample.is_clip).pixel_rule,
-        "image": content,
-        "resized": list(sample.resized),
-        "target": list(sample.target),
-        "window": list(crop_window(sample, seed)),
-    }
+    return {**cut_of(sample, seed).made_from(), "image": content}
 
 
 def batches_by_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:

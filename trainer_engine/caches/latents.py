@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from trainer_engine.caches.decoding import DecodedBatch, batches_by_size, decoded_batches, pixels_made_from, sample_pixels
+from trainer_engine.caches.decoding import Cut, DecodedBatch, batches_by_size, cut_of, decoded_batches, sample_pixels
 from trainer_engine.caches.encoding import BatchEncoder
 from trainer_engine.caches.ranks import ALONE, Ranks, Share, exchange
-from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache, address_of, entries_of
+from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache, address_by, entries_of
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.datasets.samples import Sample
@@ -23,6 +24,8 @@ from trainer_engine.families.base import Family
 from trainer_engine.runtime.stages import Advance
 
 THREADS_PER_CORE = 2
+MOST_CUTS = 1024
+"""Sizes and crops whose part of an address is kept. With random crops nearly every image has its own."""
 REFRESHED_SECONDS = 1.0
 """While entries are made, what other runs write is taken up this often."""
 
@@ -47,7 +50,14 @@ class LatentCache:
         self.reused = 0
         self.stopped = False
         """Whether ``should_stop`` ended the caching early."""
-        self._fingerprint = family.image_fingerprint(store.hashes)
+        fingerprint = family.image_fingerprint(store.hashes)
+        stored = {} if family.devices.vae == torch.float32 else {"stored": "as computed"}
+
+        @lru_cache(MOST_CUTS)
+        def address_of_image(cut: Cut) -> Callable[[str], str]:
+            return address_by("image", "latents", **cut.made_from(), encoder=fingerprint, **stored)
+
+        self._address_of_image = address_of_image
         self.encoder = BatchEncoder(family)
         self._in_memory = InMemoryCache()
         self._shard = store.writer(is_short_lived=crops_change)
@@ -59,8 +69,7 @@ class LatentCache:
         """The address of the entry: it depends on the file's bytes, the geometry and the autoencoder. Raises OSError."""
         content = self._known_hash(sample) or self.store.hashes.of_entry(sample.source, sample.name)
         self.contents[sample.name] = content
-        stored = {} if self.family.devices.vae == torch.float32 else {"stored": "as computed"}
-        return address_of("latents", **pixels_made_from(sample, content, self.seed), encoder=self._fingerprint, **stored)
+        return self._address_of_image(cut_of(sample, self.seed))(content)
 
     def _known_hash(self, sample: Sample) -> str | None:
         """Of the file as the scan found it, moments ago."""

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from trainer_engine.caches.decoding import pixels_made_from, sample_pixels
 from trainer_engine.caches.ranks import ALONE, Ranks, Share, exchange
-from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache, address_of, entries_of
+from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache, address_by, address_of, entries_of
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.datasets.samples import Sample
@@ -49,6 +49,7 @@ class PromptCache:
         self.stopped = False
         """Whether ``should_stop`` ended the caching early."""
         self._fingerprint = family.text_fingerprint(store.hashes)
+        self._address_of_text = address_by("prompt", "prompt", encoder=self._fingerprint)
         self._in_memory = InMemoryCache()
         self._shard = store.writer()
         """Kept while the run trains, if entries are made on demand: choosing a shard anew for each would read its index each time."""
@@ -57,11 +58,11 @@ class PromptCache:
 
     def address(self, text: str, references: Sequence[Sample] = ()) -> str:
         """Depends on the text, the pixels of its references and the text encoder. Raises OSError if a reference cannot be read."""
-        made_from: dict[str, Any] = {"prompt": text, "encoder": self._fingerprint}
-        if references:
-            contents = [self.store.hashes.of_entry(sample.source, sample.name) for sample in references]
-            made_from["references"] = [pixels_made_from(*one, self.seed) for one in zip(references, contents, strict=True)]
-        return address_of("prompt", **made_from)
+        if not references:
+            return self._address_of_text(text)
+        contents = [self.store.hashes.of_entry(sample.source, sample.name) for sample in references]
+        seen = [pixels_made_from(*one, self.seed) for one in zip(references, contents, strict=True)]
+        return address_of("prompt", prompt=text, encoder=self._fingerprint, references=seen)
 
     def read(self, text: str, references: Sequence[Sample] = ()) -> PromptEmbedding:
         """The embedding on the CPU. One that is missing or damaged is computed, for which the encoder is loaded.

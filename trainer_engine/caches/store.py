@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -49,6 +49,21 @@ def address_of(kind: str, **made_from: Any) -> str:
     return hashlib.sha256(_canonical({"kind": kind, "schema": SCHEMA, **made_from}).encode()).hexdigest()
 
 
+def address_by(varying: str, kind: str, **made_from: Any) -> Callable[[str], str]:
+    """``address_of`` of many entries that depend on the same but for one text, as a function of that text; in a fifth of the time."""
+    fixed = {"kind": kind, "schema": SCHEMA, **made_from}
+    before = "".join(f"{part}," for part in _members({name: one for name, one in fixed.items() if name < varying}))
+    behind = "".join(f",{part}" for part in _members({name: one for name, one in fixed.items() if name > varying}))
+    start = hashlib.sha256(f"{{{before}{encode_basestring_ascii(varying)}:".encode())
+
+    def address(text: str) -> str:
+        state = start.copy()
+        state.update(f"{encode_basestring_ascii(text)}{behind}}}".encode())
+        return state.hexdigest()
+
+    return address
+
+
 def _canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces, in a third of the time that the encoder of the standard library takes to be set up."""
     kind = type(value)
@@ -59,13 +74,15 @@ def _canonical(value: Any) -> str:
     if kind is list:
         return f"[{','.join(map(_canonical, value))}]"
     if kind is dict:
-        parts = []
-        for name in sorted(value):
-            one = value[name]
-            text = encode_basestring_ascii(one) if type(one) is str else _canonical(one)
-            parts.append(f"{encode_basestring_ascii(name)}:{text}")
-        return f"{{{','.join(parts)}}}"
+        return f"{{{','.join(_members(value))}}}"
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _members(value: Mapping[str, Any]) -> Iterator[str]:
+    """``"name":value`` of each member of an object, sorted by name."""
+    for name in sorted(value):
+        one = value[name]
+        yield f"{encode_basestring_ascii(name)}:{encode_basestring_ascii(one) if type(one) is str else _canonical(one)}"
 
 
 class Encoded(Enum):

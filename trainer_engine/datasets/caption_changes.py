@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from trainer_engine.config.datasets import Dataloader, ImageSet, TextSet
 from trainer_engine.config.datasets.lists import FILTERS
@@ -45,13 +45,13 @@ class CaptionChanges:
                 yield one
                 continue
             captions = tuple(dict.fromkeys(text for caption in one.captions if (text := filtered[caption])))
-            yield self._shuffled(replace(one, captions=captions)) if captions else LeftOut(one.name, EMPTIED, broken=True)
+            yield self._shuffled(one._replace(captions=captions)) if captions else LeftOut(one.name, EMPTIED, broken=True)
 
     def _shuffled(self, sample: Sample) -> Sample:
         if self.shuffle is None or not self.shuffle.enable:
             return sample
         shuffle, seed = self.shuffle, self.shuffle.seed if self.shuffle.seed is not None else self.seed
-        return replace(sample, captions=tuple(dict.fromkeys(text for one in sample.captions for text in variants(one, shuffle, seed))))
+        return sample._replace(captions=tuple(dict.fromkeys(text for one in sample.captions for text in variants(one, shuffle, seed))))
 
     def failure(self, error: FilterFails | OSError) -> Problem:
         """Returns the problem of a filter that could not be applied."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -57,14 +56,14 @@ class EpochCrops:
 
         def cropped(one: Sample) -> Sample:
             if fitted is None:
-                return replace(one, epoch=epoch)
-            return replace(one, epoch=epoch, target=fitted.target, crop=fitted.crop, resized=fitted.resized)
+                return one._replace(epoch=epoch)
+            return one._replace(epoch=epoch, target=fitted.target, crop=fitted.crop, resized=fitted.resized)
 
         def partner(one: Reference) -> Reference:
             return one._replace(sample=cropped(one.sample)) if shares_crop(one) else one
 
-        moved = replace(cropped(sample), references=tuple(map(partner, sample.references)), mask=sample.mask and partner(sample.mask))
-        return replace(moved, bucket=self._bucket(sample, fitted)) if fitted else moved
+        moved = cropped(sample)._replace(references=tuple(map(partner, sample.references)), mask=sample.mask and partner(sample.mask))
+        return moved._replace(bucket=self._bucket(sample, fitted)) if fitted else moved
 
     def images(self, epoch: int) -> Iterator[Sample]:
         """Yields every sample with its crop of an epoch, from 0."""

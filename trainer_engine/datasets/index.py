@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer_engine.datasets.index_file import Indexes, Row
+from trainer_engine.datasets.index_file import Columns, Indexes, Row, type_of
 from trainer_engine.datasets.media.base import BrokenImage, holds_clips, is_of_another_kind, medium_of, suffixes_of
 from trainer_engine.datasets.scanning import examine_all
 from trainer_engine.datasets.sources.base import NONE_PENDING, FoundFile, LeftOut, Pending, Progress, Source, SourceFile, Version, reason_of
@@ -18,7 +19,8 @@ from trainer_engine.datasets.sources.base import NONE_PENDING, FoundFile, LeftOu
 KIND, CLIPS_KIND, VERSION = "images", "clips", 2
 """Measurements of sets of clips are apart: a GIF is an image of its first frame in the one, and a clip in the other."""
 _FILE = (int, int, str)
-ROWS = frozenset((int, version, *_FILE, *clip) for version in (int, str) for clip in ((), (int, float), (type(None), type(None))))
+IMAGE_ROWS = frozenset((int, version, *_FILE) for version in (int, str))
+ROWS = frozenset((*row, *clip) for row in IMAGE_ROWS for clip in ((), (int, float), (type(None), type(None))))
 """Types of the values of a row. Images beside clips have no frames."""
 MOST_THREADS = 8
 LONGEST_EDGE = 1 << 31
@@ -84,7 +86,7 @@ def discover(
     kind, listing = CLIPS_KIND if is_clip else KIND, source.list_files(suffixes)
     files = choose(listing.files) if choose else listing.files
     indexes = Indexes.of(index_dir)
-    known = indexes.read(kind, VERSION, source, _is_row)
+    known = indexes.read(kind, VERSION, source, _is_row, _are_rows)
     sized = _sized(files, is_clip=is_clip)
     unsized = files if not sized else [file for file in files if file.name not in sized]
     fresh = [file for file in unsized if known.get(file[0], NOTHING)[:2] != file[1:3]]
@@ -111,7 +113,7 @@ def _discovery(
     source: Source, files: Iterable[FoundFile], known: dict[str, Measured], left_out: Sequence[LeftOut], opened: int
 ) -> Discovery:
     images, broken = [], list(left_out)
-    for name, *_ in files:
+    for name in map(itemgetter(0), files):
         measured = known[name]
         if measured[2]:
             images.append(ImageFile(name, *(measured if measured[-1] is not None else measured[:5])))
@@ -153,3 +155,11 @@ def _is_row(row: Row) -> bool:
     width, height, _, *clip = row[2:]
     is_size = 0 < width < LONGEST_EDGE and 0 < height < LONGEST_EDGE or width == height == 0
     return is_size and all(number is None or number > 0 for number in clip) if clip else is_size
+
+
+def _are_rows(columns: Columns) -> bool:
+    """Whether all rows are of images that can be used."""
+    if tuple(map(type_of, columns)) not in IMAGE_ROWS:
+        return False
+    _, _, *edges, _ = columns
+    return all(min(edge) > 0 and max(edge) < LONGEST_EDGE for edge in edges)

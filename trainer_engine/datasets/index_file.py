@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -17,6 +17,8 @@ from trainer_engine.contract.files import read_document, read_small
 from trainer_engine.datasets.sources.base import Source
 
 Row = tuple[Any, ...]
+Columns = Sequence[Sequence[Any]]
+"""The first values of all rows, the second values, and so on."""
 SUFFIX = ".json"
 LARGEST_BYTES = 256 << 20
 """Limit of one file that is read."""
@@ -41,8 +43,14 @@ class Indexes:
     def of(cls, place: Path | Indexes | None) -> Indexes:
         return place if isinstance(place, Indexes) else cls(place)
 
-    def read(self, kind: str, version: int, source: Source, is_row: Callable[[Any], bool]) -> dict[str, Row]:
-        """Returns the rows about a source by file name; none if the file is missing, damaged or of another version."""
+    def read(
+        self, kind: str, version: int, source: Source, is_row: Callable[[Row], bool], are_rows: Callable[[Columns], bool]
+    ) -> dict[str, Row]:
+        """Returns the rows about a source by file name; none if the file is missing, damaged or of another version.
+
+        ``is_row``: whether a row has the right types and possible values. ``are_rows`` says in less time that all have; where it does
+        not, each is looked at.
+        """
         folders = [folder for folder in (self.own, *self.others) if folder]
         newest = max((folder / _name_of(kind, source) for folder in folders), key=_written, default=None)
         try:
@@ -51,7 +59,12 @@ class Indexes:
             return {}
         if not isinstance(document, dict) or document.get("version") != version:
             return {}
-        return {name: row for name, row in _rows(document.get("files"), document.get("rows")) if is_row(row)}
+        names: Any = document.get("files")
+        columns: Any = document.get("rows")
+        if not _are_columns(names, columns):
+            return {name: row for name, row in _old_rows(names) if is_row(row)}
+        rows = zip(names, zip(*columns, strict=True), strict=True)
+        return dict(rows) if are_rows(columns) else {name: row for name, row in rows if is_row(row)}
 
     def write(self, kind: str, version: int, source: Source, rows: Mapping[str, Row]) -> None:
         if self.own is None or len(rows) < self.least_files:
@@ -67,14 +80,21 @@ class Indexes:
                 _prune(self.own, self.largest_bytes)
 
 
-def _rows(names: Any, columns: Any) -> Iterable[tuple[str, Row]]:
-    """Returns (name, row) from the columns of a document, or from its rows, as they were written before."""
-    if isinstance(names, dict):
-        return ((name, tuple(row)) for name, row in names.items() if isinstance(row, list))
+def type_of(column: Sequence[Any]) -> type | None:
+    """Returns the type of all values of a column, or None if there are several."""
+    found = set(map(type, column))
+    return found.pop() if len(found) == 1 else None
+
+
+def _are_columns(names: Any, columns: Any) -> bool:
+    """Whether a document has the names of files and columns of the same length."""
     are_lists = isinstance(names, list) and isinstance(columns, list) and all(isinstance(one, list) for one in columns)
-    if not are_lists or not all(isinstance(name, str) for name in names) or any(len(one) != len(names) for one in columns):
-        return ()
-    return zip(names, zip(*columns, strict=True), strict=True)
+    return are_lists and type_of(names) is str and all(len(one) == len(names) for one in columns)
+
+
+def _old_rows(rows: Any) -> Iterable[tuple[str, Row]]:
+    """Returns (name, row) from a document that has the rows by name, as they were written before."""
+    return ((name, tuple(row)) for name, row in rows.items() if isinstance(row, list)) if isinstance(rows, dict) else ()
 
 
 def _name_of(kind: str, source: Source) -> str:

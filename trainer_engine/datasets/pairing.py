@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from trainer_engine.config.datasets import ImageSet, ReferenceSet
 from trainer_engine.contract.errors import Problem
@@ -78,8 +78,7 @@ class Pairing:
         if file.frame_rate is not None and file.frames < sample.frames:
             self.unusable.append(f"{printable(file.name)} (it has {file.frames} frames, its clip {sample.frames})")
             return None
-        return replace(
-            sample,
+        return sample._replace(
             source=self.found.source,
             name=file.name,
             size_bytes=file.size_bytes,
@@ -97,7 +96,7 @@ class Pairing:
         if isinstance(planned, LeftOut):
             self.unusable.append(f"{printable(file.name)} ({planned.reason})")
             return None
-        return replace(planned, captions=self.references.captions)
+        return planned._replace(captions=self.references.captions)
 
     def problems(self) -> Iterator[Problem]:
         images, option, noun = self.images, self.references.place_option, self.references.noun
@@ -134,7 +133,7 @@ def pair(samples: Sequence[Sample], pairings: Sequence[Pairing]) -> list[Sample]
             references = tuple(partner for pairing, partner in found if not pairing.references.is_mask)
             masks = [partner for pairing, partner in found if pairing.references.is_mask]
             bucket = paired_bucket(sample.bucket, sample.target, [reference.sample.target for reference in references])
-            paired.append(replace(sample, references=references, bucket=bucket, mask=masks[0] if masks else None))
+            paired.append(sample._replace(references=references, bucket=bucket, mask=masks[0] if masks else None))
     return paired
 
 

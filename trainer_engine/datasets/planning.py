@@ -40,10 +40,12 @@ class Planner:
     def plan(self, file: ImageFile) -> Sample | LeftOut:
         """Returns the sample of a file, or why the file is left out."""
         reason, target, crop, bucket, resized = self.fitter.fit((file.width, file.height), file.name)
-        reason = reason or self._wrong_length(file)
+        frames = 1
+        if file.frame_rate is not None and not reason:
+            reason, frames = self._wrong_length(file), self._frames(file)
+            bucket = clip_bucket(bucket, frames)
         if reason:
             return LeftOut(file.name, reason, broken=False)
-        frames = self._frames(file)
         try:
             captions = self.captions(file.name)
         except NoCaption as missing:
@@ -58,7 +60,7 @@ class Planner:
             resized=resized,
             target=target,
             crop=crop,
-            bucket=bucket if file.frame_rate is None else clip_bucket(bucket, frames),
+            bucket=bucket,
             captions=captions,
             remark=file.remark,
             frames=frames,
@@ -66,9 +68,9 @@ class Planner:
         )
 
     def _wrong_length(self, file: ImageFile) -> str:
-        """Returns why a clip is too short or too long; empty if it is not, and for an image."""
+        """Returns why a clip is too short or too long; empty if it is not."""
         clips = self.entry.video
-        if clips is None or file.frame_rate is None:
+        if clips is None:
             return ""
         if clips.min_frames and file.frames < clips.min_frames:
             return f"it has {file.frames} frames; min_frames={clips.min_frames}"
@@ -77,9 +79,9 @@ class Planner:
         return ""
 
     def _frames(self, file: ImageFile) -> int:
-        """Returns how many frames are trained on, from the first one on."""
+        """Returns how many frames of a clip are trained on, from the first one on."""
         clips = self.entry.video
-        return file.frames if clips is None or file.frame_rate is None else clips.trained_frames(file.frames, self._frame_stride)
+        return file.frames if clips is None else clips.trained_frames(file.frames, self._frame_stride)
 
     def save_texts(self) -> None:
         """Remembers the captions that were read."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trainer_engine.config.datasets import ImageSet
@@ -29,9 +28,11 @@ class Reference(NamedTuple):
     sample: Sample
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A file of a dataset as it is trained on. There may be many thousands at once, so they share values."""
+class Sample(NamedTuple):
+    """A file of a dataset as it is trained on. There may be many thousands at once, so they share values.
+
+    A tuple is made in a third of the time that a frozen dataclass with so many fields takes.
+    """
 
     source: Source
     """Where its file lies. All samples of a dataset share it."""

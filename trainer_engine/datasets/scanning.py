@@ -20,7 +20,7 @@ Outcome = TypeVar("Outcome")
 
 @dataclass
 class ManyObjects:
-    """Pauses the cyclic garbage collector while hundreds of thousands of small objects are made, none of which is part of a cycle.
+    """Pauses the cyclic garbage collector while hundreds of thousands of objects are made that stay, or that no cycle keeps alive.
 
     A full collection walks through all of them, stops every thread of the process for as long, and frees nothing.
     """
@@ -52,16 +52,19 @@ MANY_OBJECTS = ManyObjects()
 def examine_all(files: Sequence[File], examine: Callable[[File], Outcome], threads: int) -> Iterator[list[Outcome]]:
     """Yields what ``examine`` returns for each file, in order, a chunk at a time.
 
-    It runs in the calling thread for as long as a file takes microseconds. From the first chunk on that takes longer, as on a disk over
-    a network, the files that are left are shared out to ``threads``.
+    It runs in the calling thread for as long as a file takes microseconds. From the first chunk on that waits longer, as for a disk over
+    a network, the files that are left are shared out to ``threads``. A chunk that waited for a processor, because the machine is busy, is
+    followed by one that did not.
     """
     chunks = [files[start : start + CHUNK_FILES] for start in range(0, len(files), CHUNK_FILES)]
+    slow_before = False
     for number, chunk in enumerate(chunks, start=1):
         began = time.perf_counter()
         outcomes = [examine(file) for file in chunk]
-        seconds, rest = time.perf_counter() - began, chunks[number:]
+        is_slow, rest = time.perf_counter() - began > QUICK_SECONDS * len(chunk), chunks[number:]
         yield outcomes
-        if rest and threads > 1 and seconds > QUICK_SECONDS * len(chunk):
+        if rest and threads > 1 and is_slow and slow_before:
             with ThreadPoolExecutor(min(threads, len(rest))) as pool:
                 yield from pool.map(lambda chunk: [examine(file) for file in chunk], rest)
             return
+        slow_before = is_slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from trainer_engine.datasets.index_file import Indexes, Row
+from trainer_engine.datasets.index_file import Columns, Indexes, Row, type_of
 from trainer_engine.datasets.sources.base import FoundFile, Listing, Source, Suffixes
 
 KIND, VERSION = "texts", 1
@@ -23,7 +23,7 @@ class RememberedTexts(Source):
         self.place = source.place
         self._source = source
         self._indexes = indexes
-        self._known: dict[str, Row] = indexes.read(KIND, VERSION, source, _is_row)
+        self._known: dict[str, Row] = indexes.read(KIND, VERSION, source, _is_row, _are_rows)
         self._used: dict[str, Row] = {}
         self._fresh = False
         self._bytes = 0
@@ -71,3 +71,7 @@ class RememberedTexts(Source):
 
 def _is_row(row: Row) -> bool:
     return tuple(map(type, row)) in ROWS
+
+
+def _are_rows(columns: Columns) -> bool:
+    return tuple(map(type_of, columns)) in ROWS

@@ -6,7 +6,6 @@ server. ``python -m training.preflight.apart`` reads a request from its standard
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
@@ -137,7 +136,6 @@ def _at(dataloader: Dataloader, positions: list[int]) -> Dataloader:
 def main() -> None:
     """Answers one request."""
     apply_limits(sys.argv[1:])
-    gc.disable()  # the process is short, and a full collection walks through every sample
     os.nice(NICENESS)
     try:
         request = json.load(sys.stdin)

@@ -104,7 +104,8 @@ def _samples(found: SetReport, contents: _Contents, saved: SavedRun) -> dict[str
         if name in samples and is_same(samples[name], str(was)):
             del samples[name]
     old = read_samples(saved).get(entry.id, {})
-    fresh = [one for one in found.samples if one.name in samples and not is_same(samples[one.name], str(old.get(one.name, "")))]
+    changed = {name for name, now in samples.items() if not is_same(now, str(old.get(name, "")))} if samples != old else set[str]()
+    fresh = [one for one in found.samples if one.name in changed] if changed else []
     for sample in fresh[:MOST_DECODED]:
         if not _is_decodable(sample):
             del samples[sample.name]

@@ -144,7 +144,7 @@ def test_a_prompt_sees_the_references_in_use_if_the_family_says_so(sees: bool, l
         )
         for width in (100, 400)
     )
-    paired = replace(small, references=(Reference("one", small), Reference("two", large)))
+    paired = small._replace(references=(Reference("one", small), Reference("two", large)))
     built = builder(family=family).build([Item("a", paired)], ["a cat"], reference_sets=(1,))
     assert built.prompts["embeds"].tolist() == [[length]]
     assert len(built.references) == 1
@@ -184,7 +184,7 @@ def test_captions_are_dropped_as_often_as_asked(chance: float, low: int, high: i
 
 def test_each_of_several_captions_gets_its_turn() -> None:
     item = Sampler((source(),), BatchSizes(1, 1), 1, by_size=True).step(0)[0][0]
-    object.__setattr__(item.sample, "captions", ("one", "two", "three"))
+    item = Item(item.source, item.sample._replace(captions=("one", "two", "three")))
     captions = Counter(collator(caption_dropout=0.0).caption(step, 0, item) for step in range(300))
     assert set(captions) == {"one", "two", "three"} and min(captions.values()) > 60
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +110,7 @@ def test_an_embedding_that_sees_references_is_cached_by_text_and_pixels(tmp_path
         Image.new("RGB", (64, 64), (shade,) * 3).save(tmp_path / f"{name}.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "dark.png").read_bytes()[:60])
     dark, light, same = (sample_of(tmp_path / f"{name}.png") for name in ("dark", "light", "same"))
-    broken, gone = replace(dark, name="broken.png"), replace(dark, name="gone.png")
+    broken, gone = dark._replace(name="broken.png"), dark._replace(name="gone.png")
     prompts = [Prompt("a cat"), *(Prompt("a cat", (one,)) for one in (dark, light, same, broken, gone))]
     cache = cache_prompts(family, prompts, CacheStore(tmp_path / "cache"), seed=1, batch_size=4, write_batch_size=9)
     assert cache.address("a cat", (light,)) == cache.address("a cat", (same,)) != cache.address("a cat", (dark,))

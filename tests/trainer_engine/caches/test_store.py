@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from trainer_engine.caches.packing import pack
-from trainer_engine.caches.store import SCHEMA, CacheStore, InMemoryCache, address_of
+from trainer_engine.caches.store import SCHEMA, CacheStore, InMemoryCache, address_by, address_of
 from trainer_engine.caches.writer import GroupWriter
 from trainer_engine.contract.errors import DiskFull
 from trainer_engine.datasets.shards import older
@@ -258,6 +258,22 @@ JSON_VALUES = st.recursive(
 def test_an_address_is_the_hash_of_the_canonical_json_of_everything(kind: str, made_from: dict[str, Any]) -> None:
     canonical = json.dumps({"kind": kind, "schema": SCHEMA, **made_from}, sort_keys=True, separators=(",", ":"))
     assert address_of(kind, **made_from) == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+VARYING = st.sampled_from(["a", "image", "kind of it", "schema of it", "prompt", "zoo", "é", "\n"])
+
+
+@given(
+    VARYING,
+    st.text(),
+    st.dictionaries(st.sampled_from(["A", "b", "j", "window", "Zoë", "ü"]), JSON_VALUES),
+    st.lists(st.text(), min_size=1),
+)
+def test_addresses_by_one_text_are_the_addresses_of_everything(
+    varying: str, kind: str, made_from: dict[str, Any], texts: list[str]
+) -> None:
+    address = address_by(varying, kind, **made_from)
+    assert list(map(address, texts)) == [address_of(kind, **{**made_from, varying: text}) for text in texts]
 
 
 def test_addresses_are_those_of_earlier_versions() -> None:

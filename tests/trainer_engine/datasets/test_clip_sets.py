@@ -127,7 +127,7 @@ def test_the_address_of_latents_names_the_frames_and_not_the_place(tmp_path: Pat
 def test_a_clip_that_lost_frames_since_it_was_measured_is_named(tmp_path: Path) -> None:
     [sample] = report_of(clips_in(lengths_in(tmp_path / "clips", 9))).sets[0].samples
     with pytest.raises(BrokenImage, match="only 9 frames can be decoded, and 12 are needed"):
-        sample_pixels(replace(sample, frames=12), seed=0)
+        sample_pixels(sample._replace(frames=12), seed=0)
 
 
 def test_broken_clips_and_files_of_other_kinds_are_each_named_once(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +114,9 @@ def test_each_epoch_crops_at_a_new_place_and_repeats_itself() -> None:
 def test_masks_and_strict_references_move_with_their_image_and_loose_ones_stay() -> None:
     crops = crops_of([(400, 300)], **ASPECTS)
     [image] = crops.samples
-    strict = replace(image, name="strict.png", random_name=image.name)
-    loose = replace(image, name="loose.png", target=(48, 32), resized=(48, 32), crop=CropPlan("center", 1.5))
-    paired = replace(image, references=(Reference("strict", strict), Reference("loose", loose)), mask=Reference("mask", strict))
+    strict = image._replace(name="strict.png", random_name=image.name)
+    loose = image._replace(name="loose.png", target=(48, 32), resized=(48, 32), crop=CropPlan("center", 1.5))
+    paired = image._replace(references=(Reference("strict", strict), Reference("loose", loose)), mask=Reference("mask", strict))
     for epoch in range(1, 8):
         moved = crops.of(paired, epoch)
         assert moved.mask is not None

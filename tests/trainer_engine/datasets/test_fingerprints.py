@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from trainer_engine.contract.checkpoint_files import SAMPLES_FILE
 from trainer_engine.datasets.samples import CropPlan, Reference, Sample, fingerprint
 from trainer_engine.datasets.sources.local import LocalSource
 
-ONE = replace(sample("cat.png"), references=(Reference("sketches", sample("cat-sketch.png")),))
+ONE = sample("cat.png")._replace(references=(Reference("sketches", sample("cat-sketch.png")),))
 
 
 def known(cache: str, one: Sample) -> str:
@@ -40,14 +39,14 @@ def of(one: Sample, *, frequency: tuple[object, ...] = (0, 1.0), content_of: Any
     ids=str,
 )
 def test_a_fingerprint_follows_what_decides_how_a_sample_is_trained(change: dict[str, Any]) -> None:
-    assert not is_same(of(ONE), of(replace(ONE, **change)))
+    assert not is_same(of(ONE), of(ONE._replace(**change)))
 
 
 @pytest.mark.parametrize(
     "change", [{"source": LocalSource("/elsewhere")}, {"version": 99}, {"remark": "a note"}, {"bucket": "renamed"}], ids=str
 )
 def test_a_fingerprint_survives_a_copy_of_the_data(change: dict[str, Any]) -> None:
-    assert of(ONE) == of(replace(ONE, **change))
+    assert of(ONE) == of(ONE._replace(**change))
 
 
 def test_a_fingerprint_follows_how_often_a_sample_is_seen() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from pathlib import Path
@@ -94,3 +95,25 @@ def test_the_newest_line_of_a_file_counts(tmp_path: Path) -> None:
     assert len(index.read_text().splitlines()) == 2
     assert FileHashes(index).known(str(path), status.st_size, status.st_mtime_ns) == newest
     assert FileHashes(index).known(str(path), status.st_size, status.st_mtime_ns + 1) is None
+
+
+def test_two_halves_of_a_line_are_no_hash(tmp_path: Path) -> None:
+    path, index = written(tmp_path / "a.png", b"before"), tmp_path / "hashes.jsonl"
+    first, status = FileHashes(index).of(path), path.stat()
+    halves = f'["/half", 1, 2,\n"{"f" * 64}"]\n["/two", 1, 2, "x"], ["/more", 1, 2, "x"]\n'
+    index.write_text(f"{halves}{index.read_text()}")
+    found = FileHashes(index)
+    assert found.known(str(path), status.st_size, status.st_mtime_ns) == first
+    assert [found.known(name, 1, 2) for name in ("/half", "/two", "/more")] == [None] * 3
+
+
+def test_many_lines_are_read_as_each_of_them_alone(tmp_path: Path) -> None:
+    names = ["/a b", "/\u2028", "/\udce9", "/é", '/"quoted"', "/\\n"]
+    rows = [[name, number, version, f"{number:064x}"] for number, name in enumerate(names) for version in (number, f"v{number}")]
+    lines = [json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape") for row in rows]
+    for name, ending in {"whole": [], "cut off": [b'["/cut", 1, 2'], "odd": [b"5", b"{}"]}.items():
+        index = tmp_path / name
+        index.write_bytes(b"\n".join([*lines, *ending]))
+        found = FileHashes(index)
+        newest = [row for row in rows if isinstance(row[2], str)]
+        assert [found.known(*row[:3]) for row in newest] == [row[3] for row in newest], name

@@ -31,9 +31,19 @@ def test_quick_files_are_examined_in_the_calling_thread() -> None:
 def test_slow_files_are_shared_out_to_threads_and_keep_their_order() -> None:
     found = [outcome for chunk in examine_all(FILES, slowly, 3) for outcome in chunk]
     assert [file for file, _ in found] == FILES
-    here, elsewhere = found[:CHUNK_FILES], found[CHUNK_FILES:]
+    here, elsewhere = found[: 2 * CHUNK_FILES], found[2 * CHUNK_FILES :]
     assert {thread for _, thread in here} == {threading.get_ident()}
     assert threading.get_ident() not in {thread for _, thread in elsewhere}
+
+
+def test_a_chunk_that_waited_for_a_processor_starts_no_threads() -> None:
+    def interrupted(file: int) -> tuple[int, int]:
+        if file == CHUNK_FILES // 2:  # as on a busy machine: one file of the first chunk takes as long as all of a slow chunk
+            time.sleep(2 * QUICK_SECONDS * CHUNK_FILES)
+        return quickly(file)
+
+    found = [outcome for chunk in examine_all(FILES, interrupted, 8) for outcome in chunk]
+    assert found == [(file, threading.get_ident()) for file in FILES]
 
 
 def test_one_thread_examines_slow_files_itself() -> None:

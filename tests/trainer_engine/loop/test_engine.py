@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from tests.helpers.tiny_run import (
     train_here,
     write_job,
 )
-from trainer_engine.__main__ import main
+from trainer_engine.__main__ import TRAINING, load_libraries, main
 from trainer_engine.contract import commands
 from trainer_engine.contract.checkpoint_files import list_checkpoints, newest_verified, verify
 from trainer_engine.contract.commands import Command
@@ -70,6 +72,27 @@ def test_the_engine_announces_itself_before_it_loads_torch(tmp_path: Path) -> No
     code = f"import sys, trainer_engine.__main__; print([name for name in {heavy} if name in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True).stdout == "[]\n"
+
+
+def test_the_collector_rests_while_the_libraries_load_and_passes_over_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = list[bool]()
+
+    class Watch(MetaPathFinder):
+        def find_spec(self, name: str, path: object, target: object = None) -> None:
+            ran.extend([gc.isenabled()] if name == TRAINING else [])
+
+    package, loaded = sys.modules["trainer_engine.loop"], sys.modules[TRAINING]
+    monkeypatch.setattr(package, "run", loaded)
+    monkeypatch.delitem(sys.modules, TRAINING)
+    monkeypatch.setattr(sys, "meta_path", [Watch(), *sys.meta_path])
+    gc.unfreeze()
+    load_libraries()
+    assert (ran, gc.isenabled()) == ([False], True)
+    frozen = gc.get_freeze_count()
+    assert frozen > 100_000
+    kept = [[number] for number in range(1000)]
+    load_libraries()
+    assert gc.get_freeze_count() <= frozen, f"objects of a process that had loaded them are left alone: {len(kept)}"
 
 
 def test_a_stopped_run_saves_before_it_ends(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ def read_epochs(place: Path, family: Family) -> list[tuple[int, Sample, torch.Te
     cache = LatentCache(family, CacheStore(place / "vae"), 7, Encoded.ON_DEMAND, crops_change=True)
     samples = samples_of(sorted((place / "images").iterdir()), crop_style="random")
     cache.take_stock(samples, 1)
-    moved = [(epoch, replace(one, epoch=epoch)) for epoch in range(3) for one in samples]
+    moved = [(epoch, one._replace(epoch=epoch)) for epoch in range(3) for one in samples]
     return [(epoch, sample, cache.read(sample)) for epoch, sample in moved]
 
 

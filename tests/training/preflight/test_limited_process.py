@@ -27,7 +27,7 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.media import containers
 from training.preflight import apart
 from training.preflight.apart import examine_run_apart, needs_a_process
-from training.preflight.limited_process import LIMITS, ProcessFailed, answer_of
+from training.preflight.limited_process import LIMITS, WITHOUT_COLLECTOR, ProcessFailed, answer_of
 
 Resolve = Callable[..., tuple[ResolvedRun, Home]]
 SLOW_SERVER_SECONDS = 1.5
@@ -181,3 +181,12 @@ def test_a_process_outlives_its_server_only_until_its_alarm() -> None:
     limited = "from training.preflight.limited_process import apply_limits; apply_limits(['9', '999999999', '1'])"
     ended = subprocess.run([sys.executable, "-c", f"{limited}; import time; time.sleep(60)"], check=False, timeout=50)
     assert ended.returncode == -signal.SIGALRM
+
+
+def test_the_process_collects_no_garbage(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(
+        "import gc, sys\nprint(__name__, gc.isenabled(), sys.argv[1:], sys.argv[0].endswith('module.py'))\n"
+    )
+    command = [sys.executable, "-c", WITHOUT_COLLECTOR, "module", "1", "2"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout == "__main__ False ['1', '2'] True\n"

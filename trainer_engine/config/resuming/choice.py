@@ -168,6 +168,8 @@ def left_out_of(saved: SavedRun, set_id: str) -> Mapping[str, str]:
 
 def is_same(one: str, other: str) -> bool:
     """Whether two fingerprints of a sample match. The content hash is compared only if both have one."""
+    if one == other:
+        return True
     shape, _, content = one.partition(" ")
     other_shape, _, other_content = other.partition(" ")
     return shape == other_shape and (content == other_content or not content or not other_content)
@@ -217,6 +219,8 @@ def _settings_difference(id: str, old: Mapping[str, Any], new: Mapping[str, Any]
 def _dataset_difference(id: str, old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> list[str]:
     if old is None or new is None:
         return [f"dataset {id} is {'new' if old is None else 'gone'}"]
+    if old == new:
+        return []
     changes = {
         "added": sorted(new.keys() - old.keys()),
         "removed": sorted(old.keys() - new.keys()),

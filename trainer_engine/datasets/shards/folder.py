@@ -64,8 +64,8 @@ class ShardFolder:
                 continue
             if reading.is_rebuilt:
                 log.warning("The index of the cache shard %s is missing or damaged; its entries were read from the shard.", path)
-            for row in reading.rows:
-                self._add(Place(path, row))
+            for place in [Place(path, row) for row in reading.rows]:
+                self._add(place)
 
     def _add(self, place: Place) -> None:
         first = self._places.setdefault(place.row.address, place)

@@ -21,7 +21,8 @@ HEADER_BYTES = _FIELDS.size + _CHECK_BYTES
 _ROW = struct.Struct("<32sQQIB3x")
 """Address, offset of the record, bytes of the content, time, coding; the CRC-32 of these bytes follows."""
 _CRC = struct.Struct("<I")
-ROW_BYTES = _ROW.size + _CRC.size
+_CHECKED_ROW = struct.Struct(f"{_ROW.format}I")
+ROW_BYTES = _CHECKED_ROW.size
 
 PLAIN, PACKED = 0, 1
 """Codings: safetensors as they are, or compressed."""
@@ -82,7 +83,8 @@ def packed_row(row: Row) -> bytes:
 
 def rows_in(index: bytes) -> Iterator[Row | None]:
     """The rows of an index, None for each one that is damaged. An incomplete row at the end is passed over: it is being written."""
-    for start in range(0, len(index) - ROW_BYTES + 1, ROW_BYTES):
-        fields = index[start : start + _ROW.size]
-        (crc,) = _CRC.unpack_from(index, start + _ROW.size)
-        yield Row(*_ROW.unpack(fields)) if zlib.crc32(fields) == crc else None
+    complete = memoryview(index)[: len(index) - len(index) % ROW_BYTES]
+    starts = range(0, len(complete), ROW_BYTES)
+    for start, (address, offset, length, written, coding, crc) in zip(starts, _CHECKED_ROW.iter_unpack(complete), strict=True):
+        is_whole = zlib.crc32(complete[start : start + _ROW.size]) == crc
+        yield Row(address, offset, length, written, coding) if is_whole else None

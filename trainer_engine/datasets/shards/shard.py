@@ -52,21 +52,26 @@ class Reading:
         size = self.path.stat().st_size  # after the index: its rows are written last
         rows = list(rows_in(index or b""))
         self.is_rebuilt = index is None or None in rows
-        new = [row for row in rows if row is not None and row.offset >= self.end and row.end <= size]
+        new = [row for row in rows if row is not None and self.end <= row.offset <= size - row.record_bytes]
         with open_regular(self.path) as stream:
             shard = stream.fileno()
             if self.is_rebuilt or not _is_seamless(new, self.end):
                 new = list(scan(shard, self.end, size))
-            new += [row for row in scan(shard, max((row.end for row in new), default=self.end), size) if is_sound(shard, row)]
+            new += [row for row in scan(shard, new[-1].end if new else self.end, size) if is_sound(shard, row)]
         self.index_bytes += len(rows) * ROW_BYTES
-        self.end = max((row.end for row in new), default=self.end)
+        self.end = new[-1].end if new else self.end
         self.found, self.bad = new, bad_offsets(self.path)
         return True
 
 
 def _is_seamless(rows: list[Row], start: int) -> bool:
     """Whether each record begins where the one before ends. If not, the index was written anew since it was last read."""
-    return all(row.offset == end for row, end in zip(rows, (start, *(row.end for row in rows)), strict=False))
+    end = start
+    for row in rows:
+        if row.offset != end:
+            return False
+        end = row.end
+    return True
 
 
 def scan(shard: int, start: int, end: int) -> Iterator[Row]:

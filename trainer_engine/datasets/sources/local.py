@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -43,7 +44,7 @@ class LocalSource(Source):
                 if not folder:
                     raise
                 listing.left_out.append(LeftOut(folder, f"the folder cannot be listed: {reason_of(error)}", broken=True))
-        listing.files.sort()
+        listing.files.sort(key=itemgetter(0))
         return listing
 
     def stat(self, name: str) -> FoundFile:
@@ -71,38 +72,35 @@ def _list_folder(
     entries: Iterator[os.DirEntry[str]], folder: str, seen: set[tuple[int, int]], listing: Listing, suffixes: Suffixes
 ) -> Iterator[str]:
     """Adds the files of one folder to the listing, and yields its subfolders that were not visited yet."""
-    usable, refused = suffixes.usable, suffixes.refused
+    usable, refused, files = suffixes.usable, suffixes.refused, listing.files
     above = f"{folder}/" if folder else ""
     for entry in entries:
         base = entry.name
         if base[0] == ".":
             continue
-        name, dot = above + base, base.rfind(".")
+        dot = base.rfind(".")
         suffix = base[dot:].lower() if dot > 0 else ""
         try:
             if suffix in usable and entry.is_file():
-                _add(entry.stat(), name, listing)
+                status = entry.stat()
+                if status.st_size:
+                    files.append(FoundFile(above + base, status.st_size, status.st_mtime_ns))
+                else:
+                    listing.left_out.append(LeftOut(above + base, "the file is empty (0 bytes)", broken=True))
             elif entry.is_dir():
                 identity = _identity(entry.stat())
                 if identity not in seen:
                     seen.add(identity)
-                    yield name
+                    yield above + base
             elif suffix in usable:
                 dangling = entry.is_symlink() and not os.path.exists(entry.path)
                 reason = "it is a link to a missing file" if dangling else "it is not a file"
-                listing.left_out.append(LeftOut(name, reason, broken=True))
+                listing.left_out.append(LeftOut(above + base, reason, broken=True))
             elif suffix in refused:
-                listing.left_out.append(LeftOut(name, refused[suffix], broken=True))
+                listing.left_out.append(LeftOut(above + base, refused[suffix], broken=True))
         except OSError as error:
             if suffix in usable or entry.is_symlink():
-                listing.left_out.append(LeftOut(name, f"it cannot be accessed: {reason_of(error)}", broken=True))
-
-
-def _add(status: os.stat_result, name: str, listing: Listing) -> None:
-    if status.st_size == 0:
-        listing.left_out.append(LeftOut(name, "the file is empty (0 bytes)", broken=True))
-    else:
-        listing.files.append(FoundFile(name, status.st_size, status.st_mtime_ns))
+                listing.left_out.append(LeftOut(above + base, f"it cannot be accessed: {reason_of(error)}", broken=True))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -64,7 +64,7 @@ def clip_in(folder: Path, name: str = "a.levels", levels: bytes = b"\x00\x80\xff
 def sample_from(folder: Path, target: tuple[int, int] = (64, 64)) -> Sample:
     Image.new("RGB", SIZE).save(folder / "size.png")
     still = sample_of(folder / "size.png", target=target)
-    return replace(still, name="a.levels", size_bytes=FRAMES, frames=FRAMES, frame_rate=8.0)
+    return still._replace(name="a.levels", size_bytes=FRAMES, frames=FRAMES, frame_rate=8.0)
 
 
 def test_images_are_the_first_entry_of_the_table() -> None:
@@ -104,7 +104,7 @@ def test_only_a_few_frames_are_decoded_ahead() -> None:
     clip = Sample(
         LocalSource("/x"), "a.mp4", 1, 1, 64, 64, (64, 64), (64, 64), CropPlan("center", 1.0), "1", (), frames=81, frame_rate=16.0
     )
-    still = replace(clip, frames=1, frame_rate=None)
+    still = clip._replace(frames=1, frame_rate=None)
     assert decoding._most_ahead([still], 8) == 11 and decoding._most_ahead([clip], 8) == 3
     assert decoding._most_ahead([clip] * 8, 8) == 1
 
@@ -124,7 +124,7 @@ def test_the_pixels_of_a_clip_have_a_dimension_of_time(with_clips: None, tmp_pat
     assert pixels.shape == (3, FRAMES, 64, 64)
     assert torch.allclose(pixels[0, :, 5, 5], torch.tensor([-1.0, 128 / 127.5 - 1, 1.0]), atol=1e-6)
     clip_in(tmp_path / "clips", "b.levels", b"\x00")
-    assert sample_pixels(replace(sample, frames=1, name="b.levels"), seed=0).shape == (3, 1, 64, 64)
+    assert sample_pixels(sample._replace(frames=1, name="b.levels"), seed=0).shape == (3, 1, 64, 64)
 
 
 def test_a_clip_that_changed_after_it_was_measured_is_refused(with_clips: None, tmp_path: Path) -> None:
@@ -138,11 +138,11 @@ def test_an_address_names_the_rule_of_the_medium(with_clips: None, tmp_path: Pat
     sample = sample_from(clip_in(tmp_path / "clips"))
     assert pixels_made_from(sample, "content", 0)["pixels"] == "levels 1"
     assert pixels_made_from(sample, "content", 0)["frames"] == 3
-    still = pixels_made_from(replace(sample, name="size.png", frames=1, frame_rate=None), "content", 0)
+    still = pixels_made_from(sample._replace(name="size.png", frames=1, frame_rate=None), "content", 0)
     assert still == {"pixels": 2, "image": "content", "resized": [96, 64], "target": [64, 64], "window": [16, 0]}
 
 
 def test_a_batch_holds_samples_with_pixels_of_one_shape(with_clips: None, tmp_path: Path) -> None:
     clip = sample_from(clip_in(tmp_path / "clips"))
-    still, shorter = replace(clip, name="size.png", frames=1, frame_rate=None), replace(clip, frames=1)
+    still, shorter = clip._replace(name="size.png", frames=1, frame_rate=None), clip._replace(frames=1)
     assert batches_by_size([clip, still, shorter, clip], batch_size=4) == [[clip, clip], [still], [shorter]]

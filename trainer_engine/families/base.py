@@ -193,13 +193,14 @@ class Family(ABC):
     def place_network(self, network: nn.Module) -> None:
         """Moves a network with its adapter to the device, apart from frozen weights that wait in the memory of the host.
 
+        A network whose weights are spread over processes (FSDP) is moved block by block while that is done.
         Raises InvalidOptions if they cannot wait there.
         """
         networks = [module for name, module in self.trained_modules(network).items() if name not in self.spec.trained_text_encoders]
         groups = [group for module in networks for group in streamed_groups(module, self.options.memory)]
         if groups:
             stream_weights(network, groups, self.options.memory, self.devices.device, prefetch=self.options.memory.prefetches_network)
-        else:
+        elif not self.options.distributed.fsdp_enable:
             network.to(self.devices.device)
 
     def unread_parameters(self, network: nn.Module) -> Sequence[nn.Parameter]:
@@ -241,8 +242,13 @@ class Family(ABC):
         return self._moved(module, is_network=in_autocast)
 
     def _moved(self, module: nn.Module, *, is_network: bool) -> nn.Module:
-        """A module on its device; the weights of a text encoder may wait in the memory of the host."""
+        """A module on its device; the weights of a text encoder may wait in the memory of the host.
+
+        A network that is spread over processes stays in the memory of the host until then: no device need hold all of it.
+        """
         memory = self.options.memory
+        if is_network and self.options.distributed.fsdp_enable:
+            return module
         if is_network or not memory.streams_encoders:
             return module.to(self.devices.device)
         module.requires_grad_(False)

@@ -6,32 +6,56 @@ network gather their weights while they compute.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(network: nn.Module, blocks: Collection[str], processes: int, device: torch.device, *, frees_after_forward: bool) -> None:
+def shard(
+    network: nn.Module,
+    blocks: Collection[str],
+    processes: int,
+    device: torch.device,
+    *,
+    frees_after_forward: bool,
+    waits_on_host: bool = False,
+    complete: Collection[nn.Parameter] = (),
+) -> None:
     """Spread the weights of a network over so many processes, in place. Every process of the run calls it, with the same weights.
 
     ``blocks``: class names of the modules that gather their weights on their own; the rest of the network does it as a whole.
     ``frees_after_forward``: the gathered weights are freed between forward and backward pass.
+    ``waits_on_host``: the parts of the weights, their gradients and their state stay in the memory of the host, and weights are gathered
+    on ``device``.
+    ``complete``: parameters that every process keeps, on ``device``. Their gradients are left to the caller.
     """
-    mesh = init_device_mesh(device.type, (processes,))
+    mesh, kept = init_device_mesh(device.type, (processes,)), set(complete)
+    for parameter in kept:
+        parameter.data = parameter.data.to(device)
+    place = CPUOffloadPolicy(pin_memory=device.type == "cuda") if waits_on_host else OffloadPolicy()
+    spread: Any = partial(fully_shard, mesh=mesh, reshard_after_forward=frees_after_forward, offload_policy=place, ignored_params=kept)
     for module in [module for module in network.modules() if type(module).__name__ in blocks]:
-        fully_shard(module, mesh=mesh, reshard_after_forward=frees_after_forward)
-    fully_shard(network, mesh=mesh, reshard_after_forward=frees_after_forward)
+        spread(module)
+    spread(network)
+    # Pipelines ask a network for its device and make their latents there. It computes here, wherever its weights wait.
+    cast("Any", type(network)).device = property(lambda _: device)
 
 
 def is_sharded(network: nn.Module) -> bool:
     """Whether ``shard`` has spread the weights of the network."""
     return isinstance(network, FSDPModule)
+
+
+def any_sharded(parameters: Iterable[Tensor]) -> bool:
+    """Whether this process has only a part of one of the parameters."""
+    return any(isinstance(parameter, DTensor) for parameter in parameters)
 
 
 @contextmanager
@@ -59,7 +83,7 @@ def spread_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A complete tensor, sharded as the parameter that it belongs to. Others, such as counters, stay whole. Every process calls it."""
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
-    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements).to(parameter.device)
 
 
 def sharded_as(part: Tensor, parameter: Tensor) -> Tensor:

@@ -91,13 +91,19 @@ class DistributedOptions(OptionGroup):
     )
     fsdp_enable: bool = option(
         False,
-        "Spread weights, gradients and optimizer state over all processes (FSDP), for full fine-tunes that one device cannot hold. "
-        "docs/distributed.md says what can be combined with it.",
+        "Spread the weights of the network over all processes (FSDP), and in a full fine-tune gradients and optimizer state too, if one "
+        "device cannot hold them. docs/distributed.md says what can be combined with it.",
     )
     fsdp_version: int = option(2, "Version of FSDP. 2 is the only one.", ge=1, le=2)
     fsdp_reshard_after_forward: bool = option(
         True, "FSDP: free the gathered weights of a block after its forward pass and gather them again for the backward pass."
     )
+    fsdp_cpu_offload: bool = option(
+        False,
+        "FSDP: keep the part of the weights that a process has in the memory of the host, and copy a block to the device while it "
+        "computes. In a full fine-tune, gradients and optimizer state are there too, and the host updates the weights.",
+    )
+    fsdp_activation_checkpointing: bool = option(False, "FSDP: turn gradient_checkpointing on, which does the same.")
     fsdp_auto_wrap_policy: Literal["TRANSFORMER_BASED_WRAP", "NO_WRAP"] = option(
         "TRANSFORMER_BASED_WRAP",
         "FSDP: what gathers its weights on its own. TRANSFORMER_BASED_WRAP: each block. NO_WRAP: the complete network at once.",

@@ -1,0 +1,114 @@
+"""Spread weights: which parameters are spread, where their parts lie, and that the network computes what it computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from trainer_engine.runtime.sharding import any_sharded, is_sharded, own_part, shard, sharded_as, spread_like, whole
+
+CPU = torch.device("cpu")
+
+
+class Block(nn.Module):
+    """A frozen layer with trained factors below it, as an adapter is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(6, 6)
+        self.down, self.up = nn.Parameter(torch.randn(2, 6)), nn.Parameter(torch.randn(6, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = x @ self.down.T @ self.up.T
+        return torch.tanh(self.base(x) + added)
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.blocks = nn.ModuleList([Block(), Block()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group() -> Iterator[None]:
+    """A group of this process alone, which has all parts."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def network(*, is_frozen: bool) -> tuple[Network, list[nn.Parameter]]:
+    """A network and the trained factors in it; its other weights may be frozen."""
+    torch.manual_seed(3)
+    made = Network()
+    factors = [parameter for name, parameter in made.named_parameters() if name.endswith(("down", "up"))]
+    made.requires_grad_(not is_frozen)
+    for factor in factors:
+        factor.requires_grad_(True)
+    return made, factors
+
+
+def gradients(one: nn.Module, parameters: list[nn.Parameter]) -> list[Tensor]:
+    for parameter in parameters:
+        parameter.grad = None
+    one(torch.linspace(-1, 1, 8).reshape(2, 4)).square().sum().backward()
+    return [whole(parameter.grad) for parameter in parameters if parameter.grad is not None]
+
+
+def spread(one: nn.Module, **how: Any) -> None:
+    shard(one, ("Block",), 1, CPU, **{"frees_after_forward": True, **how})
+
+
+@pytest.mark.parametrize("waits_on_host", [False, True])
+def test_complete_parameters_stay_and_get_the_gradients_of_a_network_that_is_not_spread(waits_on_host: bool) -> None:
+    plain, factors = network(is_frozen=True)
+    wanted = gradients(plain, factors)
+    made, factors = network(is_frozen=True)
+    spread(made, waits_on_host=waits_on_host, complete=factors)
+    assert is_sharded(made) and not any_sharded(factors)
+    of_base = [parameter for name, parameter in made.named_parameters() if not name.endswith(("down", "up"))]
+    assert len(of_base) == 6 and all(isinstance(parameter, DTensor) for parameter in of_base)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients(made, factors), wanted, strict=True))
+    assert all(parameter.grad is None for parameter in of_base)
+
+
+def test_all_parameters_are_spread_unless_some_are_to_stay_complete() -> None:
+    plain, _ = network(is_frozen=False)
+    wanted = gradients(plain, list(plain.parameters()))
+    made, _ = network(is_frozen=False)
+    assert not is_sharded(made) and not any_sharded(made.parameters())
+    spread(made, waits_on_host=True)
+    assert all(isinstance(parameter, DTensor) for parameter in made.parameters())
+    assert all(torch.allclose(ours, theirs) for ours, theirs in zip(gradients(made, list(made.parameters())), wanted, strict=True))
+
+
+def test_a_spread_network_names_the_device_that_it_computes_on() -> None:
+    made: Any = network(is_frozen=True)[0]
+    spread(made, waits_on_host=True)
+    assert made.device == CPU
+    assert not hasattr(network(is_frozen=True)[0], "device"), "other networks of the class do not change"
+
+
+def test_tensors_are_spread_as_the_parameter_they_belong_to_and_gathered_again() -> None:
+    made, _ = network(is_frozen=False)
+    spread(made, waits_on_host=True)
+    weight = made.first.weight
+    average = torch.arange(24.0).reshape(6, 4)
+    part = spread_like(average, weight)
+    assert isinstance(part, DTensor) and part.placements == weight.placements and torch.equal(whole(part), average)
+    assert torch.equal(whole(sharded_as(own_part(part), weight)), average)
+    counter = torch.tensor(3.0)
+    assert spread_like(counter, weight) is counter and whole(counter) is counter and own_part(average) is average

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,8 @@ class Family(ABC):
         """The frozen networks that predictions pass through beside a ControlNet; ``load_network`` loads them."""
         self.keeps_encoders = False
         """Whether the run encodes while it trains, so that ``release_encoders`` leaves the encoders in memory."""
+        self.receives_weights = False
+        """Whether another process reads the weights of the network: here they are 0 until they are spread (FSDP)."""
         self.report: Callable[[Notification], None] = lambda _: None
         """Receives notifications about weights that were loaded."""
 
@@ -175,7 +178,8 @@ class Family(ABC):
         dtype = self.devices.frozen if is_beside else self.devices.network
         is_exact = is_text or (bool(self.spec.networks_beside) and not is_beside)
         rounded = None if folder or is_exact else self.devices.base
-        module = self.load_component(name, rounded or dtype, folder)
+        with torch.device("meta") if self.receives_weights else nullcontext():
+            module = self.load_component(name, rounded or dtype, folder)
         if isinstance(module, ConfigMixin):  # it would name the folder of the checkpoint, and say so in every result
             module.register_to_config(_name_or_path=self.parts.base.name)
         if module.dtype != dtype:

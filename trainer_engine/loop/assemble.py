@@ -128,6 +128,7 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
         if refused:
             raise InvalidOptions(refused)
         objective = make_objective(family.prediction_type, family.scheduler_config(), family.objective_options)
+    family.receives_weights = run_context.options.distributed.reads_weights_once and not run_context.processes.is_first
     family.report = run_context.stages.sink.emit
     options = run_context.options
     for note in (*devices.notes, float32_weights_note(options.optimizer.optimizer, options.precision.mixed_precision)):
@@ -210,6 +211,7 @@ def _shard(run_context: RunContext, family: Family, trainable: Trainable) -> Non
         family.devices.device,
         frees_after_forward=spread.fsdp_reshard_after_forward,
         waits_on_host=spread.fsdp_cpu_offload,
+        from_first=spread.reads_weights_once,
         complete=trainable.unsharded,
     )
 

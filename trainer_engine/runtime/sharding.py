@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
@@ -26,14 +27,17 @@ def shard(
     *,
     frees_after_forward: bool,
     waits_on_host: bool = False,
+    from_first: bool = False,
     complete: Collection[nn.Parameter] = (),
 ) -> None:
-    """Spread the weights of a network over so many processes, in place. Every process of the run calls it, with the same weights.
+    """Spread the weights of a network over so many processes, in place. Every process of the run calls it, with the same weights, or with
+    a network of the same shapes if they come ``from_first``.
 
     ``blocks``: class names of the modules that gather their weights on their own; the rest of the network does it as a whole.
     ``frees_after_forward``: the gathered weights are freed between forward and backward pass.
     ``waits_on_host``: the parts of the weights, their gradients and their state stay in the memory of the host, and weights are gathered
     on ``device``.
+    ``from_first``: all take the weights of the first process, and hold those of one block at a time.
     ``complete``: parameters that every process keeps, on ``device``. Their gradients are left to the caller.
     """
     mesh, kept = init_device_mesh(device.type, (processes,)), set(complete)
@@ -41,11 +45,23 @@ def shard(
         parameter.data = parameter.data.to(device)
     place = CPUOffloadPolicy(pin_memory=device.type == "cuda") if waits_on_host else OffloadPolicy()
     spread: Any = partial(fully_shard, mesh=mesh, reshard_after_forward=frees_after_forward, offload_policy=place, ignored_params=kept)
-    for module in [module for module in network.modules() if type(module).__name__ in blocks]:
+    for module in [*(module for module in network.modules() if type(module).__name__ in blocks), network]:
+        if from_first:
+            _take_from_first(module, device)
         spread(module)
-    spread(network)
     # Pipelines ask a network for its device and make their latents there. It computes here, wherever its weights wait.
     cast("Any", type(network)).device = property(lambda _: device)
+
+
+def _take_from_first(module: nn.Module, device: torch.device) -> None:
+    """Bring what is not spread yet of a module onto its device, with the values and types that the first process has."""
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if not isinstance(tensor, DTensor)]
+    types = [[tensor.dtype for tensor in tensors]]
+    torch.distributed.broadcast_object_list(types, src=0)
+    for tensor, dtype in zip(tensors, types[0], strict=True):
+        tensor.data = tensor.data.to(device, dtype).contiguous()
+        # As bytes, since not every backend sends every type.
+        torch.distributed.broadcast(tensor.data.view(-1).view(torch.uint8), src=0)
 
 
 def is_sharded(network: nn.Module) -> bool:

@@ -95,9 +95,10 @@ def test_spread_networks_are_evaluated_and_shown_together(runs: Runs) -> None:
     assert_same_images(*(run.output_dir / "validation_images" for run in (runs.complete, runs.sharded)))
 
 
-def test_a_run_that_resumes_with_its_parts_on_the_host_ends_byte_for_byte_the_same(runs: Runs) -> None:
+def test_a_run_that_resumes_with_its_parts_on_the_host_and_one_reader_ends_byte_for_byte_the_same(runs: Runs) -> None:
     shutil.copytree(runs.sharded.output_dir / "checkpoint-2", runs.place / "resumed" / "checkpoint-2")
-    resumed = run_two(runs.place, "resumed", fsdp_enable=True, fsdp_cpu_offload=True, resume_from_checkpoint="latest")
+    on_host = {"fsdp_cpu_offload": True, "fsdp_cpu_ram_efficient_loading": True}
+    resumed = run_two(runs.place, "resumed", fsdp_enable=True, resume_from_checkpoint="latest", **on_host)
     assert len(resumed.of_type("training.progress")) == STEPS - 2
     assert_same_files(*(files_of(run.output_dir / f"checkpoint-{STEPS}") for run in (runs.sharded, resumed)))
     assert_same_files(results_of(resumed), results_of(runs.sharded))
@@ -108,13 +109,17 @@ ALGORITHMS = {
     "lokr with decomposed weights": lambda place: lycoris(place, **{**LOKR, "dora_wd": True}),
     "full differences": lambda place: ADAPTERS["full"](place),
     "dylora": lambda place: ADAPTERS["dylora"](place),
+    "tlora": lambda place: ADAPTERS["tlora"](place),
+    "dora": lambda place: ADAPTERS["dora"](place),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_algorithms_of_lycoris_train_on_spread_weights(name: str, tmp_path: Path) -> None:
+def test_other_adapters_train_on_spread_weights(name: str, tmp_path: Path) -> None:
+    """Those that start from the weights below them get what they start with from the process that reads these."""
     quiet = {**ALGORITHMS[name](tmp_path), "validation_disable": True, "max_train_steps": 2, "optimizer": "torch-adamw"}
-    complete, sharded = (run_two(tmp_path, str(spread), **quiet, fsdp_enable=spread) for spread in (False, True))
+    how = {"fsdp_enable": True, "fsdp_cpu_ram_efficient_loading": not name.startswith("full")}
+    complete, sharded = (run_two(tmp_path, str(len(spread)), **quiet, **spread) for spread in ({}, how))
     assert_same_files(*(files_of(run.output_dir / "checkpoint-2") for run in (complete, sharded)))
     assert_same_files(results_of(complete), results_of(sharded))

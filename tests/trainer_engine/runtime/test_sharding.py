@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from tests.helpers.ranks import on_ranks
 from trainer_engine.runtime.sharding import any_sharded, is_sharded, own_part, shard, sharded_as, spread_like, whole
 
 CPU = torch.device("cpu")
@@ -112,3 +114,34 @@ def test_tensors_are_spread_as_the_parameter_they_belong_to_and_gathered_again()
     assert torch.equal(whole(sharded_as(own_part(part), weight)), average)
     counter = torch.tensor(3.0)
     assert spread_like(counter, weight) is counter and whole(counter) is counter and own_part(average) is average
+
+
+def parts_of_two() -> dict[str, Any]:
+    """What two ranks have of a network that only the first one has the weights of; the second one even has other types."""
+    made, factors = network(is_frozen=True)
+    made.register_buffer("scale", torch.tensor(3.0))
+    wanted = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    wanted_gradients = gradients(made, factors)
+    for factor in factors:
+        factor.grad = None
+    if torch.distributed.get_rank() == 1:
+        made.to(torch.float64)
+        for tensor in made.state_dict().values():
+            tensor.zero_()
+    shard(made, ("Block",), 2, CPU, frees_after_forward=True, waits_on_host=True, from_first=True, complete=factors)
+    state = made.state_dict()
+    gathered = {name: whole(tensor) for name, tensor in state.items()}
+    kept = sum(own_part(tensor).numel() for name, tensor in state.items() if name.endswith(("weight", "bias")))
+    same = all(torch.equal(tensor, wanted[name]) and tensor.dtype == torch.float32 for name, tensor in gathered.items())
+    alike = all(torch.equal(ours, theirs) for ours, theirs in zip(gradients(made, factors), wanted_gradients, strict=True))
+    mine = torch.tensor([same, alike, kept], dtype=torch.int64)
+    found = [torch.zeros_like(mine) for _ in range(2)]
+    torch.distributed.all_gather(found, mine)
+    return {"same": [one[0].item() for one in found], "alike": [one[1].item() for one in found], "kept": [one[2].item() for one in found]}
+
+
+@pytest.mark.slow
+def test_each_of_two_ranks_has_half_of_the_weights_that_the_first_one_read(tmp_path: Path) -> None:
+    found = on_ranks(tmp_path, "tests.trainer_engine.runtime.test_sharding:parts_of_two")
+    of_base = 4 * 6 + 6 + 2 * (6 * 6 + 6)
+    assert found == {"same": [1, 1], "alike": [1, 1], "kept": [of_base // 2] * 2}

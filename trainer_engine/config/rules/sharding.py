@@ -14,7 +14,9 @@ from trainer_engine.contract.errors import Problem
 SHARD, VERSION, BLOCKS = "fsdp_enable", "fsdp_version", "fsdp_transformer_layer_cls_to_wrap"
 BASE = "base_model_precision"
 CHECKPOINTING, RECOMPUTES = "fsdp_activation_checkpointing", "gradient_checkpointing"
-DETAILS = ("fsdp_reshard_after_forward", "fsdp_cpu_offload", CHECKPOINTING, "fsdp_auto_wrap_policy", BLOCKS)
+DETAILS = (
+    *("fsdp_reshard_after_forward", "fsdp_cpu_offload", "fsdp_cpu_ram_efficient_loading", CHECKPOINTING, "fsdp_auto_wrap_policy", BLOCKS),
+)
 FULL = "full"
 ELEMENTWISE = ("torch-adam", "torch-adamw", "torch-sgd")
 """Optimizers whose update of a number looks at nothing but its own gradient and state: those of a part are a part of those of all."""

@@ -69,6 +69,11 @@ def is_sharded(network: nn.Module) -> bool:
     return isinstance(network, FSDPModule)
 
 
+def devices_of_sharded(network: nn.Module) -> set[torch.device]:
+    """Where a sharded network computes, which may be elsewhere than its parts of the weights are; nothing for another network."""
+    return {cast("Any", network).device} if is_sharded(network) else set()
+
+
 def any_sharded(parameters: Iterable[Tensor]) -> bool:
     """Whether this process has only a part of one of the parameters."""
     return any(isinstance(parameter, DTensor) for parameter in parameters)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tests.helpers.ranks import on_ranks
-from trainer_engine.runtime.sharding import any_sharded, is_sharded, own_part, shard, sharded_as, spread_like, whole
+from trainer_engine.runtime.sharding import any_sharded, devices_of_sharded, is_sharded, own_part, shard, sharded_as, spread_like, whole
 
 CPU = torch.device("cpu")
 
@@ -100,7 +100,8 @@ def test_all_parameters_are_spread_unless_some_are_to_stay_complete() -> None:
 def test_a_spread_network_names_the_device_that_it_computes_on() -> None:
     made: Any = network(is_frozen=True)[0]
     spread(made, waits_on_host=True)
-    assert made.device == CPU
+    assert made.device == CPU and devices_of_sharded(made) == {CPU}
+    assert devices_of_sharded(network(is_frozen=True)[0]) == set()
     assert not hasattr(network(is_frozen=True)[0], "device"), "other networks of the class do not change"
 
 

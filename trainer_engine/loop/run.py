@@ -68,7 +68,8 @@ def train(
     at_start = resident_bytes()
     prepare_arithmetic(options)
     spread = options.distributed
-    processes = Processes(environment, spread.group_size, in_step=spread.fsdp_enable, sends_from_host=spread.fsdp_cpu_offload)
+    on_host = spread.fsdp_enable and spread.fsdp_cpu_offload
+    processes = Processes(environment, spread.group_size, in_step=spread.fsdp_enable, sends_from_host=on_host)
     requests.raise_if_stopped()
     try:
         with (

@@ -74,6 +74,7 @@ def test_full_fine_tunes_can_be_sharded(optimizer: str) -> None:
 )
 def test_what_cannot_be_sharded_is_refused_by_its_option(values: dict[str, Any], option: str, code: str) -> None:
     assert (option, code) in errors_of(**values)
+    assert all(one.expected and one.hint for one in problems_of(**values) if one.code == "not_sharded")
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS.keys() - set(ELEMENTWISE)))

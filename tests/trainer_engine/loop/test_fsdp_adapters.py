@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from tests.helpers.models import tiny_model
 from tests.helpers.pictures import assert_same_images
 from tests.helpers.resuming import assert_same_files
 from tests.helpers.tiny_run import TinyRun, files_of, run_of_ranks, with_held_out
 from tests.trainer_engine.adapters.test_runs import ADAPTERS, LOKR, STANDARD, lycoris
 from tests.trainer_engine.loop.test_regularisation import with_prior
+from trainer_engine.config.families import specs
 from trainer_engine.contract.events import EVALUATION
 
 STEPS, RESULT = 4, "pytorch_lora_weights.safetensors"
@@ -123,3 +125,17 @@ def test_other_adapters_train_on_spread_weights(name: str, tmp_path: Path) -> No
     complete, sharded = (run_two(tmp_path, str(len(spread)), **quiet, **spread) for spread in ({}, how))
     assert_same_files(*(files_of(run.output_dir / "checkpoint-2") for run in (complete, sharded)))
     assert_same_files(results_of(complete), results_of(sharded))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", specs())
+def test_adapters_of_every_family_train_on_spread_weights(family: str, tmp_path: Path) -> None:
+    quiet = {"model_family": family, "model": str(tiny_model(family)), "model_type": "lora", "lora_rank": 4, "max_train_steps": 2}
+    flavour = {"model_flavour": "base"} if family == "z_image" else {}
+    how = dict.fromkeys(("fsdp_enable", "fsdp_cpu_offload", "fsdp_cpu_ram_efficient_loading"), True)
+    runs = [
+        run_of_ranks(tmp_path, f"run-{name}", output_dir=str(tmp_path / name), **quiet, **flavour, **spread)
+        for name, spread in (("complete", {}), ("sharded", how))
+    ]
+    assert_same_files(*(files_of(run.newest_checkpoint().path) for run in runs))
+    assert_same_files(*map(results_of, runs))

@@ -44,6 +44,7 @@ class AddedAdapter(Trainable):
         """``facts`` go into the file's header."""
         super().__init__(network)
         self.facts = facts
+        self.unsharded = self.parameters
         self.key_prefixes: Mapping[str, str] | None = None
         """``key_prefixes`` of the family; None for those that are known."""
         self.comfyui_prefixes: Mapping[str, str] = {}

@@ -12,6 +12,7 @@ from torch import nn
 from trainer_engine.checkpointing.snapshot import Copy
 from trainer_engine.contract.checkpoint_files import ADAPTER_FILE, LYCORIS_FILE
 from trainer_engine.runtime.reproducibility import preserve_training_state
+from trainer_engine.runtime.sharding import any_sharded
 
 __all__ = ["ADAPTER_FILE", "LYCORIS_FILE", "Trainable"]
 
@@ -27,6 +28,8 @@ class Trainable(ABC):
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         """The bare network of the run, with the adapter in it."""
+        self.unsharded: Sequence[nn.Parameter] = ()
+        """Parameters that every process keeps complete if the weights of the network are spread over several (FSDP)."""
         self.comment: Callable[[], str] = str
         """Gives the comment that is written into the header of files now; an empty text for none."""
 
@@ -42,6 +45,11 @@ class Trainable(ABC):
     @property
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for _, parameter in self.named_parameters]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this process has only a part of the trained parameters, so that every process takes part in saving them."""
+        return any_sharded(self.parameters)
 
     def parameter_groups(self, text_encoders: Sequence[str]) -> list[list[nn.Parameter]]:
         """The trained parameters, and those of text encoders, if any are trained, as a second group.

@@ -112,7 +112,12 @@ def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:
     config, problems = parse_lycoris(document, family.spec, modules)
     if config is not None:
         quantised = is_quantised(family.options.precision.base_model_precision)
-        problems += unfit(document, quantised=quantised, comfyui=family.options.adapter.lora_format == "comfyui")
+        problems += unfit(
+            document,
+            quantised=quantised,
+            comfyui=family.options.adapter.lora_format == "comfyui",
+            received=family.options.distributed.reads_weights_once,
+        )
     if config is None or errors_in(problems):
         raise InvalidOptions(errors_in(problems))
     return config

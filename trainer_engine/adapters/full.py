@@ -17,7 +17,6 @@ from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.controlnet import write_controlnet
 from trainer_engine.results.comment import write_comment
-from trainer_engine.runtime.sharding import is_sharded
 
 PIPELINE = "pipeline"
 AVERAGED_PIPELINE = "pipeline_ema"
@@ -61,7 +60,7 @@ class Full(Trainable):
             write_controlnet(self.family, folder, self.network)
             write_comment(folder, self.comment())
             return
-        network = self._gathered() if is_sharded(self.network) else self.network
+        network = self._gathered() if self.is_sharded else self.network
         if network is None:
             return
         folder = output_dir / (AVERAGED_PIPELINE if averaged else PIPELINE)

@@ -14,6 +14,7 @@ from trainer_engine.config.options.values import parse_value, problem_with, show
 from trainer_engine.config.quantization_config import OPTION as QUANTISED
 from trainer_engine.config.quantization_config import quantised_components
 from trainer_engine.config.rules.check import broken_rules
+from trainer_engine.config.rules.sharding import implied_by_sharding
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
 from trainer_engine.contract.messages import Suggestions
 
@@ -106,6 +107,7 @@ def check_options(values: Mapping[str, Any]) -> tuple[TrainingOptions | None, li
     problems += [problem for problem in missing_options(typed) if problem.option not in reported]
     named = quantised_components(typed.get(QUANTISED))[0]
     typed |= {option: name for option, name in named.items() if typed.get(option, UNQUANTISED) == UNQUANTISED}
+    typed |= implied_by_sharding(typed)
     rules = broken_rules(typed, reported)
     problems += rules.problems
     if errors_in(problems):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,8 @@ class Family(ABC):
         """The frozen networks that predictions pass through beside a ControlNet; ``load_network`` loads them."""
         self.keeps_encoders = False
         """Whether the run encodes while it trains, so that ``release_encoders`` leaves the encoders in memory."""
+        self.receives_weights = False
+        """Whether another process reads the weights of the network: here they are 0 until they are spread (FSDP)."""
         self.report: Callable[[Notification], None] = lambda _: None
         """Receives notifications about weights that were loaded."""
 
@@ -175,7 +178,8 @@ class Family(ABC):
         dtype = self.devices.frozen if is_beside else self.devices.network
         is_exact = is_text or (bool(self.spec.networks_beside) and not is_beside)
         rounded = None if folder or is_exact else self.devices.base
-        module = self.load_component(name, rounded or dtype, folder)
+        with torch.device("meta") if self.receives_weights else nullcontext():
+            module = self.load_component(name, rounded or dtype, folder)
         if isinstance(module, ConfigMixin):  # it would name the folder of the checkpoint, and say so in every result
             module.register_to_config(_name_or_path=self.parts.base.name)
         if module.dtype != dtype:
@@ -193,13 +197,14 @@ class Family(ABC):
     def place_network(self, network: nn.Module) -> None:
         """Moves a network with its adapter to the device, apart from frozen weights that wait in the memory of the host.
 
+        A network whose weights are spread over processes (FSDP) is moved block by block while that is done.
         Raises InvalidOptions if they cannot wait there.
         """
         networks = [module for name, module in self.trained_modules(network).items() if name not in self.spec.trained_text_encoders]
         groups = [group for module in networks for group in streamed_groups(module, self.options.memory)]
         if groups:
             stream_weights(network, groups, self.options.memory, self.devices.device, prefetch=self.options.memory.prefetches_network)
-        else:
+        elif not self.options.distributed.fsdp_enable:
             network.to(self.devices.device)
 
     def unread_parameters(self, network: nn.Module) -> Sequence[nn.Parameter]:
@@ -241,8 +246,13 @@ class Family(ABC):
         return self._moved(module, is_network=in_autocast)
 
     def _moved(self, module: nn.Module, *, is_network: bool) -> nn.Module:
-        """A module on its device; the weights of a text encoder may wait in the memory of the host."""
+        """A module on its device; the weights of a text encoder may wait in the memory of the host.
+
+        A network that is spread over processes stays in the memory of the host until then: no device need hold all of it.
+        """
         memory = self.options.memory
+        if is_network and self.options.distributed.fsdp_enable:
+            return module
         if is_network or not memory.streams_encoders:
             return module.to(self.devices.device)
         module.requires_grad_(False)

@@ -91,7 +91,7 @@ def assemble(run_context: RunContext) -> Trainer:
         trainable = make_trainable(family, saved.folder if saved else None)
         assistant = _assistant(run_context, family, trainable.network)
         _split_tokens(run_context, family, trainable.network)
-        _shard(run_context, family, trainable.network)
+        _shard(run_context, family, trainable)
         parts = _parts(run_context, family, objective, prepared, trainable)
         parts.assistant = assistant
         text, state = run_context.options.publishing.modelspec_comment, parts.state
@@ -128,6 +128,7 @@ def _load_family(run_context: RunContext) -> tuple[Family, Objective]:
         if refused:
             raise InvalidOptions(refused)
         objective = make_objective(family.prediction_type, family.scheduler_config(), family.objective_options)
+    family.receives_weights = run_context.options.distributed.reads_weights_once and not run_context.processes.is_first
     family.report = run_context.stages.sink.emit
     options = run_context.options
     for note in (*devices.notes, float32_weights_note(options.optimizer.optimizer, options.precision.mixed_precision)):
@@ -194,16 +195,25 @@ def _split_tokens(run_context: RunContext, family: Family, network: nn.Module) -
         split_tokens(bare, group_mesh(group, device, by_heads=by_heads), device)
 
 
-def _shard(run_context: RunContext, family: Family, network: nn.Module) -> None:
+def _shard(run_context: RunContext, family: Family, trainable: Trainable) -> None:
     """Spread the weights over all processes if the options say so. Raises InvalidOptions for blocks that the network does not have."""
-    spread, processes = run_context.options.distributed, run_context.processes
+    spread, processes, network = run_context.options.distributed, run_context.processes, trainable.network
     if not spread.fsdp_enable:
         return
     blocks = spread.wrapped_blocks(family.spec.repeated_blocks)
     refused = list(block_problems(blocks, {type(module).__name__ for module in network.modules()}))
     if refused:
         raise InvalidOptions(refused)
-    shard(network, blocks, processes.count, family.devices.device, frees_after_forward=spread.fsdp_reshard_after_forward)
+    shard(
+        network,
+        blocks,
+        processes.count,
+        family.devices.device,
+        frees_after_forward=spread.fsdp_reshard_after_forward,
+        waits_on_host=spread.fsdp_cpu_offload,
+        from_first=spread.reads_weights_once,
+        complete=trainable.unsharded,
+    )
 
 
 def _parts(run_context: RunContext, family: Family, objective: Objective, prepared: Prepared, trainable: Trainable) -> RunComponents:

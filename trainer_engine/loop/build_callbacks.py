@@ -32,7 +32,6 @@ from trainer_engine.loop.context import RunContext
 from trainer_engine.loop.publishing import make_publishing
 from trainer_engine.loop.state import TrainState
 from trainer_engine.optim.optimizers import evaluating
-from trainer_engine.runtime.sharding import is_sharded
 from trainer_engine.validation.announce import Announcer
 
 
@@ -80,7 +79,7 @@ def callbacks(run_context: RunContext, parts: RunComponents, publishing: Publish
         on_saved=on_saved,
         before_saving=evaluations.before_checkpoint,
         protected=lambda: best_names(parts.output_dir),
-        is_sharded=is_sharded(parts.trainable.network),
+        is_sharded=parts.trainable.is_sharded,
     )
     hooking, awaiting = _scripts(run_context, parts, publishing)
     together = Callbacks(

@@ -36,7 +36,6 @@ from trainer_engine.loop.prepared import Prepared
 from trainer_engine.loop.state import TrainState
 from trainer_engine.loop.step import Step
 from trainer_engine.optim.ema import MovingAverage
-from trainer_engine.runtime.sharding import is_sharded
 
 
 @dataclass(kw_only=True)
@@ -108,7 +107,7 @@ class RunComponents:
     def _refuse_non_finite(self, state: TrainState) -> None:
         with torch.no_grad():
             is_bad = not all_finite(self.trainable.parameters)
-            if self.step.processes.any_of([is_bad])[0] if is_sharded(self.trainable.network) else is_bad:
+            if self.step.processes.any_of([is_bad])[0] if self.trainable.is_sharded else is_bad:
                 raise NonFiniteLoss(
                     f"The weights are not finite after step {state.step}; they are not saved, and older checkpoints are untouched.",
                     hint="lower learning_rate, or set mixed_precision=no",

@@ -67,7 +67,9 @@ def train(
     """
     at_start = resident_bytes()
     prepare_arithmetic(options)
-    processes = Processes(environment, options.distributed.group_size, in_step=options.distributed.fsdp_enable)
+    spread = options.distributed
+    on_host = spread.fsdp_enable and spread.fsdp_cpu_offload
+    processes = Processes(environment, spread.group_size, in_step=spread.fsdp_enable, sends_from_host=on_host)
     requests.raise_if_stopped()
     try:
         with (

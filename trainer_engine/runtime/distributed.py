@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.runtime.environment import LaunchEnvironment
 from trainer_engine.runtime.groups import make_group
-from trainer_engine.runtime.sharding import is_sharded, without_exchange
+from trainer_engine.runtime.sharding import any_sharded, is_sharded, without_exchange
 from trainer_engine.weights.quantised.layer import QuantisedLinear
 
 T = TypeVar("T")
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+BOTH_BACKENDS = "cuda:nccl,cpu:gloo"
 LONGEST_WAIT = timedelta(days=7)
 """The other processes wait while the first one fills the caches."""
 
@@ -28,16 +29,21 @@ LONGEST_WAIT = timedelta(days=7)
 class Processes:
     """This process and its connection to the other processes of the run."""
 
-    def __init__(self, environment: LaunchEnvironment, group_size: int = 1, *, in_step: bool = False) -> None:
+    def __init__(
+        self, environment: LaunchEnvironment, group_size: int = 1, *, in_step: bool = False, sends_from_host: bool = False
+    ) -> None:
         """Connect to the other processes. Raises InvalidOptions if accelerate is configured for anything but data parallelism.
 
         ``group_size``: processes that work on one sample together. If their number is no multiple of it, each one works alone.
         ``in_step``: all processes have to call the network together, also where they do not train.
+        ``sends_from_host``: tensors in the memory of the host are exchanged too, and not only those on GPUs.
         """
+        on_gpu = torch.cuda.is_available() and not environment.use_cpu
+        backend = {"backend": BOTH_BACKENDS} if sends_from_host and on_gpu else {}
         self.accelerator = Accelerator(
             cpu=environment.use_cpu,
             mixed_precision="no",
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT, **backend)],
         )
         if self.accelerator.distributed_type not in SUPPORTED:
             kind = self.accelerator.distributed_type.value
@@ -68,19 +74,22 @@ class Processes:
         return bool(self.accelerator.is_main_process)
 
     def share_network(self, network: nn.Module, *, may_skip: bool = False) -> nn.Module:
-        """Wrap the network so that gradients are averaged over all processes. A sharded one does that on its own.
+        """Wrap the network so that gradients are averaged over all processes. Sharded parameters that are trained do that on their own.
 
         ``may_skip``: a backward pass may leave parameters without a gradient.
         """
-        if self.count == 1 or is_sharded(network):
+        parameters = dict(network.named_parameters())
+        if self.count == 1 or any_sharded(parameter for parameter in parameters.values() if parameter.requires_grad):
             return network
-        # Buffers of quantised layers may be tensors that no backend can send, and every rank has made the same ones.
+        # Buffers of quantised layers may be tensors that no backend can send, and every rank has made the same ones. Of sharded weights
+        # each rank has another part.
         held = [
             f"{name}.{buffer}"
             for name, layer in network.named_modules()
             if isinstance(layer, QuantisedLinear)
             for buffer, _ in layer.named_buffers(recurse=False)
         ]
+        held += [name for name, parameter in parameters.items() if any_sharded([parameter])]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, held)
         device_ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
@@ -89,9 +98,9 @@ class Processes:
 
     def without_exchange(self, network: nn.Module) -> AbstractContextManager[None]:
         """A context for backward passes that do not exchange gradients; only the last micro-batch of a step exchanges them."""
-        if is_sharded(network):
-            return without_exchange(network)
-        return network.no_sync() if isinstance(network, nn.parallel.DistributedDataParallel) else nullcontext()
+        if isinstance(network, nn.parallel.DistributedDataParallel):
+            return network.no_sync()
+        return without_exchange(network) if is_sharded(network) else nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
         """Add a tensor element-wise over all processes, in place."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer_engine.runtime.sharding import free_gathered
+from trainer_engine.runtime.sharding import devices_of_sharded, free_gathered
 
 
 @contextmanager
@@ -21,7 +21,8 @@ def preserve_training_state(network: nn.Module) -> Iterator[None]:
     trainable = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     # Only the network's own GPUs: reading the random state of another GPU allocates memory on it.
-    gpus = sorted({parameter.device.index for parameter in network.parameters() if parameter.device.type == "cuda"})
+    devices = {parameter.device for parameter in network.parameters()} | devices_of_sharded(network)
+    gpus = sorted(device.index for device in devices if device.type == "cuda")
     try:
         with torch.random.fork_rng(gpus), torch.no_grad():
             yield

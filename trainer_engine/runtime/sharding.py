@@ -6,32 +6,77 @@ network gather their weights while they compute.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(network: nn.Module, blocks: Collection[str], processes: int, device: torch.device, *, frees_after_forward: bool) -> None:
-    """Spread the weights of a network over so many processes, in place. Every process of the run calls it, with the same weights.
+def shard(
+    network: nn.Module,
+    blocks: Collection[str],
+    processes: int,
+    device: torch.device,
+    *,
+    frees_after_forward: bool,
+    waits_on_host: bool = False,
+    from_first: bool = False,
+    complete: Collection[nn.Parameter] = (),
+) -> None:
+    """Spread the weights of a network over so many processes, in place. Every process of the run calls it, with the same weights, or with
+    a network of the same shapes if they come ``from_first``.
 
     ``blocks``: class names of the modules that gather their weights on their own; the rest of the network does it as a whole.
     ``frees_after_forward``: the gathered weights are freed between forward and backward pass.
+    ``waits_on_host``: the parts of the weights, their gradients and their state stay in the memory of the host, and weights are gathered
+    on ``device``.
+    ``from_first``: all take the weights of the first process, and hold those of one block at a time.
+    ``complete``: parameters that every process keeps, on ``device``. Their gradients are left to the caller.
     """
-    mesh = init_device_mesh(device.type, (processes,))
-    for module in [module for module in network.modules() if type(module).__name__ in blocks]:
-        fully_shard(module, mesh=mesh, reshard_after_forward=frees_after_forward)
-    fully_shard(network, mesh=mesh, reshard_after_forward=frees_after_forward)
+    mesh, kept = init_device_mesh(device.type, (processes,)), set(complete)
+    for parameter in kept:
+        parameter.data = parameter.data.to(device)
+    place = CPUOffloadPolicy(pin_memory=device.type == "cuda") if waits_on_host else OffloadPolicy()
+    spread: Any = partial(fully_shard, mesh=mesh, reshard_after_forward=frees_after_forward, offload_policy=place, ignored_params=kept)
+    for module in [*(module for module in network.modules() if type(module).__name__ in blocks), network]:
+        if from_first:
+            _take_from_first(module, device)
+        spread(module)
+    # Pipelines ask a network for its device and make their latents there. It computes here, wherever its weights wait.
+    cast("Any", type(network)).device = property(lambda _: device)
+
+
+def _take_from_first(module: nn.Module, device: torch.device) -> None:
+    """Bring what is not spread yet of a module onto its device, with the values and types that the first process has."""
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if not isinstance(tensor, DTensor)]
+    types = [[tensor.dtype for tensor in tensors]]
+    torch.distributed.broadcast_object_list(types, src=0)
+    for tensor, dtype in zip(tensors, types[0], strict=True):
+        tensor.data = tensor.data.to(device, dtype).contiguous()
+        # As bytes, since not every backend sends every type.
+        torch.distributed.broadcast(tensor.data.view(-1).view(torch.uint8), src=0)
 
 
 def is_sharded(network: nn.Module) -> bool:
     """Whether ``shard`` has spread the weights of the network."""
     return isinstance(network, FSDPModule)
+
+
+def devices_of_sharded(network: nn.Module) -> set[torch.device]:
+    """Where a sharded network computes, which may be elsewhere than its parts of the weights are; nothing for another network."""
+    return {cast("Any", network).device} if is_sharded(network) else set()
+
+
+def any_sharded(parameters: Iterable[Tensor]) -> bool:
+    """Whether this process has only a part of one of the parameters."""
+    return any(isinstance(parameter, DTensor) for parameter in parameters)
 
 
 @contextmanager
@@ -59,7 +104,7 @@ def spread_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A complete tensor, sharded as the parameter that it belongs to. Others, such as counters, stay whole. Every process calls it."""
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
-    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements).to(parameter.device)
 
 
 def sharded_as(part: Tensor, parameter: Tensor) -> Tensor:

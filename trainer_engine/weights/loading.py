@@ -8,9 +8,12 @@ from types import MappingProxyType
 from typing import Any, cast
 
 import diffusers
+import numpy as np
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, SchedulerMixin
 from safetensors import safe_open
+from torch import nn
 
 from trainer_engine.config.components import ComponentSource, component_source, stated_by_network
 from trainer_engine.config.family_spec import FamilySpec
@@ -29,7 +32,12 @@ def part_in(folder: Path) -> Part:
 
 
 def load_diffusers(cls: type[Any], part: Part, dtype: torch.dtype | None) -> Any:
-    """Load a diffusers model. ``dtype`` None keeps the type of the weights. Raises ModelUnavailable."""
+    """Load a diffusers model. ``dtype`` None keeps the type of the weights. Raises ModelUnavailable.
+
+    In a context of ``torch.device("meta")`` no weights are read: all parameters of the model are 0.
+    """
+    if torch.get_default_device().type == "meta":
+        return _without_weights(cls, part, dtype or stored_dtype(part))
     if part.file:
         return one_file.load_model(cls, part, dtype or stored_dtype(part))
     with loading(part):
@@ -43,6 +51,18 @@ def load_diffusers(cls: type[Any], part: Part, dtype: torch.dtype | None) -> Any
         )
     refuse_gaps(part, list(info["missing_keys"]), [str(entry) for entry in info["mismatched_keys"]])
     return model
+
+
+def _without_weights(cls: type[Any], part: Part, dtype: torch.dtype) -> nn.Module:
+    """A model of the configuration of a part, with its buffers. Its parameters are 0 and take no memory until they are written."""
+    with loading(part), torch.device("cpu"), init_empty_weights(include_buffers=False):
+        model: nn.Module = cls.from_config(cls.load_config(part.folder, local_files_only=True))
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            # NOTE: torch.zeros would write them; numpy takes pages that the system gives only when they are written.
+            zeros = torch.from_numpy(np.zeros(parameter.numel() * dtype.itemsize, np.uint8))
+            module.register_parameter(name, nn.Parameter(zeros.view(dtype).view(parameter.shape)))
+    return model.eval()
 
 
 def load_text_encoder(cls: type[Any], part: Part, dtype: torch.dtype | None) -> Any:

@@ -41,6 +41,8 @@ NEVER_PASSED = ("SLURM_JWT",)
 """Keys that no engine needs, although their names have an allowed prefix."""
 LAST_THREADS_SECONDS = 2.0
 """A killed process counts as dead before its last thread is gone; its exit status is known only after that."""
+LONGEST_EXEC_SECONDS = 2.0
+"""A new process shows no arguments while the system loads its program, which takes some milliseconds on a busy machine."""
 MOST_REMEMBERED = 100
 CHILDREN: list[subprocess.Popen[bytes]] = []
 """Engines that this process started and has to reap; the exit statuses of the last ones are kept."""
@@ -116,7 +118,8 @@ def start(
 ) -> EngineIdentity:
     """Start an engine in its own session, so that a signal that kills the server does not kill the run.
 
-    ``also`` names further variables of this process that it gets, ``withheld`` variables that it does not get. Raises OSError.
+    ``also`` names further variables of this process that it gets, ``withheld`` variables that it does not get. From when this returns,
+    ``processes_of`` finds the engine. Raises OSError.
     """
     passed = passed_environment(also=also)
     environment = {name: value for name, value in passed.items() if name in also or name not in withheld} | (extra_environment or {})
@@ -132,7 +135,21 @@ def start(
         )
     CHILDREN.append(child)
     # If it is gone already, an identity that matches no live process lets the follower find out how it ended.
-    return identify(child.pid) or EngineIdentity(child.pid, 0, boot_id())
+    identity = identify(child.pid) or EngineIdentity(child.pid, 0, boot_id())
+    _wait_for_arguments(identity)
+    return identity
+
+
+def _wait_for_arguments(identity: EngineIdentity) -> None:
+    """Wait until the system shows the arguments of a process, by which a search finds it, or until the process is gone."""
+    deadline = time.monotonic() + LONGEST_EXEC_SECONDS
+    while is_alive(identity) and time.monotonic() < deadline:
+        try:
+            if psutil.Process(identity.pid).cmdline():
+                return
+        except psutil.Error:
+            pass  # it is ending, or macOS does not show its arguments yet
+        time.sleep(0.001)
 
 
 def reap_children() -> None:

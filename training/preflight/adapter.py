@@ -97,7 +97,8 @@ def _lycoris(
     if config is None or errors_in(problems):
         return
     is_quantised = options.precision.base_model_precision in QUANTISED
-    yield from unfit(document, quantised=is_quantised, comfyui=options.adapter.lora_format == "comfyui")
+    how = {"comfyui": options.adapter.lora_format == "comfyui", "received": options.distributed.reads_weights_once}
+    yield from unfit(document, quantised=is_quantised, **how)
     if shapes is not None:
         yield from _ranks_of_classes(config, shapes)
 

@@ -18,12 +18,11 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
 from training.preflight.activations import activation_numbers
-from training.preflight.on_device import EstimatedRun, OnDevice, relieved
+from training.preflight.on_device import EstimatedRun, OnDevice, relieved, spread
 from training.preflight.weights import (
     Tensors,
     frozen_network_bytes,
     gradient_bytes,
-    layer_count,
     numbers_in,
     state_bytes,
     trained_weights,
@@ -109,18 +108,9 @@ def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
         frozen=(0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors)) + _bytes_beside(options, spec, flavour),
         activations=each * kept.total,
     )
-    held = _spread(held, run, report.effective.processes) if options.distributed.fsdp_enable else held
+    held = spread(held, run, report.effective.processes)
     held = replace(held, freed=0 if _keeps_gradients(options, report) else _freed(held, each * kept.block))
     return relieved(held, run)
-
-
-def _spread(held: OnDevice, run: EstimatedRun, processes: int) -> OnDevice:
-    """What a process keeps of sharded weights, with the complete weights of what is gathered at once: of two blocks, or of all."""
-    spread, layers = run.options.distributed, layer_count(run.parameters)
-    frees = spread.fsdp_reshard_after_forward and bool(spread.wrapped_blocks(run.spec.repeated_blocks))
-    gathered = int(held.weights * min(1, 2 / layers)) if frees else held.weights
-    each = {name: getattr(held, name) // processes for name in ("weights", "gradients", "state", "average")}
-    return replace(held, **{**each, "weights": each["weights"] + gathered})
 
 
 def _bytes_beside(options: TrainingOptions, spec: FamilySpec, flavour: str) -> int:

@@ -14,7 +14,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from training.preflight.streamed import streamed_share
-from training.preflight.weights import Tensors, trained_weights, weight_bytes
+from training.preflight.weights import Tensors, layer_count, trained_weights, weight_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,25 @@ def frozen_weights_wait_on_the_host(held: OnDevice, run: EstimatedRun) -> OnDevi
     moved = held.frozen * streamed.share
     stays = held.frozen - moved + min(moved, pieces * held.frozen * streamed.largest)
     return replace(held, frozen=int(stays), host=held.host + int(moved))
+
+
+def spread(held: OnDevice, run: EstimatedRun, processes: int) -> OnDevice:
+    """Returns what a process keeps if weights are spread over so many (FSDP), with the complete weights of what is gathered at once.
+
+    That is two blocks, or the network. An adapter stays complete, and the weights below it are spread.
+    """
+    chosen = run.options.distributed
+    if not chosen.fsdp_enable:
+        return held
+    is_full = run.options.model.model_type == "full"
+    base, others = ("weights", ("gradients", "state", "average")) if is_full else ("frozen", ())
+    of_base = getattr(held, base)
+    frees = chosen.fsdp_reshard_after_forward and bool(chosen.wrapped_blocks(run.spec.repeated_blocks))
+    gathered = int(of_base * min(1, 2 / layer_count(run.parameters))) if frees else of_base
+    parts = {name: getattr(held, name) // processes for name in (base, *others)}
+    if chosen.fsdp_cpu_offload:
+        return replace(held, **{**dict.fromkeys(parts, 0), base: gathered}, host=held.host + sum(parts.values()))
+    return replace(held, **{**parts, base: parts[base] + gathered})
 
 
 RELIEFS: tuple[Relief, ...] = (

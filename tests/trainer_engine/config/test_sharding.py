@@ -10,7 +10,15 @@ from tests.helpers.models import options_with
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options.refused import Reason, refusal_of
 from trainer_engine.config.parse import check_options
-from trainer_engine.config.rules.sharding import BLOCKS, ELEMENTWISE, SHARD, VERSION, block_problems, sharing_problems
+from trainer_engine.config.rules.sharding import (
+    BLOCKS,
+    CHECKPOINTING,
+    ELEMENTWISE,
+    SHARD,
+    VERSION,
+    block_problems,
+    sharing_problems,
+)
 from trainer_engine.contract.errors import Level, Problem
 
 GIVEN = {
@@ -42,12 +50,13 @@ def test_full_fine_tunes_can_be_sharded(optimizer: str) -> None:
 @pytest.mark.parametrize(
     ("values", "option", "code"),
     [
-        ({"model_type": "lora"}, SHARD, "not_with_adapter"),
+        ({"model_type": "lora", "base_model_precision": "int8-quanto"}, "base_model_precision", "not_sharded"),
+        ({"model_type": "lora", "musubi_blocks_to_swap": 4}, "musubi_blocks_to_swap", "not_sharded"),
+        ({"model_type": "lora", "dynamo_backend": "inductor"}, "dynamo_backend", "not_sharded"),
         ({VERSION: 1}, VERSION, "not_available"),
         ({VERSION: 3}, VERSION, "out_of_range"),
         ({"fsdp_auto_wrap_policy": "SIZE_BASED_WRAP"}, "fsdp_auto_wrap_policy", "not_available"),
-        ({"fsdp_cpu_offload": True}, "fsdp_cpu_offload", "not_available"),
-        ({"fsdp_activation_checkpointing": True}, "fsdp_activation_checkpointing", "not_available"),
+        ({"fsdp_cpu_offload": "perhaps"}, "fsdp_cpu_offload", "not_a_boolean"),
         ({"fsdp_state_dict_type": "LOCAL"}, "fsdp_state_dict_type", "not_a_choice"),
         ({"deepspeed_config": "ds.json"}, "deepspeed_config", "not_available"),
         ({"musubi_blocks_to_swap": 4}, "musubi_blocks_to_swap", "not_sharded"),
@@ -65,6 +74,7 @@ def test_full_fine_tunes_can_be_sharded(optimizer: str) -> None:
 )
 def test_what_cannot_be_sharded_is_refused_by_its_option(values: dict[str, Any], option: str, code: str) -> None:
     assert (option, code) in errors_of(**values)
+    assert all(one.expected and one.hint for one in problems_of(**values) if one.code == "not_sharded")
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS.keys() - set(ELEMENTWISE)))
@@ -72,10 +82,41 @@ def test_optimizers_that_look_at_complete_weights_are_refused(optimizer: str) ->
     assert ("optimizer", "not_sharded") in errors_of(optimizer=optimizer)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw_bf16", "prodigy", "optimi-lion", "adamw_schedulefree"])
+def test_adapters_on_a_sharded_base_take_every_optimizer(optimizer: str) -> None:
+    given = {"model_type": "lora", "lora_rank": 8, "optimizer": optimizer, "fsdp_cpu_offload": True, "use_ema": True}
+    assert errors_of(**given) == []
+
+
+def test_an_adapter_is_updated_on_the_host_as_without_sharding() -> None:
+    given = {"model_type": "lora", "optimizer": "torch-adamw", "optimizer_cpu_offload_method": "torchao"}
+    assert "optimizer_cpu_offload_method" not in dict(errors_of(**given))
+
+
+def test_a_refusal_names_the_value_what_is_expected_and_a_way_out() -> None:
+    [problem] = [one for one in problems_of(model_type="lora", base_model_precision="int8-quanto") if one.code == "not_sharded"]
+    assert problem.got == "int8-quanto" and "no_change" in (problem.expected or "") and SHARD in (problem.hint or "")
+
+
 def test_details_have_no_effect_without_sharding() -> None:
-    values = {SHARD: False, "fsdp_reshard_after_forward": False, BLOCKS: "FluxTransformerBlock"}
-    found = [(one.option, one.code, one.level) for one in problems_of(**values) if one.option.startswith("fsdp")]
-    assert found == [("fsdp_reshard_after_forward", "no_effect", Level.NOTE), (BLOCKS, "no_effect", Level.NOTE)]
+    values = {SHARD: False, **dict.fromkeys(("fsdp_cpu_offload", CHECKPOINTING), True), BLOCKS: "FluxTransformerBlock"}
+    values["fsdp_reshard_after_forward"] = False
+    found = {one.option: (one.code, one.level) for one in problems_of(**values) if one.option.startswith("fsdp")}
+    assert found == dict.fromkeys(values.keys() - {SHARD}, ("no_effect", Level.NOTE))
+
+
+@pytest.mark.parametrize("given", [{}, {"gradient_checkpointing": False}, {"gradient_checkpointing": True}])
+def test_activation_checkpointing_turns_gradient_checkpointing_on(given: dict[str, Any]) -> None:
+    options, problems = check_options({**GIVEN, SHARD: True, CHECKPOINTING: True, **given})
+    assert options is not None and options.model.gradient_checkpointing
+    [note] = [one for one in problems if one.option == CHECKPOINTING]
+    assert (note.code, note.level) == ("same_as", Level.NOTE) and "gradient_checkpointing" in note.message
+
+
+@pytest.mark.parametrize("given", [{CHECKPOINTING: False}, {SHARD: False, CHECKPOINTING: True}])
+def test_activation_checkpointing_changes_nothing_unless_weights_are_sharded_with_it(given: dict[str, Any]) -> None:
+    options, _ = check_options({**GIVEN, SHARD: True, "gradient_checkpointing": False, **given})
+    assert options is not None and not options.model.gradient_checkpointing
 
 
 def test_hints_of_sharding_are_accepted_with_a_reason() -> None:

@@ -129,6 +129,20 @@ def test_a_sharded_run_resumes_byte_for_byte(runs: Runs) -> None:
     assert_same_files(*(files_of(run.output_dir / f"checkpoint-{STEPS}") for run in (runs.sharded, resumed)))
 
 
+def test_a_run_goes_on_with_its_parts_on_the_host_and_one_reader_byte_for_byte(runs: Runs) -> None:
+    """Without gradient_checkpointing, fsdp_activation_checkpointing turns that on, so that nothing but the place of the weights changes."""
+    shutil.copytree(runs.place / "sharded" / "checkpoint-2", runs.place / "offloaded" / "checkpoint-2")
+    on_host = {
+        "fsdp_cpu_offload": True,
+        "fsdp_cpu_ram_efficient_loading": True,
+        "gradient_checkpointing": False,
+        "fsdp_activation_checkpointing": True,
+    }
+    offloaded = run_two(runs.place, "offloaded", fsdp_enable=True, resume_from_checkpoint="latest", **on_host)
+    assert values(offloaded, "grad_norm") == values(runs.sharded, "grad_norm")[2:]
+    assert_same_files(*(files_of(run.output_dir / f"checkpoint-{STEPS}") for run in (runs.sharded, offloaded)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("to_sharded", [True, False])
 def test_a_checkpoint_moves_between_sharded_and_complete_runs(runs: Runs, to_sharded: bool) -> None:

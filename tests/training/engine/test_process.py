@@ -102,6 +102,15 @@ def test_a_run_is_found_by_its_folder_and_killed_with_what_it_started(folder: Ru
     assert process.wait_until_gone(None, folder, seconds=0)
 
 
+def test_a_started_process_can_be_found_at_once(folder: RunFolder) -> None:
+    """The system shows a program's arguments only once it has loaded the program."""
+    for _ in range(10):
+        identity = process.start(folder, [sys.executable, "-c", "import time; time.sleep(30)", "trainer_engine", str(folder.path)])
+        assert str(folder.path) in Path(f"/proc/{identity.pid}/cmdline").read_text().split("\0")
+        process.kill(identity, folder)
+        assert process.exit_status(identity) is not None
+
+
 def test_the_log_of_a_run_is_private_and_appended_to(folder: RunFolder) -> None:
     for word in ("one", "two"):
         identity = process.start(folder, [sys.executable, "-c", f"print({word!r})"])

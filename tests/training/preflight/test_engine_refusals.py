@@ -51,6 +51,19 @@ def test_arguments_that_an_optimizer_does_not_take_are_named(training: Training,
     assert codes(training, optimizer=optimizer, optimizer_config=text) == expected
 
 
+@pytest.mark.parametrize(("algorithm", "once", "found"), [("full", True, True), ("full", False, False), ("lokr", True, False)])
+def test_an_adapter_that_copies_weights_is_refused_where_one_process_reads_them(
+    training: Training, algorithm: str, once: bool, found: bool
+) -> None:
+    document = {"algo": algorithm, "multiplier": 1, "linear_dim": 4, "linear_alpha": 1}
+    (training.home / "config" / "adapter.json").write_text(json.dumps(document))
+    spread = {"num_processes": 2, "fsdp_enable": True, "fsdp_cpu_ram_efficient_loading": once}
+    adapter = {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": "config/adapter.json"}
+    errors = codes(training, **spread, **adapter)
+    assert (("lycoris_config.algo", "needs_own_weights") in errors) is found
+    assert {option for option, _ in errors} <= {"lycoris_config.algo"}
+
+
 def test_pictures_of_the_run_may_not_lie_among_the_images(training: Training) -> None:
     assert codes(training, output_dir="pictures") == [("output_dir", "among_images")]
     assert codes(training, output_dir="pictures/deeper/run") == [("output_dir", "among_images")]

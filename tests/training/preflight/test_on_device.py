@@ -78,3 +78,26 @@ def test_sharded_weights_count_by_the_part_of_a_process_and_what_it_gathers(free
     gathered = sharded.weights - complete.weights // 4
     assert gathered == complete.weights if not frees else 0 < gathered <= complete.weights
     assert sharded.activations == complete.activations
+
+
+def test_an_adapter_stays_complete_and_the_weights_below_it_are_spread() -> None:
+    four = replace(NOTHING, effective=Effective(1, 1, 4))
+    values = {"model_type": "lora", "optimizer": "torch-adamw", "use_ema": True}
+    complete, sharded = step_memory(run(**values), four), step_memory(run(**values, fsdp_enable=True), four)
+    for part in ("weights", "gradients", "state", "average"):
+        assert getattr(sharded, part) == getattr(complete, part), part
+    assert complete.frozen // 4 < sharded.frozen < complete.frozen * 1.3 and sharded.host == 0
+    whole = step_memory(run(**values, fsdp_enable=True, fsdp_auto_wrap_policy="NO_WRAP"), four)
+    assert whole.frozen == complete.frozen // 4 + complete.frozen, "the network is gathered at once"
+
+
+@pytest.mark.parametrize("model_type", ["full", "lora"])
+def test_offloaded_parts_are_counted_on_the_host(model_type: str) -> None:
+    four = replace(NOTHING, effective=Effective(1, 1, 4))
+    values = {"model_type": model_type, "optimizer": "torch-adamw", "use_ema": True, "fsdp_enable": True}
+    usual, offloaded = step_memory(run(**values), four), step_memory(run(**values, fsdp_cpu_offload=True), four)
+    assert offloaded.counted + offloaded.host == usual.counted, "they only lie elsewhere"
+    assert 0 < offloaded.host < usual.counted
+    moved = {"weights", "gradients", "state", "average"} if model_type == "full" else {"frozen"}
+    assert {field.name for field in fields(OnDevice) if getattr(offloaded, field.name) < getattr(usual, field.name)} == moved
+    assert step_memory(run(**{**values, "fsdp_enable": False}, fsdp_cpu_offload=True), four).host == 0

@@ -18,6 +18,8 @@ BESIDE_WEIGHTS = ("lora", "locon", "loha", "lokr", "glora", "tlora")
 """Algorithms that support ``bypass_mode``, which computes them next to a layer. The others fail or learn something else."""
 ON_QUANTISED = ("lora", "locon", "loha", "lokr", "glora")
 """Algorithms that work on quantised layers. tlora needs the singular vectors of the exact weights."""
+KEEPS_WEIGHTS = ("full",)
+"""Algorithms that keep a copy of the weights of the base model."""
 IN_COMFYUI = ("lora", "locon", "loha", "lokr", "full", "dylora")
 """Algorithms whose adapters can be saved with ComfyUI's keys."""
 PRODUCTS = ("lora", "locon", "loha", "lokr")
@@ -117,8 +119,11 @@ def _block_problems(variant: Variant) -> Iterator[Problem]:
         yield variant.problem("linear_dim", "not_a_multiple", message, expected=f"a multiple of {block}")
 
 
-def unfit(document: Mapping[str, Any], *, quantised: bool, comfyui: bool) -> Iterator[Problem]:
-    """Yields a problem for each setting that does not work with a quantised base, or with ComfyUI's keys in the result."""
+def unfit(document: Mapping[str, Any], *, quantised: bool, comfyui: bool, received: bool = False) -> Iterator[Problem]:
+    """Yields a problem for each setting that does not work with a quantised base, or with ComfyUI's keys in the result.
+
+    ``received``: most processes get the weights of the base model from another one, after the adapter was made.
+    """
     for variant in variants(document):
         if quantised and variant.algo not in ON_QUANTISED:
             message = f"The algorithm {variant.algo} needs the exact weights of the base model."
@@ -129,6 +134,11 @@ def unfit(document: Mapping[str, Any], *, quantised: bool, comfyui: bool) -> Ite
             yield variant.problem(
                 "weight_decompose", "needs_exact_weights", message, expected="false", hint="or set base_model_precision=no_change"
             )
+        if received and variant.algo in KEEPS_WEIGHTS:
+            message = f"The algorithm {variant.algo} copies the weights of the base model, which only the first process reads."
+            hint = "set fsdp_cpu_ram_efficient_loading=false, or use another algorithm"
+            expected = f"one of {', '.join(sorted({*ALGORITHMS} - {*KEEPS_WEIGHTS}))}"
+            yield variant.problem("algo", "needs_own_weights", message, expected=expected, hint=hint)
         if comfyui and variant.algo not in IN_COMFYUI:
             message = f"Adapters of the algorithm {variant.algo} cannot be saved with ComfyUI's keys."
             expected = f"diffusers, or one of the algorithms {', '.join(IN_COMFYUI)}"

@@ -52,7 +52,6 @@ _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.UNSAFE, _LAUNCH, ("accelerate_extra_args",)),
     (Reason.UNSAFE, "it loads a tracker from a file of Python code", ("custom_tracker",)),
     (Reason.LATER, "DeepSpeed is not supported; fsdp_enable spreads weights and optimizer state over processes", ("deepspeed_config",)),
-    (Reason.LATER, "gradient_checkpointing saves activations, with FSDP and without it", ("fsdp_activation_checkpointing",)),
     (Reason.RESEARCH, "it belongs to CREPA, an alignment of features between frames", ("crepa_*",)),
     (Reason.RESEARCH, "it belongs to U-REPA, an alignment of features for UNets", ("urepa_*",)),
     (Reason.RESEARCH, "it belongs to iREPA, an alignment of features", ("irepa_*",)),

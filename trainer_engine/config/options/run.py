@@ -91,13 +91,24 @@ class DistributedOptions(OptionGroup):
     )
     fsdp_enable: bool = option(
         False,
-        "Spread weights, gradients and optimizer state over all processes (FSDP), for full fine-tunes that one device cannot hold. "
-        "docs/distributed.md says what can be combined with it.",
+        "Spread the weights of the network over all processes (FSDP), and in a full fine-tune gradients and optimizer state too, if one "
+        "device cannot hold them. docs/distributed.md says what can be combined with it.",
     )
     fsdp_version: int = option(2, "Version of FSDP. 2 is the only one.", ge=1, le=2)
     fsdp_reshard_after_forward: bool = option(
         True, "FSDP: free the gathered weights of a block after its forward pass and gather them again for the backward pass."
     )
+    fsdp_cpu_offload: bool = option(
+        False,
+        "FSDP: keep the part of the weights that a process has in the memory of the host, and copy a block to the device while it "
+        "computes. In a full fine-tune, gradients and optimizer state are there too, and the host updates the weights.",
+    )
+    fsdp_cpu_ram_efficient_loading: bool = option(
+        False,
+        "FSDP: only the first process reads the weights of the network, and sends them to the others block by block. The memory of the "
+        "host then holds the network once, and not once for each process.",
+    )
+    fsdp_activation_checkpointing: bool = option(False, "FSDP: turn gradient_checkpointing on, which does the same.")
     fsdp_auto_wrap_policy: Literal["TRANSFORMER_BASED_WRAP", "NO_WRAP"] = option(
         "TRANSFORMER_BASED_WRAP",
         "FSDP: what gathers its weights on its own. TRANSFORMER_BASED_WRAP: each block. NO_WRAP: the complete network at once.",
@@ -140,6 +151,11 @@ class DistributedOptions(OptionGroup):
     def groups_of(self, processes: int) -> int:
         """How many samples so many processes take at a time: the number of groups, at least 1."""
         return max(1, processes // self.group_size)
+
+    @property
+    def reads_weights_once(self) -> bool:
+        """Whether only the first process reads the weights of the network."""
+        return self.fsdp_enable and self.fsdp_cpu_ram_efficient_loading
 
     def wrapped_blocks(self, usual: Sequence[str]) -> tuple[str, ...]:
         """Class names of the modules that gather their sharded weights on their own. ``usual``: those of the family."""

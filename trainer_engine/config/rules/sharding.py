@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
+from trainer_engine.config.precisions import LOADED, QUANTISED
 from trainer_engine.config.rules.memory import STREAMS
 from trainer_engine.contract.errors import Problem
 
 SHARD, VERSION, BLOCKS = "fsdp_enable", "fsdp_version", "fsdp_transformer_layer_cls_to_wrap"
-DETAILS = ("fsdp_reshard_after_forward", "fsdp_auto_wrap_policy", BLOCKS)
+BASE = "base_model_precision"
+CHECKPOINTING, RECOMPUTES = "fsdp_activation_checkpointing", "gradient_checkpointing"
+DETAILS = (
+    *("fsdp_reshard_after_forward", "fsdp_cpu_offload", "fsdp_cpu_ram_efficient_loading", CHECKPOINTING, "fsdp_auto_wrap_policy", BLOCKS),
+)
+FULL = "full"
+WITHOUT = f"leave it out, or use {SHARD}=false"
 ELEMENTWISE = ("torch-adam", "torch-adamw", "torch-sgd")
 """Optimizers whose update of a number looks at nothing but its own gradient and state: those of a part are a part of those of all."""
 _STREAMED = "The weights of a block are gathered from other processes and not copied from the memory of the host"
@@ -23,11 +31,15 @@ NOT_SHARDED = {
     "fuse_qkv_projections": "Joined projections keep the weights of a block beyond its call",
 }
 """Option -> why it cannot be combined with FSDP."""
-OTHER_VALUES = {
-    "optimizer_cpu_offload_method": ("none", "The update on the host copies complete weights"),
-    "dynamo_backend": ("no", "A compiled network does not gather weights between its graphs"),
-}
+OTHER_VALUES = {"dynamo_backend": ("no", "A compiled network does not gather weights between its graphs")}
 """Option -> (its only value with FSDP, why)."""
+OF_TRAINED = {"optimizer_cpu_offload_method": ("none", "The update on the host copies complete weights")}
+"""The same for runs whose trained weights are spread, which are all of a full fine-tune and none of an adapter."""
+
+
+def implied_by_sharding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that follow from those of FSDP, by name."""
+    return {RECOMPUTES: True} if values.get(SHARD) and values.get(CHECKPOINTING) else {}
 
 
 def weights_can_be_sharded(values: Values) -> Iterator[Problem]:
@@ -37,27 +49,34 @@ def weights_can_be_sharded(values: Values) -> Iterator[Problem]:
             if values[name] != REGISTRY[name].default:
                 yield Problem.note(name, "no_effect", f"{name} has no effect without {SHARD}.", got=values[name])
         return
+    if values[CHECKPOINTING]:
+        message = f"{CHECKPOINTING} does what {RECOMPUTES} does, which is on."
+        yield Problem.note(CHECKPOINTING, "same_as", message, got=True, hint=f"{RECOMPUTES} says it with FSDP and without it")
     if values[VERSION] != 2:
         message = "Version 1 of FSDP, which PyTorch has deprecated, is not available."
-        yield Problem.error(VERSION, "not_available", message, got=values[VERSION], expected="2")
-    if values.get("model_type") == "lora":
-        message = f"{SHARD} is for full fine-tunes: an adapter has few trained weights, and its frozen base may be quantised instead."
-        yield Problem.error(SHARD, "not_with_adapter", message, got=True, expected="false, or model_type=full")
-    if values["optimizer"] not in ELEMENTWISE:
+        yield Problem.error(VERSION, "not_available", message, got=values[VERSION], expected="2", hint="leave it out")
+    is_full = values.get("model_type") == FULL
+    if is_full and values["optimizer"] not in ELEMENTWISE:
         message = f"optimizer={values['optimizer']} looks at complete weights, and {SHARD} gives each process some of their rows."
-        yield Problem.error("optimizer", "not_sharded", message, got=values["optimizer"], expected=f"one of {', '.join(ELEMENTWISE)}")
+        expected, hint = f"one of {', '.join(ELEMENTWISE)}", "adapters on a sharded base take every optimizer"
+        yield Problem.error("optimizer", "not_sharded", message, got=values["optimizer"], expected=expected, hint=hint)
+    if not is_full and values[BASE] in QUANTISED:
+        message = f"{SHARD} spreads weights of ordinary types. Quantised ones are complete on every process."
+        hint = f"use {BASE}=no_change, or {SHARD}=false"
+        yield Problem.error(BASE, "not_sharded", message, got=values[BASE], expected=f"no_change, {', '.join(LOADED)}", hint=hint)
     for name, reason in NOT_SHARDED.items():
         if values[name]:
-            yield Problem.error(name, "not_sharded", f"{SHARD}: {reason}.", got=values[name], expected=f"no {name}, or {SHARD}=false")
-    for name, (only, reason) in OTHER_VALUES.items():
+            yield Problem.error(name, "not_sharded", f"{SHARD}: {reason}.", got=values[name], expected=f"no {name}", hint=WITHOUT)
+    for name, (only, reason) in {**OTHER_VALUES, **(OF_TRAINED if is_full else {})}.items():
         if values[name] != only:
-            yield Problem.error(name, "not_sharded", f"{SHARD}: {reason}.", got=values[name], expected=only)
+            yield Problem.error(name, "not_sharded", f"{SHARD}: {reason}.", got=values[name], expected=only, hint=WITHOUT)
     if values["mixed_precision"] == "fp16":
         message = f"{SHARD}: the loss scale of float16 is not kept in step between processes."
-        yield Problem.error("mixed_precision", "not_sharded", message, got="fp16", expected="bf16 or no")
+        yield Problem.error("mixed_precision", "not_sharded", message, got="fp16", expected="bf16 or no", hint=WITHOUT)
     if values["context_parallel_size"] > 1:
         message = f"{SHARD} and context_parallel_size spread over the same processes."
-        yield Problem.error("context_parallel_size", "not_sharded", message, got=values["context_parallel_size"], expected="1")
+        size = values["context_parallel_size"]
+        yield Problem.error("context_parallel_size", "not_sharded", message, got=size, expected="1", hint=WITHOUT)
 
 
 def sharing_problems(options: TrainingOptions, processes: int) -> Iterator[Problem]:

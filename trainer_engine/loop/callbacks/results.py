@@ -15,7 +15,6 @@ from trainer_engine.loop.callbacks.memory import in_words
 from trainer_engine.loop.state import TrainState
 from trainer_engine.optim.ema import MovingAverage
 from trainer_engine.runtime.distributed import Processes
-from trainer_engine.runtime.sharding import is_sharded
 from trainer_engine.runtime.stages import Stages
 from trainer_engine.validation.generate import FOLDER as IMAGES
 
@@ -34,7 +33,7 @@ class ResultsCallback(Callback):
 
     def after_training(self, state: TrainState) -> None:
         with self.processes.first_alone() as is_first:
-            if state.is_finished and (is_first or is_sharded(self.trainable.network)):
+            if state.is_finished and (is_first or self.trainable.is_sharded):
                 self._write_results(state)
         if is_first:
             self._summarise(state)

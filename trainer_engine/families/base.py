@@ -298,6 +298,10 @@ class Family(ABC):
         ``spacing``: which timesteps of a diffusion schedule are taken; None leaves it to the base model.
         """
 
+    def expect_prompts(self, texts: Sequence[str]) -> None:
+        """Called before ``make_pipeline`` with all texts that images are generated from next. Families with one network ignore it."""
+        return
+
     @abstractmethod
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Picture:
         """One image, or the frames of a clip where more than one is asked for.

@@ -23,6 +23,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.precisions import activated
 from trainer_engine.config.resuming.identity import adapter_targets
+from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
@@ -82,6 +83,12 @@ class Family(ABC):
     @abstractmethod
     def text_fingerprint(self, hashes: FileHashes) -> str:
         """Changes whenever the same prompt would give another embedding."""
+
+    def encoder_fingerprint(self, hashes: FileHashes) -> str:
+        """``text_fingerprint`` of a family with one text encoder, whose prompts depend on nothing but that."""
+        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
+        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
 
     @abstractmethod
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:

@@ -42,7 +42,7 @@ from training.preflight.adapter import adapter_problems
 from training.preflight.cache_stock import CACHED, cache_uses
 from training.preflight.data import data_problems
 from training.preflight.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
-from training.preflight.disk_uses import download_use, run_uses, weights_use
+from training.preflight.disk_uses import download_use, other_stage_download, run_uses, weights_use
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
 from training.preflight.model_files import model_problems, network_problems, weights_problems
@@ -115,6 +115,7 @@ def examine_run(
     uses = [
         *cache_uses(options, spec, resolved.dataloader, report, on_cpu=expected_device(variables) == "cpu"),
         *download_use(sources[BASE], base, options, spec, hub),
+        *other_stage_download(options, spec, hub),
         *remote.uses,
     ]
     kept = _keeps_encoders(options, resolved.dataloader)

@@ -6,8 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.helpers.models import tiny_model, tiny_pixart
+from tests.helpers.models import options_with, tiny_model, tiny_pixart
 from tests.training.conftest import Training
+from trainer_engine.config.families import specs
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
+from training.preflight.base_model import HubSettings
+from training.preflight.disk_uses import other_stage_download
 
 OPTION = "pixart_validation_stage2_model"
 STAGE = {
@@ -56,3 +60,17 @@ def test_a_network_of_another_prediction_or_with_a_pickle_is_refused(training: T
 
 def test_a_place_that_the_server_keeps_closed_is_refused(training: Training) -> None:
     assert reported(training, "/etc") == ["outside_roots"]
+
+
+def test_the_download_of_the_other_network_takes_place_on_the_disk(tmp_path: Path) -> None:
+    hub, spec = HubSettings.of({"HF_HOME": str(tmp_path)}), specs()["pixart_sigma"]
+
+    def uses(hub: HubSettings, **values: str) -> list[tuple[str, int]]:
+        options = options_with(**{name.lstrip("-"): value for name, value in STAGE.items()}, **values)
+        return [(use.option, use.bytes) for use in other_stage_download(options, spec, hub)]
+
+    assert uses(hub) == [(OPTION, 2 * 909_000_000)]
+    assert uses(hub, **{OPTION: str(tiny_pixart())}) == []
+    assert uses(HubSettings.of({"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})) == []
+    place_in_hub_cache(tiny_pixart(), spec.flavours["900M-1024-v0.7-stage2"], tmp_path)
+    assert uses(hub) == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from trainer_engine.config.family_parts import TRAINED_STAGE
 from trainer_engine.config.stages import NetworkFacts, OtherStage, mismatch
@@ -60,6 +62,35 @@ class OtherNetwork:
         """Let go of the network."""
         self._network = None
         free_device_memory(self.family.devices.device)
+
+
+class SharedSchedule(nn.Module):
+    """Two networks as one for a pipeline: asks the first one from the timestep ``border`` on, and the second below it."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, border: int) -> None:
+        super().__init__()
+        self.first, self.second, self.border = first, second, border
+
+    @property
+    def config(self) -> Any:
+        return self.first.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast("torch.dtype", self.first.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return cast("torch.device", self.first.device)
+
+    @property
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        return self.first, self.second
+
+    def forward(self, hidden_states: Tensor, *, timestep: Tensor, **conditions: Any) -> Any:
+        """(B, C, h, w), all at one timestep of ``timestep`` (B,), as the forward pass of each."""
+        network = self.first if timestep[0].item() >= self.border else self.second
+        return network(hidden_states, timestep=timestep, **conditions)
 
 
 def other_network(family: Family, stage: OtherStage) -> OtherNetwork:

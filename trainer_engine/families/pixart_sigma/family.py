@@ -24,14 +24,13 @@ from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.common.stages import OtherNetwork, other_network
+from trainer_engine.families.common.stages import OtherNetwork, SharedSchedule, other_network
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.families.pixart_sigma.components import PixArtParts
 from trainer_engine.families.pixart_sigma.controlnet import SteeredPixArt
 from trainer_engine.families.pixart_sigma.spec import SPEC
-from trainer_engine.families.pixart_sigma.stages import SharedSchedule
 from trainer_engine.runtime.devices import Devices
 
 PROMPT_LENGTH_MULTIPLE = 32
@@ -247,7 +246,7 @@ def _with_size_conditions(network: nn.Module) -> Iterator[None]:
     def add_sizes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, {**kwargs, "added_cond_kwargs": _size_conditions(module, args[0])}
 
-    transformers = network.transformers if isinstance(network, SharedSchedule) else (network,)
+    transformers = network.networks if isinstance(network, SharedSchedule) else (network,)
     hooks = [transformer.register_forward_pre_hook(add_sizes, with_kwargs=True) for transformer in transformers]
     try:
         yield

@@ -10,6 +10,7 @@ from environments.files.config_files import without_marks
 from environments.models import Environment
 from trainer_engine.config.components import CONFIG, NETWORKS, T5, VAE
 from trainer_engine.config.families import find_spec
+from trainer_engine.config.options import canonical_name
 from trainer_engine.config.options.secrets import hide_options, secrets_of
 from trainer_engine.config.parse import normalise
 
@@ -80,4 +81,4 @@ def laid_under(stored: Mapping[str, Any], submitted: Mapping[str, Any]) -> dict[
     sent, _ = normalise(without_marks(submitted))
     if FAMILY not in sent or _base(before)[0] == _base(sent)[0]:
         return dict(stored)
-    return {name: value for name, value in stored.items() if name.lstrip("-") not in OF_ONE_FAMILY}
+    return {name: value for name, value in stored.items() if canonical_name(name) not in OF_ONE_FAMILY}

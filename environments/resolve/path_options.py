@@ -11,6 +11,7 @@ from trainer_engine.config.components import BASE, NETWORKS, VAE
 from trainer_engine.config.dataset_tables import table_paths
 from trainer_engine.config.model_files import HINT, PICKLED
 from trainer_engine.config.one_file.layout import SUFFIX
+from trainer_engine.config.stages import model_options
 from trainer_engine.contract.errors import Problem
 
 
@@ -51,6 +52,7 @@ WEIGHTS = (
     "pretrained_transformer_model_name_or_path",
     "controlnet_model_name_or_path",
     "pretrained_evaluation_model_name_or_path",
+    *model_options(),
 )
 """Options that hold a repository id of the hub, or the path of a folder or of a file in safetensors."""
 

@@ -20,8 +20,7 @@ from environments.resolve.checks import flavour_mismatch
 from environments.resolve.hooks import resolve_scripts
 from environments.resolve.json_options import publishing_file, read_json_option
 from environments.resolve.path_options import ADAPTERS, DATASET, LOCAL, WEIGHTS, is_repository, resolve_weights
-from environments.resolve.validation_adapters import resolve_adapter, resolve_validation_adapter
-from environments.resolve.validation_inputs import resolve_validation_inputs
+from environments.resolve.validation_paths import resolve_adapter, resolve_validation_adapter, resolve_validation_inputs
 from environments.secrets.datasets import revealed
 from trainer_engine.config.adapters.validation_adapter import CONFIG as VALIDATION_ADAPTER
 from trainer_engine.config.components import spec_of_run

@@ -45,7 +45,7 @@ def source_of(samples: int, buckets: int) -> DataSource:
         )
         for bucket in range(buckets)
     )
-    return DataSource("pictures", filled, 1, 1.0)
+    return DataSource("pictures", filled, 0, 1.0)
 
 
 def measure(samples: int, buckets: int) -> dict[str, float]:

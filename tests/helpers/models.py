@@ -8,9 +8,10 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
@@ -19,6 +20,8 @@ from trainer_engine.families.load import load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
+
+OneFamily = TypeVar("OneFamily", bound=Family)
 
 
 @cache
@@ -58,6 +61,18 @@ def tiny_family(**values: Any) -> Family:
     """The tiny model's family on the CPU."""
     options = options_with(**values)
     return load_family(options, resolve_devices(options, torch.device("cpu")))
+
+
+def tiny_of(kind: type[OneFamily], folder: Path | str, **values: Any) -> OneFamily:
+    """A family on the CPU with the micro model in a folder."""
+    family = tiny_family(**{"model_family": kind.spec.name, "pretrained_model_name_or_path": str(folder), **values})
+    assert isinstance(family, kind)
+    return family
+
+
+def fixed(*shape: int, seed: int) -> Tensor:
+    """Normal numbers, the same in every run."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def place_tiny_model(hf_home: Path, repository: str) -> Path:

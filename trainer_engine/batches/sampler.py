@@ -14,6 +14,7 @@ import numpy as np
 
 from trainer_engine.batches.order import EpochOrder, Epochs, bucket_batches
 from trainer_engine.config.datasets.fields import ALWAYS, Gates
+from trainer_engine.datasets.buckets import samples_seen
 from trainer_engine.datasets.epoch_crops import EpochCrops
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.timeline import TimedSet, Timeline
@@ -27,8 +28,8 @@ class DataSource:
     id: str
     buckets: tuple[tuple[Sample, ...], ...]
     """The samples of each bucket, with their crops of the first epoch."""
-    passes: int
-    """How often each sample is seen in an epoch."""
+    repeats: int
+    """How many more times than once each sample is seen in an epoch."""
     weight: float
     """``probability`` of the dataset, above 0."""
     at_least: int = 0
@@ -56,7 +57,7 @@ class DataSource:
 
     def seen(self, images: int) -> int:
         """Samples that a bucket of so many images gives in an epoch."""
-        return max(images * self.passes, self.at_least)
+        return samples_seen(images, self.repeats, self.at_least)
 
     def buckets_in(self, epoch: int) -> Sequence[Sequence[Sample]]:
         """The samples of each bucket of an epoch, from 0, with their crops of the first one."""

@@ -23,7 +23,7 @@ def data_source(found: SetReport, samples: Sequence[Sample]) -> DataSource:
     return DataSource(
         id=found.entry.id,
         buckets=tuple(tuple(samples[index] for index in members) for members in fill_buckets(samples).values()),
-        passes=found.entry.repeats + 1,
+        repeats=found.entry.repeats,
         weight=found.entry.probability,
         at_least=found.at_least,
         batch=found.effective.batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -50,6 +51,10 @@ class LatentCache:
         self.reused = 0
         self.stopped = False
         """Whether ``should_stop`` ended the caching early."""
+        self.notes_uses = True
+        """Whether this process notes which entries the run uses: one of several does."""
+        self.run = ""
+        """Tells the run and the set apart from others that use the same folder, if crops change."""
         fingerprint = family.image_fingerprint(store.hashes)
         stored = {} if family.devices.vae == torch.float32 else {"stored": "as computed"}
 
@@ -101,12 +106,21 @@ class LatentCache:
         return {"latents": latents}
 
     def release(self, samples: Iterable[Sample], needed: Iterable[Sample]) -> int:
-        """Remove the entries of samples, except of those that are still needed. Returns how many were removed."""
+        """Remove the entries of samples, except of those that are still needed. Returns how many were removed.
+
+        The needed ones are those of the epoch that begins: other processes leave them alone while the run lives.
+        """
         self._in_memory = InMemoryCache()
         if self.when is Encoded.NEVER_STORED:
             return 0
-        gone = {self.address(sample) for sample in samples}.difference(map(self.address, needed))
-        return self.store.release(gone, self._shard)
+        kept = set(map(self.address, needed))
+        self.note_epoch(kept)
+        return self.store.release({self.address(sample) for sample in samples}.difference(kept), self._shard, self.run)
+
+    def note_epoch(self, addresses: Iterable[str]) -> None:
+        """Note that this run reads these entries in an epoch. One process of a run does. Raises DiskFull."""
+        if self.notes_uses:
+            self.store.note_use_of_epoch(addresses, self.run, **entries_of("latents", self.family))
 
     def leave_out(self, sample: Sample, reason: str) -> None:
         """Exclude a sample from training."""
@@ -173,7 +187,8 @@ def cache_latents(
         cache = ranks.first_then_others(lambda: LatentCache(family, store, seed, when, crops_change=crops_change))
         share = Share(ranks, [sample.name for sample in samples])
         missing = _missing(cache, samples, share, workers, ranks)
-    if ranks.rank == 0 and when is not Encoded.NEVER_STORED and not crops_change:
+    cache.notes_uses = ranks.rank == 0
+    if cache.notes_uses and when is not Encoded.NEVER_STORED and not crops_change:
         store.note_use(cache.addresses.values(), **entries_of("latents", family))
     mine = set(share.of([sample.name for sample in missing]))
     done = len(samples) - len(missing)
@@ -190,7 +205,16 @@ def cache_latents(
             done += ranks.count * batch.count
             on_progress(min(done, len(samples)), len(samples))
     _agree(cache, samples, ranks)
+    if crops_change and when is not Encoded.NEVER_STORED:
+        cache.run = _run_of(cache)
+        cache.note_epoch(cache.addresses.values())
     return cache
+
+
+def _run_of(cache: LatentCache) -> str:
+    """The same for every process of a run, and when it resumes."""
+    place = os.path.realpath(cache.family.options.run.output_dir)
+    return hashlib.sha256("\n".join([place, *sorted(cache.addresses)]).encode(errors="surrogateescape")).hexdigest()
 
 
 def _missing(cache: LatentCache, samples: Sequence[Sample], share: Share[str], workers: int, ranks: Ranks) -> list[Sample]:

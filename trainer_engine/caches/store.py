@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -31,7 +32,7 @@ from trainer_engine.datasets.shards import older
 from trainer_engine.datasets.shards.collect import release
 from trainer_engine.datasets.shards.folder import SHARDS, ShardFolder
 from trainer_engine.datasets.shards.record import PACKED, PLAIN
-from trainer_engine.datasets.shards.uses import TOUCHED_SECONDS, note_use
+from trainer_engine.datasets.shards.uses import TOUCHED_SECONDS, HeldUse, hold_use, remove_unheld, use_lists
 from trainer_engine.datasets.shards.writer import Entry, ShardWriter
 from trainer_engine.families.base import Family
 
@@ -116,7 +117,7 @@ class CacheStore:
         self.compress = compress
         self._shards = ShardFolder(folder / SHARDS)
         self._writing = threading.RLock()
-        self._used: Path | None = None
+        self._used: list[HeldUse] = []
         self._touched = 0.0
 
     def holds(self, address: str) -> bool:
@@ -168,15 +169,15 @@ class CacheStore:
         """A writer for ``put_all``, which keeps a shard to itself until it is closed. ``is_short_lived``: its entries are released soon."""
         return ShardWriter(self.folder / SHARDS, is_short_lived=is_short_lived)
 
-    def release(self, addresses: Collection[str], writer: ShardWriter) -> int:
+    def release(self, addresses: Collection[str], writer: ShardWriter, run: str = "") -> int:
         """Remove entries that no run needs any more; ``writer`` lets go of its shard for it. Returns how many were removed.
 
-        An entry that cannot be removed stays; ``simpletuner cache gc`` removes it later.
+        ``run``: as in ``note_use_of_epoch``. An entry that cannot be removed stays; ``simpletuner cache gc`` removes it later.
         """
         with self._writing:
             try:
                 writer.close()
-                return release(self.folder, addresses)
+                return release(self.folder, addresses, run)
             except OSError as error:
                 log.warning("The cache %s keeps entries that are needed no more: %s", self.folder, error)
                 return 0
@@ -189,24 +190,38 @@ class CacheStore:
         return Entry(bytes.fromhex(address), content, PLAIN) if packed is None else Entry(bytes.fromhex(address), packed, PACKED)
 
     def note_use(self, addresses: Iterable[str], **facts: Any) -> None:
-        """Note that this run reads these entries, so that ``simpletuner cache gc`` knows when they were last used. Raises DiskFull."""
+        """Note that this run reads these entries: ``simpletuner cache gc`` leaves them alone while it lives, and knows afterwards when
+        they were last used. Raises DiskFull."""
         try:
-            self._used = note_use(self.folder, addresses, facts)
+            self._used.append(hold_use(self.folder, addresses, facts))
         except OSError as error:
             if means_full(error):
                 raise DiskFull(f"No space is left for the cache in {self.folder}.", hint="free some space, or set cache_dir") from error
             raise
         self._touched = time.monotonic()
 
+    def note_use_of_epoch(self, addresses: Iterable[str], run: str, **facts: Any) -> None:
+        """``note_use`` of a run whose entries change with each epoch: lists of its other epochs go. ``run`` tells it from other runs.
+
+        Raises DiskFull.
+        """
+        before, self._used = self._used, []
+        self.note_use(addresses, run=run, **facts)
+        for one in before:
+            one.let_go()
+        kept = {one.path for one in self._used}
+        for listed in use_lists(self.folder):
+            if listed.facts.get("run") == run and listed.path not in kept:
+                remove_unheld(listed.path)
+
     def _touch(self) -> None:
-        """Renew the time of the run's list now and then, while entries are read."""
-        if self._used is None or time.monotonic() - self._touched < TOUCHED_SECONDS:
+        """Renew the times of the run's lists now and then, while entries are read: file systems without locks have nothing else."""
+        if time.monotonic() - self._touched < TOUCHED_SECONDS:
             return
         self._touched = time.monotonic()
-        try:
-            os.utime(self._used)
-        except OSError:  # the list was removed: the next start notes the use again
-            self._used = None
+        for one in self._used:
+            with suppress(OSError):  # the list was removed: the next start notes the use again
+                os.utime(one.path)
 
 
 class InMemoryCache:

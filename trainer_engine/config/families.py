@@ -11,6 +11,7 @@ from types import MappingProxyType
 from trainer_engine import families
 from trainer_engine.config.family_parts import OTHER_PREFIXES
 from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.json_fields import folded
 
 SHARED = "common"
 """Folder in ``families`` with code that families share."""
@@ -42,15 +43,11 @@ def trained_folders() -> tuple[str, ...]:
 
 def find_spec(name: str) -> FamilySpec | None:
     """Returns the spec of a family by its name or an alias, ignoring case and the kind of dash, or None."""
-    wanted = _plain(name)
+    wanted = folded(name)
     for spec in specs().values():
-        if wanted in map(_plain, (spec.name, *spec.aliases)):
+        if wanted in map(folded, (spec.name, *spec.aliases)):
             return spec
     return None
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace("-", "_")
 
 
 FORMAT_FAMILIES = frozenset(
@@ -106,4 +103,4 @@ FORMAT_FAMILIES = frozenset(
 
 def known_but_missing(name: str) -> bool:
     """Whether the format has this family but it is not implemented yet."""
-    return _plain(name) in FORMAT_FAMILIES and find_spec(name) is None
+    return folded(name) in FORMAT_FAMILIES and find_spec(name) is None

@@ -204,3 +204,23 @@ class AdapterSpec:
 def tokenizer_of(text_encoder: str) -> str:
     """Returns the tokenizer's subfolder for that of a text encoder: ``text_encoder_2`` -> ``tokenizer_2``."""
     return text_encoder.replace("text_encoder", "tokenizer")
+
+
+TRAINED_STAGE, FULL_PIPELINE = "trained-stage", "full-pipeline"
+"""Values of ``StagesSpec.mode``: the trained network alone makes the validation images, or both do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagesSpec:
+    """Two networks of a family that share the noise schedule: the first has the part with the most noise."""
+
+    mode: str
+    """The option that chooses whether validation images are made by both."""
+    models: tuple[str, str]
+    """The options that name the weights of the first and of the second network."""
+    flavours: Mapping[str, str]
+    """Flavour of the first network -> flavour of the second."""
+    usual: str
+    """Flavour of the first network of the pair that is taken for weights of no pair."""
+    shares_sampler: bool = False
+    """Whether one pipeline asks both networks, which then have to predict the same thing."""

@@ -19,6 +19,7 @@ from trainer_engine.config.family_parts import (
     PromptSpec,
     Role,
     SamplingSpec,
+    StagesSpec,
 )
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
@@ -90,6 +91,8 @@ class FamilySpec:
     """Flavours of the configuration format that are other models, with other inputs, and are not implemented."""
     controlnet: ControlNetSpec | None = None
     """The family's ControlNet; None if diffusers has none."""
+    stages: StagesSpec | None = None
+    """Two of its networks that share the noise schedule; None if no published weights do."""
     beside: FamilySpec | None = None
     """In a run that trains a ControlNet, the facts of the family without it."""
 

@@ -1,4 +1,4 @@
-"""Values in the JSON of options: booleans, and lists of objects. Messages never repeat the JSON, since it may hold keys."""
+"""Values in the JSON of options: names, booleans, and lists of objects. Messages never repeat the JSON, since it may hold keys."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ class WrongValue(ValueError):
         super().__init__(message)
         self.code = code
         self.hint = hint
+
+
+def folded(word: object) -> str:
+    """A name or a choice as it is compared with others: without spaces around it, in lower case, with ``_`` for ``-``."""
+    return str(word).strip().lower().replace("-", "_")
 
 
 def parse_bool(value: object) -> bool:

@@ -18,8 +18,6 @@ from trainer_engine.config.rules.sharding import implied_by_sharding
 from trainer_engine.contract.errors import InvalidOptions, Problem, errors_in
 from trainer_engine.contract.messages import Suggestions
 
-UNQUANTISED = "no_change"
-
 
 def unknown_option(name: str, known: Iterable[str], suggestions: Suggestions) -> Problem:
     """Returns the problem of an unknown option name, with the nearest known name as its hint."""
@@ -106,7 +104,8 @@ def check_options(values: Mapping[str, Any]) -> tuple[TrainingOptions | None, li
     reported = {problem.option for problem in problems}
     problems += [problem for problem in missing_options(typed) if problem.option not in reported]
     named = quantised_components(typed.get(QUANTISED))[0]
-    typed |= {option: name for option, name in named.items() if typed.get(option, UNQUANTISED) == UNQUANTISED}
+    usual = {option: REGISTRY[option].default for option in named}
+    typed |= {option: name for option, name in named.items() if typed.get(option, usual[option]) == usual[option]}
     typed |= implied_by_sharding(typed)
     rules = broken_rules(typed, reported)
     problems += rules.problems

@@ -11,6 +11,7 @@ from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet
 from trainer_engine.config.datasets.lists import FILTERS
 from trainer_engine.config.destinations import parse_trackers
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.stages import model_options
 from trainer_engine.config.validation_inputs import parse_validation_inputs
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.contract.path_rule import PlaceRule
@@ -60,7 +61,7 @@ def index_folder(options: TrainingOptions) -> Path:
 def read_places(options: TrainingOptions, dataloader: Dataloader | None) -> dict[str, Path]:
     """Returns the files and folders that the run reads, by option or dataset field."""
     values = options.as_values()
-    named = {name: Path(str(values[name])) for name in READ if values.get(name)}
+    named = {name: Path(str(values[name])) for name in (*READ, *model_options()) if values.get(name)}
     named |= {source.place: Path(source.path) for run in validation_adapter_runs(values) for source in run.sources}
     named |= {one.place: Path(one.path) for one in parse_validation_inputs(values["validation_input"])[0]}
     for images in _image_sets(dataloader):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainer_engine.config.json_fields import folded
 from trainer_engine.config.option import OptionSpec, holds_json
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import read_document
@@ -105,7 +106,7 @@ def _dumped(value: object) -> str:
 
 
 def _is_named(names: Sequence[str], key: object) -> bool:
-    return str(key).strip().lower().replace("-", "_") in names
+    return folded(key) in names
 
 
 def _hidden(spec: OptionSpec, value: Any) -> Any:

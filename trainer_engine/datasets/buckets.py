@@ -48,6 +48,12 @@ class Effective:
         return f"train_batch_size {self.train_batch_size} x num_processes {self.processes}{shared} = {self.batch}"
 
 
+def samples_seen(images: int, repeats: int, at_least: int = 0) -> int:
+    """Returns the samples that a bucket of so many images gives in an epoch: each is seen ``repeats`` + 1 times, or more often if that is
+    fewer than ``at_least``."""
+    return max(images * (repeats + 1), at_least)
+
+
 @dataclass(frozen=True)
 class Bucket:
     """The size and the numbers of one bucket."""
@@ -57,7 +63,7 @@ class Bucket:
     size: Size
     images: int
     samples: int
-    """Samples in an epoch: images x (repeats + 1), or as many as a step takes if short buckets are repeated."""
+    """Samples in an epoch, as ``samples_seen`` counts them."""
     frames: int = 1
     """Frames of each clip; 1 for images."""
 
@@ -71,7 +77,7 @@ class Bucket:
 
     def is_short(self, repeats: int, batch_size: int) -> bool:
         """Whether its images are repeated beyond ``repeats``: it does not fill a batch, or it is oversubscribed."""
-        return self.images * (repeats + 1) < max(batch_size, self.samples)
+        return samples_seen(self.images, repeats) < max(batch_size, self.samples)
 
     @property
     def title(self) -> str:
@@ -113,7 +119,7 @@ def count_buckets(
     counted = []
     for key, members in buckets.items():
         size, frames = samples[members[0]].target, samples[members[0]].frames
-        seen = max(len(members) * (repeats + 1), at_least)
+        seen = samples_seen(len(members), repeats, at_least)
         counted.append(Bucket(key, geometry.aspect_of(size, rounding), size, len(members), seen, frames))
     return counted
 

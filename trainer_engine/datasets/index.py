@@ -135,9 +135,6 @@ def _measure_all(
 def _measure(source: Source, file: FoundFile, *, is_clip: bool) -> tuple[str, Measured]:
     name, size_bytes, version, _ = file
     medium = medium_of(name, is_clip=is_clip)
-    known = None if medium.is_clip else source.known_size(name)
-    if known:
-        return name, (size_bytes, version, *known, "")
     try:
         opened = SourceFile(source, name, size_bytes or source.size_of(name))
         (width, height), remark, frames, frame_rate = medium.measure(opened)

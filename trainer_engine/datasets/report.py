@@ -9,7 +9,7 @@ from functools import cached_property
 from trainer_engine.config.datasets import ImageSet, ReferenceSet
 from trainer_engine.config.datasets.fields import ALWAYS
 from trainer_engine.contract.errors import Problem
-from trainer_engine.datasets.buckets import Bucket, Effective
+from trainer_engine.datasets.buckets import Bucket, Effective, samples_seen
 from trainer_engine.datasets.epoch_crops import EpochCrops
 from trainer_engine.datasets.fitting import Fitter
 from trainer_engine.datasets.samples import Sample
@@ -70,7 +70,7 @@ class SetReport:
 
     def seen(self, images: int) -> int:
         """Returns the number of samples in an epoch of a bucket with so many images."""
-        return max(images * (self.entry.repeats + 1), self.at_least)
+        return samples_seen(images, self.entry.repeats, self.at_least)
 
     @property
     def frequency(self) -> tuple[object, ...]:

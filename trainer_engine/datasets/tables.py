@@ -14,9 +14,6 @@ from trainer_engine.datasets.text import NotText, decode
 BATCH_ROWS = 1_024
 LARGEST_JSON_BYTES = 1 << 28
 LONGEST_LINE_BYTES = 1 << 22
-DAMAGE = (ValueError, LookupError, OverflowError, MemoryError)
-"""Raised by pyarrow, in addition to its own exceptions, for what Python has no value for: broken text, years beyond 9999, names given
-twice."""
 MOST_NAMED = 20
 """Number of columns that a message lists."""
 
@@ -25,6 +22,14 @@ Row = tuple[Any, ...]
 
 class UnusableTable(ValueError):
     """A table cannot be read, or lacks a column. The message names the file, and the line if it has lines."""
+
+
+def damage() -> tuple[type[Exception], ...]:
+    """Returns what pyarrow raises for a damaged file: its own exceptions, OSError for broken headers, and those of Python for what Python
+    has no value for, such as broken text, years beyond 9999, and names given twice."""
+    import pyarrow
+
+    return (pyarrow.ArrowException, OSError, ValueError, LookupError, OverflowError, MemoryError)
 
 
 def rows_of(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -57,7 +62,6 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    import pyarrow
     from pyarrow.parquet import ParquetFile
 
     with open_regular(path) as stream:
@@ -68,7 +72,7 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
                 yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
         except UnusableTable:
             raise
-        except (pyarrow.ArrowException, OSError, *DAMAGE) as error:
+        except damage() as error:
             reason = str(error).strip().splitlines()[:1]
             raise UnusableTable(f"{path} is damaged, or no parquet table: {''.join(reason)[:200]}") from error
 

@@ -24,6 +24,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.precisions import activated
 from trainer_engine.config.resuming.identity import adapter_targets
+from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import Notification, Severity
 from trainer_engine.datasets.hashes import FileHashes
@@ -85,6 +86,12 @@ class Family(ABC):
     @abstractmethod
     def text_fingerprint(self, hashes: FileHashes) -> str:
         """Changes whenever the same prompt would give another embedding."""
+
+    def encoder_fingerprint(self, hashes: FileHashes) -> str:
+        """``text_fingerprint`` of a family with one text encoder, whose prompts depend on nothing but that."""
+        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
+        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
+        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
 
     @abstractmethod
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
@@ -307,6 +314,10 @@ class Family(ABC):
 
         ``spacing``: which timesteps of a diffusion schedule are taken; None leaves it to the base model.
         """
+
+    def expect_prompts(self, texts: Sequence[str]) -> None:
+        """Called before ``make_pipeline`` with all texts that images are generated from next. Families with one network ignore it."""
+        return
 
     @abstractmethod
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Picture:

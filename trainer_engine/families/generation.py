@@ -27,6 +27,9 @@ class GenerationRequest:
     steps: int
     guidance: float
     seed: int
+    text: str = ""
+    """The prompt in words, for a second network with text encoders of its own."""
+    negative_text: str = ""
     frames: int = 1
     """Frames of a clip, of a length that the family's ``ClipSpec`` allows; 1 is an image."""
     references: tuple[Tensor, ...] = ()

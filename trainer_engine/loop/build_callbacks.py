@@ -23,8 +23,7 @@ from trainer_engine.loop.callbacks.memory import MemoryCallback
 from trainer_engine.loop.callbacks.non_finite import NonFiniteCallback
 from trainer_engine.loop.callbacks.progress import ProgressCallback
 from trainer_engine.loop.callbacks.publishing import PublishingCallback, UploadDone
-from trainer_engine.loop.callbacks.report import ReportCallback
-from trainer_engine.loop.callbacks.results import ResultsCallback
+from trainer_engine.loop.callbacks.results import ReportCallback, ResultsCallback
 from trainer_engine.loop.callbacks.validation import ValidationCallback
 from trainer_engine.loop.callbacks.wait_for_hooks import WaitForHooks
 from trainer_engine.loop.components import RunComponents

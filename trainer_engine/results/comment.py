@@ -45,8 +45,13 @@ def comment_header(comment: str) -> dict[str, str]:
 
 
 def write_comment(folder: Path, comment: str) -> None:
-    """Puts the comment into every safetensors file of a folder that a library has written. Each file is replaced as a whole."""
-    for path in sorted(folder.glob("*.safetensors")) if comment else ():
+    """Puts the comment into every safetensors file of a folder that a library has written. Each file is replaced as a whole.
+
+    Without a comment the folder is left alone.
+    """
+    if not comment:
+        return
+    for path in sorted(folder.glob("*.safetensors")):
         staging = path.with_name(f".{path.name}.tmp-comment")
         try:
             _copy_with(comment, path, staging)

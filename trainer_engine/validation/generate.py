@@ -156,7 +156,7 @@ def render(
     images, not_finite = list[ValidationImage](), None
     with preserve_training_state(network), _freeing(family), uncompiled(network, options), sampling_attention(network, options):
         network.eval()
-        pipeline = _make_pipeline(family, network, options) if plan else None
+        pipeline = _make_pipeline(family, network, options, plan) if plan else None
         for number, subject in takewhile(lambda _: not stopped(), enumerate(plan)):
             image, failure = _image_of(subject, options, step, label), None
 
@@ -221,10 +221,11 @@ def _write(picture: Picture, image: ValidationImage, family: Family, options: Tr
     return dataclasses.replace(image, path=write_picture(folder, stem, picture, frames_per_second=rate), video=video)
 
 
-def _make_pipeline(family: Family, network: nn.Module, options: TrainingOptions) -> Any:
+def _make_pipeline(family: Family, network: nn.Module, options: TrainingOptions, plan: Sequence[Subject]) -> Any:
     validation = options.validation
     sampler, spacing = validation.validation_noise_scheduler, validation.inference_scheduler_timestep_spacing
     try:
+        family.expect_prompts([validation.validation_negative_prompt, *(subject.prompt.text for subject in plan)])
         return family.make_pipeline(network, sampler=sampler, spacing=spacing)
     except SURVIVED as error:
         raise GenerationFailed("", "", error) from error
@@ -271,6 +272,8 @@ def _request(
     return GenerationRequest(
         prompt=read(image.prompt),
         negative=read(validation.validation_negative_prompt),
+        text=image.prompt,
+        negative_text=validation.validation_negative_prompt,
         width=width,
         height=height,
         steps=image.sampler_steps,

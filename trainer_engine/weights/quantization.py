@@ -17,8 +17,7 @@ from trainer_engine.config.sdnq_settings import settings_of
 from trainer_engine.runtime.devices import ran_out_of_memory
 from trainer_engine.weights.layer_trial import Trial, shape_of
 from trainer_engine.weights.quantised.bnb import Bitsandbytes
-from trainer_engine.weights.quantised.float8 import Float8
-from trainer_engine.weights.quantised.layer import Library
+from trainer_engine.weights.quantised.layer import Float8, Library
 from trainer_engine.weights.quantised.quanto import Quanto
 from trainer_engine.weights.quantised.sdnq_types import Sdnq
 from trainer_engine.weights.quantised.torchao_types import Torchao

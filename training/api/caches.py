@@ -116,7 +116,7 @@ class CacheGc(APIView):
         "cache_gc", "Remove entries that were not used for long", CacheTaskSerializer, *WITH_BODY, 409, request=schema.forms(GC_FORM)
     )
     def post(self, request: Request) -> Response:
-        fields = {name.lstrip("-"): value for name, value in parse.submitted(request).items()}
+        fields = parse.named_fields(request)
         unknown = sorted(fields.keys() - GC_FORM["properties"].keys())
         if unknown:
             raise BadValue(unknown[0], f"There is no field {unknown[0]}.", got=None, expected="unused_days, keep_gb, remove")

@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.http import QueryDict
 from rest_framework.request import Request
 
+from trainer_engine.config.options import canonical_name
 from training.errors import BadValue, JobNotFound
 from training.jobs.queue import current_job, find_job
 from training.models import Job
@@ -40,6 +41,11 @@ def submitted(request: Request) -> dict[str, Any]:
         if "\0" in name or (isinstance(value, str) and "\0" in value):
             raise BadValue(name.replace("\0", "").lstrip("-"), "NUL characters cannot be stored.", got=None, expected="text without NUL")
     return kept
+
+
+def named_fields(request: Request) -> dict[str, Any]:
+    """The fields of ``submitted`` by the names that options have too: without leading dashes, with underscores. Raises BadValue."""
+    return {canonical_name(name): value for name, value in submitted(request).items()}
 
 
 def _is_mark(name: str) -> bool:
@@ -79,7 +85,7 @@ def job_of(text: str | None) -> Job | None:
 
 def body_job(request: Request) -> Job | None:
     """The job of ``job_id`` in the body, else the current or last one. Raises JobNotFound, BadValue."""
-    return job_of(text_or_none({name.lstrip("-"): value for name, value in submitted(request).items()}, "job_id"))
+    return job_of(text_or_none(named_fields(request), "job_id"))
 
 
 def text_or_none(fields: Mapping[str, Any], name: str) -> str | None:

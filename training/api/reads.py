@@ -99,7 +99,7 @@ class CheckpointsView(APIView):
         request=schema.forms(schema.CHECKPOINTS_FORM),
     )
     def post(self, request: Request) -> Response:
-        fields = {name.lstrip("-"): value for name, value in parse.submitted(request).items()}
+        fields = parse.named_fields(request)
         return Response(representations.checkpoints(self._job({**request.query_params.dict(), **fields})))
 
     def _job(self, asked: Any) -> Job | None:

@@ -11,7 +11,6 @@ from typing import Any
 from trainer_engine.config.adapters.assistant import assistant_of
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
 from trainer_engine.config.addresses import PRIVATE_VARIABLE
-from trainer_engine.config.components import model_sources
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.datasets.secrets import hide_datasets
 from trainer_engine.config.destinations import parse_trackers
@@ -19,6 +18,7 @@ from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.evaluation import CLIP
 from trainer_engine.config.options.secrets import for_engine, hide_options
+from trainer_engine.config.stages import run_sources
 from trainer_engine.contract.atomic import PRIVATE_MODE, write_atomically
 from trainer_engine.contract.hooks import HookRule
 from trainer_engine.contract.path_rule import PlaceRule
@@ -132,7 +132,7 @@ def uses_hub(options: TrainingOptions, dataloader: Dataloader | None = None) -> 
         return True
     model, validation = options.model, options.validation
     spec = find_spec(model.model_family)
-    sources = list(model_sources(model, spec).values()) if spec else [""]
+    sources = list(run_sources(options, spec).values()) if spec else [""]
     if options.scoring.evaluation_type == CLIP:
         sources.append(options.scoring.pretrained_evaluation_model_name_or_path)
     sources += [source.path for run in validation_adapter_runs(options.as_values()) for source in run.sources]

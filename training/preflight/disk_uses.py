@@ -11,8 +11,9 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.validation import ValidationOptions
 from trainer_engine.config.prompt_library import built_in_library, library_of
+from trainer_engine.config.stages import other_stage
 from trainer_engine.contract.run import RESERVED_BYTES
-from training.preflight.base_model import HubSettings
+from training.preflight.base_model import HubSettings, find_weights
 from training.preflight.disk import OUTPUT, DiskUse
 from training.preflight.streamed import streamed_share
 from training.preflight.weights import Tensors, frozen_network_bytes
@@ -56,6 +57,15 @@ def download_use(source: str, base: Path | None, options: TrainingOptions, spec:
     numbers = spec.parameters.get(options.model.model_flavour or spec.default_flavour, 0)
     what = f"the downloaded files of {source}"
     yield DiskUse("pretrained_model_name_or_path", hub.cache, what, DOWNLOADED_BYTES * numbers, numbers)
+
+
+def other_stage_download(options: TrainingOptions, spec: FamilySpec, hub: HubSettings) -> Iterator[DiskUse]:
+    """The download of the network that makes validation images beside the trained one, if it is not cached."""
+    stage = other_stage(options, spec)
+    if stage is None or hub.is_offline or find_weights(stage.name, None, hub) is not None:
+        return
+    numbers = spec.parameters.get(stage.model.model_flavour or spec.default_flavour, 0)
+    yield DiskUse(stage.option, hub.cache, f"the downloaded files of {stage.name}", DOWNLOADED_BYTES * numbers, numbers)
 
 
 def _image_bytes(validation: ValidationOptions, steps: int) -> int:

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer_engine.config.components import component_source, find_component, model_sources, network_config, noise_schedule
+from trainer_engine.config.components import (
+    component_source,
+    find_component,
+    model_sources,
+    network_config,
+    noise_schedule,
+    prediction_type,
+)
 from trainer_engine.config.controlnet import FOLDER, NAME, WEIGHTS, weights_problem
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.one_file.contents import file_problem, network_problem
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.config.rules.noise_schedule import distillation_problems, schedule_problems
 from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.config.rules.skipped_layers import network_skip_problems
+from trainer_engine.config.stages import NetworkFacts, mismatch, other_stage
 from trainer_engine.contract.errors import Problem
 from training.preflight import base_model
 from training.preflight.network import Shapes
@@ -31,6 +40,7 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
             named = source.config or source
             yield from folder_problems(named.option, named.name, found.folder)
     yield from _controlnet_problems(options, spec, hub)
+    yield from _other_stage_problems(options, spec, hub)
     for option, name in model_sources(options.model, spec).items():
         if is_one_file(name):
             problem = file_problem(option, Path(name), spec, options.model.model_flavour)
@@ -51,6 +61,30 @@ def _controlnet_problems(options: TrainingOptions, spec: FamilySpec, hub: base_m
     network = find_component(component_source(options.model, spec, spec.components[spec.network].folder), hub.cache)
     problem = weights_problem(source.name, found.folder, network.folder if network else None, spec.steers)
     yield from [problem] if problem else []
+
+
+def _other_stage_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
+    """Whether the network that makes validation images beside the trained one can be loaded, and fits it."""
+    stage, stages = other_stage(options, spec), spec.stages
+    if stage is None or stages is None:
+        return
+    for component in spec.trained.values():
+        found = find_component(component_source(stage.model, spec, component.folder), hub.cache)
+        if found is not None:
+            yield from folder_problems(stage.option, stage.name, found.folder)
+        elif Path(stage.name).is_absolute() and base_model.check_access(stage.option, stage.name, None, hub) is None:
+            message = f"{stage.name} has no folder {component.folder}."
+            hint = f"the folder of a {spec.title} pipeline in the diffusers layout is needed"
+            yield Problem.error(stage.option, "not_a_model", message, got=stage.name, hint=hint)
+    own, other = _facts(options.model, spec, hub.cache), _facts(stage.model, spec, hub.cache)
+    problem = mismatch(stage, stages, own, other) if own and other else None
+    yield from [problem] if problem else []
+
+
+def _facts(model: ModelOptions, spec: FamilySpec, cache: Path) -> NetworkFacts | None:
+    """What the files of a base model say about its network; None if they are not on this machine."""
+    learned = prediction_type(model, spec, cache)
+    return NetworkFacts(noise_schedule(model, spec, cache), network_config(model, spec, cache), learned) if learned else None
 
 
 def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:

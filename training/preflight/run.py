@@ -13,7 +13,7 @@ from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
 from trainer_engine.config.addresses import Reach
-from trainer_engine.config.components import BASE, model_sources
+from trainer_engine.config.components import BASE
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.family_spec import FamilySpec
@@ -23,6 +23,7 @@ from trainer_engine.config.rules.device import device_problems
 from trainer_engine.config.rules.distributed import group_problems
 from trainer_engine.config.rules.sharding import sharing_problems
 from trainer_engine.config.run_paths import index_folder, place_problems, written_folders
+from trainer_engine.config.stages import run_sources
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import is_folder
@@ -41,7 +42,7 @@ from training.preflight.adapter import adapter_problems
 from training.preflight.cache_stock import CACHED, cache_uses
 from training.preflight.data import data_problems
 from training.preflight.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
-from training.preflight.disk_uses import download_use, run_uses, weights_use
+from training.preflight.disk_uses import download_use, other_stage_download, run_uses, weights_use
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
 from training.preflight.model_files import model_problems, network_problems, weights_problems
@@ -89,7 +90,7 @@ def examine_run(
     problems += device_problems(options, expected_device(variables), estimates.gpu_capability() if visible_gpus(variables) else None)
     problems += _tracker_notes(options, variables)
     problems += _process_problems(options, home, variables, rules.machines)
-    sources = model_sources(options.model, spec)
+    sources = run_sources(options, spec)
     problems += _access_problems(sources, options.model.revision, resolved.dataloader, hub)
     problems += model_problems(options, spec, hub)
     problems += _preview_problems(options, spec, hub)
@@ -114,6 +115,7 @@ def examine_run(
     uses = [
         *cache_uses(options, spec, resolved.dataloader, report, on_cpu=expected_device(variables) == "cpu"),
         *download_use(sources[BASE], base, options, spec, hub),
+        *other_stage_download(options, spec, hub),
         *remote.uses,
     ]
     kept = _keeps_encoders(options, resolved.dataloader)

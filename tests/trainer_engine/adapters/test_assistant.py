@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.helpers.models import options_with, tiny_family
+from tests.helpers.models import fixed, options_with, tiny_family
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
-from tests.trainer_engine.adapters.test_numerics import fixed, our_loss, their_loss, their_network
+from tests.trainer_engine.adapters.test_numerics import our_loss, their_loss, their_network
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from tests.trainer_engine.adapters.test_validation_adapter import answer, standard_file
 from trainer_engine.adapters.assistant import Assistant, attach_assistant

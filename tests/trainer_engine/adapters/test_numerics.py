@@ -13,7 +13,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from tests.helpers.models import tiny_family, tiny_pixart
+from tests.helpers.models import fixed, tiny_family, tiny_pixart
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
 from trainer_engine.adapters.base import ADAPTER_FILE
 from trainer_engine.adapters.build import make_trainable
@@ -24,10 +24,6 @@ from trainer_engine.objectives.build import make_objective
 
 TIMESTEPS = torch.tensor([17, 800])
 STILL = {**STANDARD, "lora_dropout": 0.0}
-
-
-def fixed(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.checked_runs import checked, refusal
@@ -222,6 +223,20 @@ def test_an_adapter_of_another_algorithm_or_rank_is_refused(tmp_path: Path, algo
     message, hint = refused(tmp_path, folder, **small)
     assert hint == "linear_dim=4" if algo == "lora" else hint.startswith("use an adapter of")
     assert "alpha" in refused(tmp_path, folder, **lycoris(tmp_path, "alpha", algo=algo, linear_alpha=4))[0]
+
+
+@pytest.mark.parametrize("algo", ["lora", "lokr"])
+def test_an_adapter_of_a_controlnet_is_refused_by_its_metadata(tmp_path: Path, algo: str) -> None:
+    """The first layers of a network and those of its ControlNet have one name in the keys of LyCORIS, and one shape."""
+    how = lycoris(tmp_path, algo=algo)
+    folder = trained(tmp_path, **how)
+    with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
+        metadata = file.metadata()
+    begun(tmp_path, folder, **how)
+    path = tmp_path / "controlnet.safetensors"
+    save_file(load_file(folder / ADAPTER_FILE), path, {**metadata, "controlnet": "controlnet"})
+    message, hint = refused(tmp_path, path, **how)
+    assert message.endswith("is an adapter of a ControlNet, and this run trains none.") and hint == "set controlnet=true"
 
 
 def test_kronecker_split_equals_the_factorization_of_the_library() -> None:

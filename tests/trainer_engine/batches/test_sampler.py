@@ -32,7 +32,7 @@ def sample(name: str) -> Sample:
 
 def source(id: str = "a", buckets: tuple[int, ...] = (5, 3), *, passes: int = 1, weight: float = 1.0, at_least: int = 0) -> DataSource:
     filled = tuple(tuple(sample(f"{id}-{number}-{index}.png") for index in range(count)) for number, count in enumerate(buckets))
-    return DataSource(id, filled, passes, weight, at_least)
+    return DataSource(id, filled, passes - 1, weight, at_least)
 
 
 def sampler(*sources: DataSource, batch: int = 2, accumulation: int = 1, seed: int = 1, by_size: bool = True) -> Sampler:
@@ -150,7 +150,7 @@ def test_sets_with_batches_and_gates_of_their_own_are_seen_whole(
         seen = counted(batches[:wanted])
         for one in sets:
             times = {seen[sample.name] for bucket in one.buckets for sample in bucket}
-            assert times == {one.passes} or (times == {0} and one.gates != ALWAYS)
+            assert times == {one.repeats + 1} or (times == {0} and one.gates != ALWAYS)
             assert all(len(batch) == (one.batch or 2) for batch in batches if batch[0].source == one.id)
 
 

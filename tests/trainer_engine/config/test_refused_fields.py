@@ -50,6 +50,20 @@ def test_a_refused_kind_says_what_it_holds(kind: str) -> None:
     assert KINDS[kind].about in problem.message and "image, video" in problem.expected
 
 
+@pytest.mark.parametrize(
+    ("spelled", "kind", "reason"),
+    [
+        ("conditioning-image-embeds", "conditioning_image_embeds", Reason.FAMILY),
+        (" Distillation-Cache ", "distillation_cache", Reason.RESEARCH),
+    ],
+)
+def test_a_refused_kind_is_known_however_it_is_spelled(spelled: str, kind: str, reason: Reason) -> None:
+    [problem] = refusals(images(), {"id": "other", "dataset_type": spelled, "instance_data_dir": "/x"})
+    assert (problem.got, KINDS[kind].about in problem.message) == (kind, True)
+    assert reason_of_field(problem.option, problem.got) is reason_of_field(problem.option, spelled) is reason
+    assert named("wan", CLIPS, {"id": "other", "dataset_type": spelled, "instance_data_dir": "/x"})[0][0] == reason.value
+
+
 @pytest.mark.parametrize("name", ["audio", "grounding", "s2v_datasets", "webshart", "conditioning_image_embeds"])
 @pytest.mark.parametrize("value", [None, "", {}, [], False])
 def test_a_refused_field_that_asks_for_nothing_is_silent(name: str, value: Any) -> None:
@@ -90,6 +104,7 @@ def test_sound_for_a_family_that_is_here_is_named_with_its_reason() -> None:
         ({"delete_nsfw_images": True}, "research"),
         ({"grounding": {"enabled": True}}, "family"),
         ({"source": "owner/shards"}, "later"),
+        ({"csv": {"file": "rows.csv"}}, "not_offered"),
         ({"memory_filesystem_size": "512G"}, "later"),
     ],
 )

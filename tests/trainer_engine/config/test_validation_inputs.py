@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from environments.paths import Home
-from environments.resolve.validation_inputs import resolve_validation_inputs
+from environments.resolve.validation_paths import resolve_validation_inputs
 from tests.helpers.checked_runs import checked
 from tests.helpers.models import tiny_model
 from trainer_engine.config.parse import check_options, parse_options

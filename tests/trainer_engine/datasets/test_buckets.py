@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer_engine.batches.order import bucket_batches
+from trainer_engine.batches.sampler import DataSource
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.contract.errors import Level, Problem
-from trainer_engine.datasets.buckets import Effective, bucket_key, count_buckets, fill_buckets, short_buckets
+from trainer_engine.datasets.buckets import Effective, bucket_key, count_buckets, fill_buckets, samples_seen, short_buckets
 from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.samples import CropPlan, Sample
 from trainer_engine.datasets.sources.local import LocalSource
@@ -81,6 +82,14 @@ def test_many_short_buckets_are_counted_and_not_all_listed() -> None:
     problem = check({(64, 64 * height): 1 for height in range(1, 31)}, Effective(2, 1, 1))
     assert problem is not None
     assert "30 of 30 buckets" in problem.message and "and 18 more" in problem.message
+
+
+@pytest.mark.parametrize(("images", "repeats", "at_least", "seen"), [(5, 0, 0, 5), (5, 2, 0, 15), (5, 0, 8, 8), (5, 2, 8, 15)])
+def test_the_report_and_the_sampler_count_the_same_samples(images: int, repeats: int, at_least: int, seen: int) -> None:
+    members = tuple(sample((64, 64), str(number)) for number in range(images))
+    [bucket] = count_buckets(members, fill_buckets(members), repeats=repeats, rounding=2, at_least=at_least)
+    source = DataSource("set", (members,), repeats, 1.0, at_least)
+    assert samples_seen(images, repeats, at_least) == bucket.samples == source.seen(images) == seen
 
 
 @pytest.mark.parametrize(("samples", "batch", "batches"), [(4, 2, 2), (5, 2, 3), (1, 8, 1)])

@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler, FluxPipeline, FluxTransformer2DModel, PixAr
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from tests.helpers.models import tiny_family, tiny_model, tiny_pixart
+from tests.helpers.models import fixed, tiny_family, tiny_model, tiny_pixart
 from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.batches.batch import BatchBuilder
 from trainer_engine.batches.sampler import Item
@@ -28,10 +28,6 @@ from trainer_engine.runtime.groups import Group
 
 POINTS = 6
 SIZES = {"a.png": (8, 12), "b.png": (8, 8)}
-
-
-def fixed(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def item(name: str, source: str = "held-out") -> Item:

@@ -12,9 +12,9 @@ from diffusers import PixArtTransformer2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.helpers.models import tiny_family, tiny_pixart
+from tests.helpers.models import fixed, tiny_family, tiny_pixart
 from tests.helpers.tiny_run import train_here
-from tests.trainer_engine.adapters.test_numerics import STILL, fixed
+from tests.trainer_engine.adapters.test_numerics import STILL
 from tests.trainer_engine.adapters.test_runs import LOKR, lycoris
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.export.__main__ import ADAPTER, main

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,16 @@ from tests.helpers.samples import samples_of
 from tests.helpers.tiny_run import HereRun, run_of_ranks, tiny_datasets, tiny_options, train_here
 from tests.trainer_engine.families.flux.test_kontext import adapter, kontext, pairs
 from tests.trainer_engine.loop.test_masked_loss import masked
-from trainer_engine.caches.latents import LatentCache
+from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.masks import MaskCache
-from trainer_engine.caches.store import CacheStore, Encoded
+from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
 from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.samples import Sample
-from trainer_engine.datasets.shards.collect import release
+from trainer_engine.datasets.shards.collect import DAY, collect, release
+from trainer_engine.datasets.shards.stock import stats
 from trainer_engine.families.base import Family
 from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
@@ -122,6 +126,47 @@ def read_epochs(place: Path, family: Family) -> list[tuple[int, Sample, torch.Te
     cache.take_stock(samples, 1)
     moved = [(epoch, one._replace(epoch=epoch)) for epoch in range(3) for one in samples]
     return [(epoch, sample, cache.read(sample)) for epoch, sample in moved]
+
+
+def epoch_of(samples: list[Sample], epoch: int) -> list[Sample]:
+    return [replace(one, epoch=epoch) for one in samples]
+
+
+def test_the_epoch_of_a_run_that_lives_is_in_use_and_another_run_leaves_it_alone(tmp_path: Path) -> None:
+    generate_images(tmp_path / "images", count=3, size=(160, 80))
+    samples = samples_of(sorted((tmp_path / "images").iterdir()), crop_style="random")
+
+    def begun(name: str) -> LatentCache:
+        options = parse_options(tiny_options(tmp_path, output_dir=str(tmp_path / name)))
+        family = load_family(options, resolve_devices(options, torch.device("cpu")))
+        settings = {"seed": 7, "batch_size": 2, "write_batch_size": 2, "workers": 1, "when": Encoded.ON_DEMAND}
+        return cache_latents(family, samples, CacheStore(tmp_path / "vae"), **settings, crops_change=True)
+
+    def read(cache: LatentCache, epoch: int) -> int:
+        made = cache.made
+        for sample in epoch_of(samples, epoch):
+            cache.read(sample)
+        return cache.made - made
+
+    def cleaned() -> int:
+        for cache in running:
+            cache._shard.close()  # what keeps gc away is not that the runs are writing
+        return collect([tmp_path / "vae"], unused_days=0, keep_bytes=0, remove_now=True, now=time.time() + 30 * DAY).entries
+
+    one, two = running = begun("one"), begun("two")
+    assert read(one, 0) == 3 and read(two, 0) == 0
+    assert stats(tmp_path / "vae").unused == 0 and cleaned() == 0
+    two._in_memory = InMemoryCache()
+    assert one.release(epoch_of(samples, 0), epoch_of(samples, 1)) == 0, "the other run is in this epoch"
+    assert read(two, 0) == 0 and read(one, 1) == 3
+    assert cleaned() == 0 and stats(tmp_path / "vae").unused == 0
+    assert two.release(epoch_of(samples, 0), epoch_of(samples, 1)) == 3, "both are in the next one"
+    assert len(entries_of(tmp_path / "vae")) == 3
+    cleaned()
+    running = ()
+    del one, two
+    gc.collect()
+    assert cleaned() == 3
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.models import options_with, tiny_model
+from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here, with_held_out
 from tests.trainer_engine.families.sdxl.test_family import tiny_sdxl
 from tests.trainer_engine.objectives.test_timestep_bias import COUNT, SCHEDULER, objective
@@ -86,11 +87,8 @@ def test_a_run_trains_on_its_part_alone_and_resumes_exactly(tmp_path: Path, monk
         return usual_loss(step, batch)
 
     monkeypatch.setattr(Step, "loss", loss)
-    usual = {"max_train_steps": 6, **FIRST, "refiner_training_strength": 0.9}
-    straight = train_here(tmp_path, output_dir=str(tmp_path / "straight"), **usual)
-    assert len(seen) == 12 and min(seen) >= 900
-    train_here(tmp_path, output_dir=str(tmp_path / "resumed"), stop_after=3, **usual)
-    assert train_here(tmp_path, output_dir=str(tmp_path / "resumed"), **usual).files() == straight.files()
+    assert_resumes_exactly(tmp_path, after=3, max_train_steps=6, **{**FIRST, "refiner_training_strength": 0.9})
+    assert len(seen) == 24 and min(seen) >= 900, "both runs, each of six steps with two samples"
 
 
 def test_evaluations_of_another_part_are_not_compared(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.models import options_with, tiny_model
-from tests.helpers.tiny_run import train_here
+from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.options.timesteps import parse_densities
 from trainer_engine.config.parse import check_options
@@ -122,10 +122,7 @@ def test_other_texts_are_no_densities(text: str) -> None:
 )
 def test_a_resumed_run_ends_with_the_bytes_of_the_straight_one(options: dict[str, Any], tmp_path: Path) -> None:
     model = {"model_family": "flux", "model_flavour": "dev", "model": str(tiny_model("flux", flavour="dev"))}
-    usual = {**model, **options, "model_type": "lora", "lora_rank": 2, "max_train_steps": 4}
-    straight = train_here(tmp_path, output_dir=str(tmp_path / "straight"), **usual)
-    train_here(tmp_path, output_dir=str(tmp_path / "resumed"), stop_after=2, **usual)
-    assert train_here(tmp_path, output_dir=str(tmp_path / "resumed"), **usual).files() == straight.files()
+    assert_resumes_exactly(tmp_path, **model, **options, model_type="lora", lora_rank=2, max_train_steps=4)
 
 
 def found(family: str, **values: Any) -> set[tuple[str, str, Level]]:

@@ -77,3 +77,4 @@ def test_without_a_comment_no_file_is_touched(tmp_path: Path) -> None:
     before = path.stat()
     write_comment(tmp_path, "")
     assert path.stat().st_ino == before.st_ino and path.stat().st_mtime_ns == before.st_mtime_ns
+    write_comment(tmp_path / "nowhere", "")  # which could not be written to the disk either

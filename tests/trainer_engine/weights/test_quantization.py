@@ -11,9 +11,9 @@ from diffusers import PixArtTransformer2DModel
 from optimum.quanto import QTensor, freeze, qint4, qint8, quantize
 from peft import LoraConfig, inject_adapter_in_model
 
-from tests.helpers.models import options_with, tiny_family, tiny_pixart
+from tests.helpers.models import fixed, options_with, tiny_family, tiny_pixart
 from tests.helpers.resuming import assert_resumes_exactly
-from tests.trainer_engine.adapters.test_numerics import STILL, fixed, our_loss, their_loss
+from tests.trainer_engine.adapters.test_numerics import STILL, our_loss, their_loss
 from tests.trainer_engine.adapters.test_runs import LOKR, lycoris
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import InvalidOptions

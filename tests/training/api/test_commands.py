@@ -13,6 +13,7 @@ from django_q.models import OrmQ
 from environments import services as environments
 from environments.create.plan import NewEnvironment
 from environments.models import Revision
+from environments.resolve.changes import laid_under
 from tests.training.conftest import Training
 from training.models import Job, Status
 
@@ -279,3 +280,16 @@ def test_values_of_another_familys_model_are_not_laid_under_a_form(training: Tra
     said = training.post("/validate", {"--model_family": "flux", "--model_type": "lora"}).json()
     base = [found for found in (*said["problems"], *said["notes"], *said["warnings"]) if "pretrained_model" in found["option"]]
     assert all(training.form["--pretrained_model_name_or_path"] not in found["message"] for found in base)
+
+
+@pytest.mark.parametrize("name", ["job_id", "--job_id", "job-id", "--job-id"])
+def test_a_job_is_named_by_every_spelling_that_options_have(training: Training, name: str) -> None:
+    """A job that is named in another way must not be taken for the current one."""
+    training.post("/start", training.form)
+    assert training.post("/stop", {name: "nobody"}).status_code == 404
+    assert training.post("/stop", {name: str(Job.objects.get().pk)}).status_code == 200
+
+
+def test_options_of_another_familys_model_are_left_out_however_they_are_spelled() -> None:
+    stored = {"--model-family": "pixart_sigma", "--pretrained-model-name-or-path": "/old", "--model-flavour": "600M-512", "--seed": 3}
+    assert laid_under(stored, {"--model_family": "flux"}) == {"--model-family": "pixart_sigma", "--seed": 3}

@@ -99,6 +99,15 @@ def test_what_the_run_would_refuse_is_refused_before(
         assert problem.expected == "one of caption, image"
 
 
+@pytest.mark.parametrize("damage", [b"\xff" * 12, b"\0" * 12, b"\x15\x04\x19\xff\xff\xff\xff"])
+def test_a_table_with_a_broken_end_is_left_to_the_run(hub: DatasetHub, tmp_path: Path, damage: bytes) -> None:
+    """The hub has answered: that its file is damaged must not be taken for a hub that does not answer."""
+    whole = shard(rows(4))
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    hub.repo(REPO, {"data/train-00000-of-00001.parquet": whole[:start] + damage + whole[start + len(damage) :]})
+    assert about_data(validated(tmp_path, hub.url)) == [("dataset_name", "fetched_at_start", Level.NOTE)]
+
+
 def test_gated_and_private_sets_need_the_token(hub: DatasetHub, tmp_path: Path) -> None:
     hub.repos[REPO].is_gated = True
     gated = refusal(validated(tmp_path, hub.url))

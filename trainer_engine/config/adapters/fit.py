@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter
 from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, METADATA_KEY, adapter_config, keys_by_module
+from trainer_engine.config.controlnet import NAME as CONTROLNET
 
 Shape = tuple[int, ...]
 CANONICAL: Mapping[str, str] = {
@@ -88,6 +89,7 @@ def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str], pre
 
     ``layers`` are the names of all layers of the network, ``prefixes`` the ``key_prefixes`` of the family.
     """
+    _refuse_controlnet(header, prefixes)
     found, strangers = keys_by_module(sorted(header.tensors), layers, prefixes)
     if strangers or not found:
         raise _of_another_model(header, strangers)
@@ -101,6 +103,12 @@ def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str], pre
     fitting = FittingAdapter(header, keys, wanted.multiplier if is_foreign else 1.0, prefixes)
     _same_alphas(fitting, wanted, both)
     return fitting
+
+
+def _refuse_controlnet(header: AdapterHeader, prefixes: Mapping[str, str] | None) -> None:
+    """Refuses an adapter of a ControlNet in a run of another network. Keys of LyCORIS name the same layers in both; the metadata differ."""
+    if header.metadata.get(CONTROLNET) and prefixes is not None and f"{CONTROLNET}." not in prefixes:
+        raise _misfit(f"{header.name} is an adapter of a ControlNet, and this run trains none.", "set controlnet=true")
 
 
 def _misfit(message: str, hint: str = "") -> UnusableAdapter:

@@ -24,7 +24,7 @@ from trainer_engine.config.datasets.names import (
     table_entries,
 )
 from trainer_engine.config.datasets.refused import KINDS, refusal_of_field
-from trainer_engine.config.json_fields import WrongValue
+from trainer_engine.config.json_fields import WrongValue, folded
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.options.values import parse_float, parse_text, parse_value
 from trainer_engine.contract.errors import Problem
@@ -116,7 +116,7 @@ def read_kind(draft: EntryDraft) -> None:
 def _is_refused(draft: EntryDraft) -> bool:
     """Whether the entry is of a kind that is refused for a reason, which is reported."""
     given = draft.raw.get("dataset_type")
-    word = given.strip().lower() if isinstance(given, str) else ""
+    word = folded(given) if isinstance(given, str) else ""
     if word not in KINDS:
         return False
     what, expected = f"dataset_type={word} is not available: {KINDS[word].about}.", f"one of {', '.join(KIND.choices)}"

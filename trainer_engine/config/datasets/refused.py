@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from trainer_engine.config.json_fields import folded
 from trainer_engine.config.options.refused import Reason, Refusal
 
 _SOUND = "it holds sound, for models of music and speech"
 _EMBEDS = "it caches what an image encoder makes of references, for models that have one"
 _PLACES = "it says what lies where in an image, for models with grounding"
 _SCREEN = "it screens images with a classifier"
+_CSV = "a dataset of type csv says the same in csv_file, csv_url_column, csv_cache_dir and csv_caption_column"
 _SHARDS = "it reads tar shards through the webshart library"
 _MEMORY = "it keeps a cache in a file system in memory"
 
@@ -21,6 +23,7 @@ FIELDS: Mapping[str, Refusal] = MappingProxyType(
             ("conditioning_image_embeds", "cache_dir_conditioning_image_embeds", "conditioning_image_embed_batch_size"),
             Refusal(Reason.FAMILY, _EMBEDS),
         ),
+        "csv": Refusal(Reason.NOT_OFFERED, _CSV),
         "grounding": Refusal(Reason.FAMILY, _PLACES),
         "delete_nsfw_images": Refusal(Reason.RESEARCH, _SCREEN),
         **dict.fromkeys(("source", "metadata", "subfolder", "webshart"), Refusal(Reason.LATER, _SHARDS)),
@@ -50,4 +53,4 @@ def refusal_of_field(name: str) -> Refusal:
 def reason_of_field(option: str, got: str) -> Reason:
     """Returns the reason of a problem of the code ``not_available``, by its option (``dataloader[0].audio``) and the refused value."""
     name = option.rpartition("].")[2]
-    return KINDS.get(got, NOT_YET).reason if name == "dataset_type" else refusal_of_field(name).reason
+    return KINDS.get(folded(got), NOT_YET).reason if name == "dataset_type" else refusal_of_field(name).reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from trainer_engine.config.json_fields import WrongValue, parse_bool
+from trainer_engine.config.json_fields import WrongValue, folded, parse_bool
 from trainer_engine.contract.errors import Problem
 
 SCANS = ("vae", "aspect", "text", "metadata")
@@ -82,7 +82,7 @@ def _check(name: str, value: object, default: object) -> None:
     if isinstance(default, bool):
         parse_bool(value)
     elif name in CHOICES:
-        if str(value).strip().lower() not in CHOICES[name]:
+        if folded(value) not in map(folded, CHOICES[name]):
             raise WrongValue("is not one of the choices", code="not_a_choice", hint=f"use one of {', '.join(CHOICES[name])}")
     elif isinstance(default, int):
         if isinstance(value, bool) or not (str(value).strip().isascii() and str(value).strip().isdigit()):

@@ -45,7 +45,6 @@ _DELETES = "it deletes files of a dataset"
 _SCREEN = "it screens images with a classifier"
 _LAUNCH = "it passes arguments to another program"
 _FIELD = "each dataset has a field of this name instead"
-_STAGES = "a validation runs the trained network alone, and the other stage is not loaded beside it"
 _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.UNSAFE, _CODE, ("trust_remote_code",)),
     (Reason.UNSAFE, _DELETES, ("delete_nsfw_images",)),
@@ -69,7 +68,6 @@ _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.RESEARCH, _SCREEN, ("enable_nsfw_check", "nsfw_check_*")),
     (Reason.RESEARCH, "it belongs to SingLoRA, an adapter of one matrix", ("peft_lora_mode", "singlora_*")),
     (Reason.NOT_OFFERED, _FIELD, ("disable_multiline_split", "max_upscale_threshold")),
-    (Reason.NOT_OFFERED, _STAGES, ("pixart_validation_*", "sdxl_validation_*")),
     (Reason.NOT_OFFERED, "images are written as the network makes them, without an invisible watermark", ("enable_watermark",)),
     (Reason.NOT_OFFERED, "it is a folder of DeepSpeed; group_offload_to_disk_path keeps frozen weights on a disk", ("offload_param_path",)),
     (Reason.NOT_OFFERED, "the weights of a ControlNet are trained, and trained weights stay on the device", ("ramtorch_controlnet",)),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from trainer_engine.config.json_fields import WrongValue, parse_bool
+from trainer_engine.config.json_fields import WrongValue, folded, parse_bool
 from trainer_engine.config.option import OptionSpec
 from trainer_engine.config.secrets import hide
 from trainer_engine.contract.errors import Problem
@@ -96,9 +96,9 @@ def parse_choice(spec: OptionSpec, value: object) -> str:
     Raises WrongValue, with the code ``not_available`` for a choice of the format that is not implemented yet.
     """
     text = str(value).lower() if isinstance(value, bool) and "true" in spec.choices else parse_text(value).strip()
-    folded = {choice.lower().replace("_", "-"): choice for choice in (*spec.choices, *spec.later, *spec.refused)}
-    folded.update({word.lower().replace("_", "-"): choice for word, choice in spec.synonyms.items()})
-    choice = folded.get(text.lower().replace("_", "-"))
+    known = {folded(choice): choice for choice in (*spec.choices, *spec.later, *spec.refused)}
+    known.update({folded(word): choice for word, choice in spec.synonyms.items()})
+    choice = known.get(folded(text))
     if choice in spec.choices:
         return str(choice)
     if choice in spec.later:

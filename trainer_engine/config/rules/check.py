@@ -27,6 +27,7 @@ from trainer_engine.config.rules import (
     run,
     sharding,
     skipped_layers,
+    stages,
     text_encoders,
     timesteps,
     updates,
@@ -37,7 +38,7 @@ from trainer_engine.contract.errors import Problem
 GROUPS = (
     *(run, distributed, sharding, optimizer, updates, data, model, timesteps, precision, computation),
     *(memory, controlnet, text_encoders, adapter, routing),
-    *(validation, skipped_layers, clips, evaluation, checkpointing, hooks, publishing),
+    *(validation, stages, skipped_layers, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainer_engine.config.families import find_spec
+from trainer_engine.config.family_parts import FULL_PIPELINE as FULL
 from trainer_engine.config.options.registry import Rule, Values
 from trainer_engine.config.options.timesteps import TimestepOptions, parse_densities
+from trainer_engine.config.stages import uses_both
 from trainer_engine.contract.errors import Problem
 
 BIAS = tuple(name for name in TimestepOptions.model_fields if name.startswith("timestep_bias_"))
@@ -73,8 +75,11 @@ def densities_are_numbers(values: Values) -> Iterator[Problem]:
 
 def a_part_of_the_schedule_is_trained(values: Values) -> Iterator[Problem]:
     """Refuses parts of the schedule in flow matching and empty ones, and says what validation images of one network show."""
+    both_are_used = uses_both(values)
     if not values["refiner_training"]:
         for name in PART[1:]:
+            if both_are_used and name == STRENGTH:
+                continue
             if values[name] != TimestepOptions.model_fields[name].default:
                 yield Problem.note(name, "no_effect", f"refiner_training is off: {name} has no effect.", got=values[name])
         return
@@ -88,10 +93,11 @@ def a_part_of_the_schedule_is_trained(values: Values) -> Iterator[Problem]:
     if values[STRENGTH] == (1 if inverted else 0):
         yield empty_part_problem(values[STRENGTH])
     is_usual = family_spec is not None and family_spec.defaults_of(values.get("model_flavour")).get("refiner_training")
-    if not values["validation_disable"] and not is_usual:
+    if not values["validation_disable"] and not is_usual and not both_are_used:
         untrained = "end" if inverted else "begin"
         message = f"Validation images are made by this network alone, and {untrained} with timesteps that it is not trained on."
-        hint = "compare images of one prompt and seed with each other"
+        mode = f"set {family_spec.stages.mode}={FULL} to use both networks, or " if family_spec and family_spec.stages else ""
+        hint = f"{mode}compare images of one prompt and seed with each other"
         yield Problem.note("refiner_training", "trained_in_part", message, got=True, hint=hint)
 
 

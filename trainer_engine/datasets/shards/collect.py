@@ -14,7 +14,7 @@ from trainer_engine.datasets.shards.folder import SHARDS, ShardFolder
 from trainer_engine.datasets.shards.record import Row
 from trainer_engine.datasets.shards.shard import SHARD, Reading, bad_offsets, read_content, remove
 from trainer_engine.datasets.shards.stock import Stored, stored_entries
-from trainer_engine.datasets.shards.uses import use_lists
+from trainer_engine.datasets.shards.uses import remove_unheld, use_lists
 from trainer_engine.datasets.shards.writer import Entry, ShardWriter, locked
 
 DAY = 86_400
@@ -35,7 +35,7 @@ class Cleaning:
     is_done: bool
     """False for a dry run."""
     busy: int = 0
-    """Entries that stay for now, because a run is writing to their shard."""
+    """Entries that stay for now, because a run is writing to their shard, or has begun to read them."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,19 +52,21 @@ def collect(
 ) -> Cleaning:
     """Removes entries of caches that no run has used for ``unused_days``, then the longest unused ones until ``keep_bytes`` are left.
 
-    Without ``remove_now`` it only counts. Safe beside runs that read and write: shards with a writer are left alone, and a run that misses
-    an entry computes it again. ``on_progress`` is called after each shard. Raises OSError, as for a full disk; nothing is lost then.
+    Without ``remove_now`` it only counts. Safe beside runs that read and write: entries of runs that live and shards with a writer are left
+    alone, and a run that misses an entry computes it again. ``on_progress`` is called after each shard. Raises OSError, as for a full disk;
+    nothing is lost then.
     """
     today = time.time() if now is None else now
     entries = sorted((entry for folder in folders for entry in stored_entries(folder)), key=lambda entry: entry.used)
     left, gone = sum(entry.bytes for entry in entries), list[Stored]()
+    held = {address for folder in folders for address in held_addresses(folder)}
     for entry in entries:
         is_old = unused_days is not None and today - entry.used > unused_days * DAY
         is_too_much = keep_bytes is not None and left > keep_bytes
-        if (is_old or is_too_much) and today - entry.used > YOUNG_SECONDS:
+        if (is_old or is_too_much) and today - entry.used > YOUNG_SECONDS and entry.address not in held:
             gone.append(entry)
             left -= entry.bytes
-    busy = _remove(gone, on_progress) if remove_now else []
+    busy = _remove(gone, folders, on_progress) if remove_now else []
     for folder in folders if remove_now else ():
         _tidy(folder, unused_days, today)
     removed = len(gone) - len(busy)
@@ -73,30 +75,43 @@ def collect(
     return Cleaning(removed, removed_bytes, len(entries) - removed, total - removed_bytes, remove_now, len(busy))
 
 
-def _remove(gone: Iterable[Stored], on_progress: Callable[[], None]) -> list[Stored]:
-    """Removes entries. Returns those whose shard a run is writing to."""
+def held_addresses(folder: Path) -> Iterator[bytes]:
+    """The entries that runs which live read or are about to read."""
+    for one in use_lists(folder):
+        if one.is_held:
+            yield from one.addresses
+
+
+def _remove(gone: Iterable[Stored], folders: Sequence[Path], on_progress: Callable[[], None]) -> list[Stored]:
+    """Removes entries. Returns those that stay: a run is writing to their shard, or has begun to read them meanwhile."""
     by_shard: Mapping[Path, list[Stored]] = defaultdict(list)
-    for entry in gone:
-        if entry.place is None:
-            entry.path.unlink(missing_ok=True)
-        else:
-            by_shard[entry.path].append(entry)
     busy: list[Stored] = []
+    for entry in gone:
+        by_shard[entry.path.parent if entry.place is None else entry.path].append(entry)
     for shard, entries in by_shard.items():
-        if not compact(shard, {entry.place.row.offset for entry in entries if entry.place}):
-            busy += entries
+        held = {address for folder in folders for address in held_addresses(folder)}
+        free = [entry for entry in entries if entry.address not in held]
+        busy += [entry for entry in entries if entry.address in held]
+        in_shard = {entry.place.row.offset for entry in free if entry.place}
+        for entry in free:
+            if entry.place is None:
+                entry.path.unlink(missing_ok=True)
+        if in_shard and not compact(shard, in_shard):
+            busy += free
         on_progress()
     return busy
 
 
-def release(folder: Path, addresses: Collection[str]) -> int:
+def release(folder: Path, addresses: Collection[str], run: str = "") -> int:
     """Removes entries that a run needs no more, except those in lists of uses: other runs read these. Returns how many it removed.
 
-    Shards that another process writes to are left alone. Raises OSError.
+    ``run``: the fact of this name in the run's own lists, which keep nothing. Shards that another process writes to are left alone.
+    Raises OSError.
     """
     wanted = {bytes.fromhex(address) for address in addresses}
     for one in use_lists(folder):
-        wanted.difference_update(one.addresses)
+        if not run or one.facts.get("run") != run:
+            wanted.difference_update(one.addresses)
     by_shard: Mapping[Path, set[int]] = defaultdict(set)
     for place in ShardFolder(folder / SHARDS).places() if wanted else ():
         if place.row.address in wanted:
@@ -158,4 +173,4 @@ def _tidy(folder: Path, unused_days: float | None, today: float) -> None:
     if unused_days is not None:
         for one in use_lists(folder):
             if today - one.used > unused_days * DAY:
-                one.path.unlink(missing_ok=True)
+                remove_unheld(one.path)

@@ -1,14 +1,18 @@
 """Which run last used which entries of a cache: lists of addresses, whose time of modification is the time of their last use.
 
 A list is named after the SHA-256 of its content, so that a run that starts again writes nothing, and a damaged list is recognised.
+A run holds a lock on its list as long as it lives: its entries are in use, however long ago it last read one from the disk.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +35,66 @@ class UseList(NamedTuple):
     facts: Mapping[str, Any]
     """What the runs were, for people: kind of the entries, family, model."""
     addresses: list[bytes]
+    is_held: bool = False
+    """Whether a run that reads them lives."""
+
+
+class HeldUse:
+    """A list that this process holds until it calls ``let_go``, drops the object or ends."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._close = weakref.finalize(self, _let_go, descriptor)
+
+    def let_go(self) -> None:
+        """The entries count as used until now."""
+        self._close()
+
+
+def _let_go(descriptor: int) -> None:
+    with suppress(OSError):
+        os.utime(descriptor)
+    os.close(descriptor)
+
+
+def hold_use(folder: Path, addresses: Iterable[str], facts: Mapping[str, Any]) -> HeldUse:
+    """``note_use``, and nothing removes the entries as long as this process holds the list. Raises OSError."""
+    ordered = sorted(set(addresses))
+    while True:
+        path = note_use(folder, ordered, facts)
+        with suppress(FileNotFoundError):  # it was removed in this moment
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            with suppress(OSError):  # a file system without locks: the time of the list is all that there is
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if os.fstat(descriptor).st_nlink:
+                return HeldUse(path, descriptor)
+            os.close(descriptor)
+
+
+def remove_unheld(path: Path) -> bool:
+    """Removes a list, unless a run holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        if not _is_free(descriptor):
+            return False
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _is_free(descriptor: int) -> bool:
+    """Whether no run holds an open list; it is locked for this process then, until it is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def note_use(folder: Path, addresses: Iterable[str], facts: Mapping[str, Any]) -> Path:
@@ -67,10 +131,12 @@ def use_lists(folder: Path) -> Iterator[UseList]:
     for path in sorted((folder / USES).glob(f"*{SUFFIX}")):
         try:
             with open_regular(path) as stream:
+                is_held = not _is_free(stream.fileno())
                 content, used = stream.read(), os.fstat(stream.fileno()).st_mtime
             head, _, packed = content.partition(b"\n")
             facts = read_document(head)
         except (OSError, ValueError):
             continue
         if hashlib.sha256(content).hexdigest() == path.stem and isinstance(facts, dict):
-            yield UseList(path, used, facts, [packed[start : start + ADDRESS_BYTES] for start in range(0, len(packed), ADDRESS_BYTES)])
+            addresses = [packed[start : start + ADDRESS_BYTES] for start in range(0, len(packed), ADDRESS_BYTES)]
+            yield UseList(path, used, facts, addresses, is_held)

@@ -159,10 +159,6 @@ class Source(ABC):
         """Returns the size of a file in bytes, if the listing has 0 because it would have to open each file. Raises OSError."""
         return self.stat(name).size_bytes
 
-    def known_size(self, name: str) -> tuple[int, int] | None:
-        """Returns (width, height) in pixels of an image that need not be opened to be measured, otherwise None."""
-        return None
-
     def bytes_to_measure(self) -> int:
         """Returns how many bytes must be read to measure all files, if reading headers is not enough; otherwise 0. Raises OSError."""
         return 0

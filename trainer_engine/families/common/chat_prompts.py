@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
@@ -96,9 +95,7 @@ class ChatFamily(Family):
         return encoder, self.load_tokenizer()
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
-        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
-        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
-        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
+        return self.encoder_fingerprint(hashes)
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         return self.autoencoder.encode(pixels, exact=exact)

@@ -162,23 +162,35 @@ class UNetFamily(ClipFamily):
 
     @torch.no_grad()
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
+        latents = self.sample(pipeline, request, self.image_arguments(request), request.generator(), on_step)
+        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
+        return image
 
+    @torch.no_grad()
+    def sample(
+        self,
+        pipeline: Any,
+        request: GenerationRequest,
+        start: Mapping[str, Any],
+        generator: torch.Generator,
+        on_step: Callable[[SamplerStep], None] | None = None,
+    ) -> Tensor:
+        """The latents (1, C, h, w) that a pipeline ends with. ``start``: what it starts from, as ``image_arguments`` returns it."""
         with self.devices.autocast():
             batch = self.collate_prompts([request.prompt, request.negative])
             if self.trains_text_encoders:
                 batch = self.encode_live({name: getattr(pipeline, name) for name in self.spec.trained_text_encoders}, batch)
-            latents = pipeline(
+            latents: Tensor = pipeline(
                 **self.pipeline_prompts({name: tensor.to(self.devices.device) for name, tensor in batch.items()}),
-                **self.image_arguments(request),
+                **start,
                 num_inference_steps=request.steps,
                 guidance_scale=request.guidance,
                 **self._pipeline_extras(request),
-                generator=request.generator(),
+                generator=generator,
                 output_type="latent",
                 callback_on_step_end=step_callback(on_step),
             ).images
-        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
-        return image
+        return latents
 
     def _pipeline_extras(self, request: GenerationRequest) -> dict[str, Any]:
         """The control image, or what only pipelines without a ControlNet take."""

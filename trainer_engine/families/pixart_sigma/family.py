@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +18,13 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
+from trainer_engine.config.stages import USUAL_TIMESTEPS, other_stage
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
+from trainer_engine.families.common.stages import OtherNetwork, SharedSchedule, other_network
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
@@ -52,6 +55,16 @@ class PixArtSigma(Family):
         self.parts = PixArtParts(options.model, self.spec)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
         self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
+        self.stage = other_stage(options, self.spec)
+
+    @cached_property
+    def other(self) -> OtherNetwork | None:
+        """The other stage, which reads the prompts of this one; None if this one makes validation images alone. Raises ModelUnavailable."""
+        if self.stage is None:
+            return None
+        found = other_network(self, self.stage)
+        found.find()
+        return found
 
     # ---- encoders ----
 
@@ -111,6 +124,12 @@ class PixArtSigma(Family):
 
     # ---- the transformer ----
 
+    def load_network(self, checkpoint: Path | None = None) -> nn.Module:
+        """The other stage is found here, so that a run without it ends before it trains."""
+        network = super().load_network(checkpoint)
+        _ = self.other
+        return network
+
     def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         if name == CONTROLNET:
             return self.parts.load_controlnet(self.options, dtype, folder)
@@ -157,10 +176,23 @@ class PixArtSigma(Family):
 
     def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> PixArtSigmaPipeline:
         scheduler = self.parts.make_scheduler(self.prediction_type, sampler, spacing)
-        network = self._steered(network) if self.spec.steers else network
+        network = self._steered(network) if self.spec.steers else self._joined(network)
         pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=network, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _joined(self, network: nn.Module) -> nn.Module:
+        """The transformer with the other stage, if validation images are made by both."""
+        if self.other is None:
+            return network
+        other, stage = self.other.network(), self.other.stage
+        border = round((1 - stage.split) * int(self.scheduler_config().get("num_train_timesteps", USUAL_TIMESTEPS)))
+        return SharedSchedule(other, network, border) if stage.is_first else SharedSchedule(network, other, border)
+
+    def release_encoders(self) -> None:
+        super().release_encoders()
+        if self.other is not None:
+            self.other.release()
 
     @torch.no_grad()
     def generate(
@@ -214,11 +246,13 @@ def _with_size_conditions(network: nn.Module) -> Iterator[None]:
     def add_sizes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, {**kwargs, "added_cond_kwargs": _size_conditions(module, args[0])}
 
-    hook = network.register_forward_pre_hook(add_sizes, with_kwargs=True)
+    transformers = network.networks if isinstance(network, SharedSchedule) else (network,)
+    hooks = [transformer.register_forward_pre_hook(add_sizes, with_kwargs=True) for transformer in transformers]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 FAMILY = PixArtSigma

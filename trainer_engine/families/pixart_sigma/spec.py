@@ -6,7 +6,16 @@ from types import MappingProxyType
 
 from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.config.family_parts import AdapterSpec, Component, LatentSpec, PromptSpec, Role, SamplingSpec, frozen_components
+from trainer_engine.config.family_parts import (
+    AdapterSpec,
+    Component,
+    LatentSpec,
+    PromptSpec,
+    Role,
+    SamplingSpec,
+    StagesSpec,
+    frozen_components,
+)
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import ANY_FAMILY
 from trainer_engine.config.routing import RoutingSpec
@@ -92,6 +101,13 @@ SPEC = FamilySpec(
         matching=("num_attention_heads", "attention_head_dim", "cross_attention_dim"),
         settings=MappingProxyType({"num_layers": ControlNetSetting(least=1, most=41)}),
         unused=frozenset(),
+    ),
+    stages=StagesSpec(
+        mode="pixart_validation_pipeline_mode",
+        models=("pixart_validation_stage1_model", "pixart_validation_stage2_model"),
+        flavours=MappingProxyType({"900M-1024-v0.7-stage1": "900M-1024-v0.7-stage2"}),
+        usual="900M-1024-v0.7-stage1",
+        shares_sampler=True,
     ),
     # Some of the published repositories hold the transformer alone; their authors keep everything else here.
     companion="PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers",

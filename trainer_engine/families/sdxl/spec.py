@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.family_parts import LatentSpec, PromptSpec, frozen_components
+from trainer_engine.config.family_parts import LatentSpec, PromptSpec, StagesSpec, frozen_components
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.families.common import unet_facts
 
@@ -74,9 +74,11 @@ SPEC = FamilySpec(
     licenses=MappingProxyType(dict.fromkeys(("base-1.0", "refiner-1.0"), MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.2}),
     flavour_defaults=MappingProxyType(dict.fromkeys(sorted(REFINERS), MappingProxyType({"refiner_training": True}))),
-    convolution_share=0.13,
-    controlnet=unet_facts.controlnet(
-        "StableDiffusionXLControlNetPipeline", MappingProxyType(dict.fromkeys(sorted(FLAVOURS.keys() - REFINERS), 1_251_014_160))
+    stages=StagesSpec(
+        mode="sdxl_validation_pipeline_mode",
+        models=("sdxl_validation_stage1_model", "sdxl_validation_stage2_model"),
+        flavours=MappingProxyType({"base-1.0": "refiner-1.0", "base-0.9": "refiner-0.9"}),
+        usual="base-1.0",
     ),
     parameters=MappingProxyType({name: 2_259_526_660 if name in REFINERS else 2_567_463_684 for name in FLAVOURS}),
 )

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
@@ -52,9 +51,7 @@ class Wan(Family):
     # ---- encoders ----
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
-        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
-        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
-        return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
+        return self.encoder_fingerprint(hashes)
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         """Images (B, 3, H, W) -> (B, C, 1, h, w); clips (B, 3, T, H, W) -> (B, C, (T - 1) / 4 + 1, h, w)."""

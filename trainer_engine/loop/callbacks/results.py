@@ -8,12 +8,13 @@ from pathlib import Path
 
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.contract.best_checkpoint import best_of
-from trainer_engine.contract.checkpoint_files import list_checkpoints
+from trainer_engine.contract.checkpoint_files import CheckpointInfo, list_checkpoints
 from trainer_engine.contract.events import StageKey, SummaryEvent
 from trainer_engine.loop.callbacks.base import Callback
 from trainer_engine.loop.callbacks.memory import in_words
-from trainer_engine.loop.state import TrainState
+from trainer_engine.loop.state import StepOutcome, TrainState
 from trainer_engine.optim.ema import MovingAverage
+from trainer_engine.report.background import BackgroundRenderer
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.stages import Stages
 from trainer_engine.validation.generate import FOLDER as IMAGES
@@ -74,3 +75,23 @@ class ResultsCallback(Callback):
 
 def _early(state: TrainState) -> str:
     return f" {state.ended_early}" if state.ended_early else ""
+
+
+@dataclass
+class ReportCallback(Callback):
+    """Renders the run report in the background after each validation and checkpoint, and from time to time between them."""
+
+    renderer: BackgroundRenderer
+
+    def before_training(self, state: TrainState) -> None:
+        self.renderer.begin()
+        self.renderer.look()
+
+    def after_step(self, state: TrainState, outcome: StepOutcome) -> None:
+        self.renderer.look()
+
+    def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
+        self.renderer.note_news()
+
+    def after_validation(self, state: TrainState) -> None:
+        self.renderer.note_news()

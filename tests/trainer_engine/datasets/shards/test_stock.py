@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,11 @@ from trainer_engine.datasets.shards.older import QUARANTINE, entry_path
 from trainer_engine.datasets.shards.record import ROW_BYTES
 from trainer_engine.datasets.shards.shard import INDEX, SHARD
 from trainer_engine.datasets.shards.stock import is_cache, stats, verify
-from trainer_engine.datasets.shards.uses import note_use, use_lists
+from trainer_engine.datasets.shards.uses import HeldUse, hold_use, note_use, remove_unheld, use_lists
 from trainer_engine.datasets.shards.writer import Entry, ShardWriter
 
 NOW = 2_000_000_000.0
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def filled(cache: Path, numbers: range, *, days: float, kind: str = "latents", used: bool = True) -> Path:
@@ -146,6 +150,72 @@ def test_gc_never_removes_what_was_just_used(tmp_path: Path) -> None:
     cache = filled(tmp_path, range(5), days=0)
     assert collect([cache], unused_days=0, keep_bytes=0, remove_now=True, now=NOW + 60).entries == 0
     assert numbers_in(cache) == set(range(5))
+
+
+def held_by_a_run(cache: Path, numbers: range, *, days: float) -> HeldUse:
+    """A list of a run that lives, whose entries were last read from the disk so many days ago."""
+    held = hold_use(cache, [address(number).hex() for number in numbers], {"kind": "latents", "run": "one"})
+    os.utime(held.path, (NOW - days * DAY,) * 2)
+    return held
+
+
+def test_gc_never_removes_what_a_run_that_lives_has_noted(tmp_path: Path) -> None:
+    """A run that keeps its entries in memory reads them once; it needs them again when it resumes."""
+    cache = filled(tmp_path, range(10), days=40, used=False)
+    files = [old_entry(cache, number, days=40) for number in (60, 61)]
+    held = held_by_a_run(cache, range(4), days=40)
+    own = hold_use(cache, [address(60).hex()], {"kind": "prompts"})
+    os.utime(own.path, (NOW - 40 * DAY,) * 2)
+    for limits in ({"unused_days": 30}, {"keep_bytes": 0}):
+        assert collect([cache], **limits, now=NOW).entries == 7
+    assert collect([cache], unused_days=30, remove_now=True, now=NOW).kept_entries == 5
+    assert numbers_in(cache) == set(range(4)) and [path.exists() for path in files] == [True, False]
+    assert held.path.exists() and own.path.exists()
+    own.let_go()
+    held.let_go()
+    assert time.time() - 60 < held.path.stat().st_mtime < NOW - 40 * DAY, "the time of the last use is the end of the run"
+    assert collect([cache], unused_days=30, remove_now=True, now=NOW).entries == 5
+    assert numbers_in(cache) == set() and not held.path.exists()
+
+
+def test_a_list_of_a_run_that_was_killed_is_free(tmp_path: Path) -> None:
+    cache = filled(tmp_path, range(3), days=40, used=False)
+    code = (
+        "import sys, pathlib, time; from trainer_engine.datasets.shards.uses import hold_use;"
+        "held = hold_use(pathlib.Path(sys.argv[1]), sys.argv[2:], {}); print('held', flush=True); time.sleep(600)"
+    )
+    numbers = [address(number).hex() for number in range(3)]
+    with subprocess.Popen([sys.executable, "-c", code, str(cache), *numbers], stdout=subprocess.PIPE, cwd=ROOT) as run:
+        assert run.stdout is not None and run.stdout.readline() == b"held\n"
+        assert collect([cache], unused_days=30, remove_now=True, now=NOW).entries == 0
+        run.kill()
+        run.wait()
+    assert collect([cache], unused_days=30, remove_now=True, now=NOW).entries == 3
+
+
+def test_gc_leaves_what_a_run_begins_to_read_while_it_cleans(tmp_path: Path) -> None:
+    cache = filled(tmp_path, range(5), days=40, used=False)
+    other, writer = ShardWriter(cache / SHARDS), ShardWriter(cache / SHARDS)
+    other.others_write()  # it has the shard of the first entries now
+    writer.append(Entry(address(number), content(number), 0, int(NOW - 40 * DAY)) for number in range(5, 10))
+    writer.close()
+    other.close()
+    assert len(list((cache / SHARDS).glob(f"*{SHARD}"))) == 2
+    begun: list[HeldUse] = []
+    done = collect(
+        [cache], unused_days=30, remove_now=True, now=NOW, on_progress=lambda: begun.append(held_by_a_run(cache, range(10), days=0))
+    )
+    assert (done.entries, done.busy, done.kept_entries) == (5, 5, 5) and len(numbers_in(cache)) == 5
+
+
+def test_two_runs_hold_one_list_and_the_last_one_frees_it(tmp_path: Path) -> None:
+    one, two = (held_by_a_run(tmp_path, range(3), days=40) for _ in range(2))
+    assert one.path == two.path and not remove_unheld(one.path)
+    one.let_go()
+    assert [found.is_held for found in use_lists(tmp_path)] == [True] and not remove_unheld(one.path)
+    two.let_go()
+    assert [found.is_held for found in use_lists(tmp_path)] == [False] and remove_unheld(one.path)
+    assert list(use_lists(tmp_path)) == [] and not remove_unheld(one.path)
 
 
 def test_gc_leaves_a_shard_alone_that_a_run_is_writing_to(tmp_path: Path) -> None:

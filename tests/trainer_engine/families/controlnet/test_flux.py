@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.gradients import assert_same_gradients
-from tests.helpers.models import tiny_model
+from tests.helpers.models import fixed, tiny_model
 from tests.trainer_engine.config.test_controlnet import codes, problems_of
 from tests.trainer_engine.families.controlnet.runs import controlled_run
 from tests.trainer_engine.families.controlnet.test_unets import awake
 from tests.trainer_engine.families.flux.models import tiny_flux
-from tests.trainer_engine.families.flux.test_numerics import LATENTS, NOISE, PROMPTS, SIGMAS, fixed
+from tests.trainer_engine.families.flux.test_numerics import LATENTS, NOISE, PROMPTS, SIGMAS
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import ImageEvent

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from tests.helpers.models import tiny_model
+from tests.helpers.models import fixed, tiny_model
 from tests.helpers.pictures import levels_apart
 from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.adapters.build import make_trainable
@@ -20,10 +20,6 @@ from trainer_engine.families.inputs import StepInputs
 from trainer_engine.objectives.build import make_objective
 
 SIGMAS = torch.tensor([0.25, 0.9])
-
-
-def fixed(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 LATENTS, NOISE = fixed(2, 16, 8, 12, seed=1), fixed(2, 16, 8, 12, seed=2)

@@ -15,47 +15,37 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.gradients import assert_same_gradients
-from tests.helpers.models import options_with, tiny_model
+from tests.helpers.models import fixed, tiny_model, tiny_of
 from tests.helpers.pictures import levels_apart
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.families.flux2.family import Flux2
 from trainer_engine.families.flux2.spec import DISTILLED, FLAVOURS, SPEC
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
-from trainer_engine.families.load import load_family
 from trainer_engine.objectives.build import make_objective
-from trainer_engine.runtime.devices import resolve_devices
 
 PROMPTS = ["a red circle", "", "two small stars, three moons and a very bright sun behind the mountain"]
 SIGMAS = torch.tensor([0.1, 0.5, 0.9])
 both = pytest.mark.parametrize("flavour", ["klein-9b", "dev"])
 
 
-def tiny_of(flavour: str) -> Path:
+def folder_of(flavour: str) -> Path:
     return tiny_model("flux2") if flavour == "klein-9b" else tiny_model("flux2", flavour=flavour)
 
 
 def tiny_flux2(flavour: str, **values: Any) -> Flux2:
     """The micro model of a flavour on the CPU."""
-    usual = {"model_family": "flux2", "model_flavour": flavour, "pretrained_model_name_or_path": str(tiny_of(flavour))}
-    options = options_with(**{**usual, **values})
-    family = load_family(options, resolve_devices(options, torch.device("cpu")))
-    assert isinstance(family, Flux2)
-    return family
+    return tiny_of(Flux2, folder_of(flavour), **{"model_flavour": flavour, **values})
 
 
 def pipeline_of(flavour: str, **parts: Any) -> Any:
-    return (Flux2Pipeline if flavour == "dev" else Flux2KleinPipeline).from_pretrained(tiny_of(flavour), **parts)
+    return (Flux2Pipeline if flavour == "dev" else Flux2KleinPipeline).from_pretrained(folder_of(flavour), **parts)
 
 
 def their_prompts(flavour: str, prompts: list[str]) -> Tensor:
     with torch.no_grad():
         embeds, _ = pipeline_of(flavour).encode_prompt(prompts)
     return embeds
-
-
-def fixed(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @both
@@ -68,7 +58,7 @@ def test_prompts_equal_those_of_the_pipeline_with_their_padding(flavour: str) ->
 
 
 def test_latents_are_shuffled_and_normalised_as_in_the_pipeline() -> None:
-    vae = AutoencoderKLFlux2.from_pretrained(tiny_of("klein-9b"), subfolder="vae").eval()
+    vae = AutoencoderKLFlux2.from_pretrained(folder_of("klein-9b"), subfolder="vae").eval()
     pixels = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
     pipeline = pipeline_of("klein-9b")
     with torch.no_grad():
@@ -90,7 +80,7 @@ def test_latents_are_shuffled_and_normalised_as_in_the_pipeline() -> None:
 def test_loss_and_every_gradient_equal_those_of_diffusers(flavour: str, references: int) -> None:
     family = tiny_flux2(flavour, gradient_checkpointing=bool(references))
     network = family.load_network()
-    theirs = Flux2Transformer2DModel.from_pretrained(tiny_of(flavour), subfolder="transformer").train()
+    theirs = Flux2Transformer2DModel.from_pretrained(folder_of(flavour), subfolder="transformer").train()
     latents, noise = fixed(3, 128, 4, 5, seed=1), fixed(3, 128, 4, 5, seed=2)
     beside = [fixed(3, 128, 3 + number, 4, seed=7 + number) for number in range(references)]
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
@@ -153,7 +143,7 @@ def test_the_guidance_of_klein_is_classifier_free_and_that_of_distilled_weights_
     prompts = ["a red circle", "blue"]
 
     def image(flavour: str, guidance: float) -> Any:
-        family = tiny_flux2(flavour, pretrained_model_name_or_path=str(tiny_of("klein-9b")))
+        family = tiny_flux2(flavour, pretrained_model_name_or_path=str(folder_of("klein-9b")))
         prompt, negative = family.encode_prompts(prompts)
         request = GenerationRequest(prompt=prompt, negative=negative, width=32, height=32, steps=2, guidance=guidance, seed=5)
         return np.asarray(family.generate(family.make_pipeline(family.load_network().eval()), request))
@@ -173,7 +163,7 @@ def test_distilled_repositories_are_recognised_by_flavour_and_by_name() -> None:
 
 @pytest.mark.parametrize(("flavour", "model_type"), [("klein-9b", "full"), ("klein-9b", "lora"), ("dev", "full")])
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, flavour: str, model_type: str) -> None:
-    usual = {"model_family": "flux2", "model_flavour": flavour, "model": str(tiny_of(flavour)), "max_train_steps": 4}
+    usual = {"model_family": "flux2", "model_flavour": flavour, "model": str(folder_of(flavour)), "max_train_steps": 4}
     usual |= {"model_type": model_type, "train_batch_size": 2}
     straight = assert_resumes_exactly(tmp_path, **usual)
     if model_type == "full":

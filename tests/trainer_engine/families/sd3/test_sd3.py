@@ -13,17 +13,15 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.gradients import assert_same_gradients
-from tests.helpers.models import options_with, tiny_model
+from tests.helpers.models import fixed, tiny_model, tiny_of
 from tests.helpers.pictures import levels_apart
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.parse import check_options
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
-from trainer_engine.families.load import load_family
 from trainer_engine.families.sd3.family import StableDiffusion3
 from trainer_engine.objectives.build import make_objective
-from trainer_engine.runtime.devices import resolve_devices
 
 PROMPTS = ["a red circle", "", "two small stars, three moons and a very bright sun behind the mountain"]
 SIGMAS = torch.tensor([0.1, 0.5, 0.9])
@@ -31,16 +29,13 @@ LIMIT = 154
 both = pytest.mark.parametrize("with_t5", [True, False], ids=["T5", "without T5"])
 
 
-def tiny_of(with_t5: bool) -> Path:
+def folder_of(with_t5: bool) -> Path:
     return tiny_model("sd3") if with_t5 else tiny_model("sd3", with_t5=False)
 
 
 def tiny_sd3(with_t5: bool = True, **values: Any) -> StableDiffusion3:
     """The micro model on the CPU."""
-    options = options_with(**{"model_family": "sd3", "pretrained_model_name_or_path": str(tiny_of(with_t5)), **values})
-    family = load_family(options, resolve_devices(options, torch.device("cpu")))
-    assert isinstance(family, StableDiffusion3)
-    return family
+    return tiny_of(StableDiffusion3, folder_of(with_t5), **values)
 
 
 def pipeline_in(folder: Path, with_t5: bool, **parts: Any) -> StableDiffusion3Pipeline:
@@ -50,14 +45,10 @@ def pipeline_in(folder: Path, with_t5: bool, **parts: Any) -> StableDiffusion3Pi
 
 
 def their_prompts(with_t5: bool, prompts: list[str]) -> tuple[Tensor, Tensor]:
-    pipeline = pipeline_in(tiny_of(with_t5), with_t5)
+    pipeline = pipeline_in(folder_of(with_t5), with_t5)
     with torch.no_grad():
         embeds, _, pooled, _ = pipeline.encode_prompt(prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=LIMIT)
     return embeds, pooled
-
-
-def fixed(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @both
@@ -75,7 +66,7 @@ def test_prompts_equal_those_of_the_pipeline(with_t5: bool) -> None:
 def test_loss_and_every_gradient_equal_those_of_diffusers(with_t5: bool, gradient_checkpointing: bool) -> None:
     family = tiny_sd3(with_t5, gradient_checkpointing=gradient_checkpointing)
     network = family.load_network()
-    theirs = SD3Transformer2DModel.from_pretrained(tiny_of(with_t5), subfolder="transformer").train()
+    theirs = SD3Transformer2DModel.from_pretrained(folder_of(with_t5), subfolder="transformer").train()
     latents, noise = fixed(3, 16, 8, 10, seed=1), fixed(3, 16, 8, 10, seed=2)
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     prompts = family.collate_prompts(family.encode_prompts(PROMPTS))
@@ -112,7 +103,7 @@ def test_images_equal_those_of_the_pipeline(sampler: str | None, with_t5: bool, 
         skipped_layers=family.options.validation.skipped_layers,
     )
     ours = family.generate(pipeline, request, on_step=steps.append)
-    theirs = pipeline_in(tiny_of(with_t5), with_t5, scheduler=pipeline.scheduler)
+    theirs = pipeline_in(folder_of(with_t5), with_t5, scheduler=pipeline.scheduler)
     given = {"negative_prompt": "blue", "height": 96, "width": 64, "num_inference_steps": 3, "guidance_scale": 4.0}
     skipped = {"skip_guidance_layers": [1], "skip_layer_guidance_stop": 0.9, "skip_layer_guidance_scale": 2.0} if options else {}
     wanted = theirs("a red circle", generator=torch.Generator().manual_seed(5), max_sequence_length=LIMIT, **given, **skipped).images[0]
@@ -176,7 +167,7 @@ def test_blocks_that_are_left_out_are_checked(options: dict[str, Any], found: tu
 
 @pytest.mark.parametrize(("with_t5", "model_type"), [(True, "full"), (False, "full"), (True, "lora")])
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, with_t5: bool, model_type: str) -> None:
-    usual = {"model_family": "sd3", "model": str(tiny_of(with_t5)), "max_train_steps": 4, "model_type": model_type}
+    usual = {"model_family": "sd3", "model": str(folder_of(with_t5)), "max_train_steps": 4, "model_type": model_type}
     straight = assert_resumes_exactly(tmp_path, **usual)
     if model_type == "full":
         pipeline = pipeline_in(straight.output_dir / "pipeline", with_t5)

@@ -9,11 +9,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from tests.helpers.models import options_with, tiny_model
+from tests.helpers.models import tiny_model, tiny_of
 from trainer_engine.families.generation import GenerationRequest
-from trainer_engine.families.load import load_family
 from trainer_engine.families.sdxl.family import StableDiffusionXL
-from trainer_engine.runtime.devices import resolve_devices
 
 PROMPTS = ["A red circle on blue glass ", "", "star " * 200]
 
@@ -21,10 +19,7 @@ PROMPTS = ["A red circle on blue glass ", "", "star " * 200]
 def tiny_sdxl(**values: Any) -> StableDiffusionXL:
     """The micro model on the CPU."""
     model = str(values.pop("model", None) or tiny_model("sdxl"))
-    options = options_with(model_family="sdxl", pretrained_model_name_or_path=model, **values)
-    family = load_family(options, resolve_devices(options, torch.device("cpu")))
-    assert isinstance(family, StableDiffusionXL)
-    return family
+    return tiny_of(StableDiffusionXL, model, **values)
 
 
 @pytest.mark.parametrize("skip", [0, 1])

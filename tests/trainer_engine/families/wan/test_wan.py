@@ -15,18 +15,16 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.gradients import assert_same_gradients
-from tests.helpers.models import options_with, tiny_model
+from tests.helpers.models import fixed, tiny_model, tiny_of
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
 from trainer_engine.config.skipped_layers import SkippedLayers
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
-from trainer_engine.families.load import load_family
 from trainer_engine.families.wan.family import Wan
 from trainer_engine.families.wan.spec import SPEC, shifts_of
 from trainer_engine.objectives.build import make_objective
-from trainer_engine.runtime.devices import resolve_devices
 
 PROMPTS = ["A red circle  on &amp; blue glass ", "", "two small stars, three moons and a very bright sun behind the mountain"]
 SIGMAS = torch.tensor([0.1, 0.5, 0.9])
@@ -34,10 +32,7 @@ SIGMAS = torch.tensor([0.1, 0.5, 0.9])
 
 def tiny_wan(**values: Any) -> Wan:
     """The micro model on the CPU."""
-    options = options_with(model_family="wan", pretrained_model_name_or_path=str(tiny_model("wan")), **values)
-    family = load_family(options, resolve_devices(options, torch.device("cpu")))
-    assert isinstance(family, Wan)
-    return family
+    return tiny_of(Wan, tiny_model("wan"), **values)
 
 
 def their_prompts(prompts: list[str]) -> Tensor:
@@ -45,10 +40,6 @@ def their_prompts(prompts: list[str]) -> Tensor:
     with torch.no_grad():
         embeds, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=512)
     return embeds
-
-
-def fixed(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_the_shift_of_a_flavour_follows_the_size_in_its_name() -> None:

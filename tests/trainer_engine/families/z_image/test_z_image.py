@@ -13,16 +13,14 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.gradients import assert_same_gradients
-from tests.helpers.models import options_with, tiny_model
+from tests.helpers.models import fixed, tiny_model, tiny_of
 from tests.helpers.pictures import levels_apart
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
-from trainer_engine.families.load import load_family
 from trainer_engine.families.z_image.family import ZImage
 from trainer_engine.families.z_image.spec import SPEC
 from trainer_engine.objectives.build import make_objective
-from trainer_engine.runtime.devices import resolve_devices
 
 PROMPTS = ["a red circle", "", "two small stars, three moons and a very bright sun behind the mountain"]
 SIGMAS = torch.tensor([0.1, 0.5, 0.9])
@@ -30,11 +28,7 @@ SIGMAS = torch.tensor([0.1, 0.5, 0.9])
 
 def tiny_z_image(**values: Any) -> ZImage:
     """The micro model on the CPU."""
-    usual = {"model_family": "z_image", "model_flavour": "base", "pretrained_model_name_or_path": str(tiny_model("z_image"))}
-    options = options_with(**{**usual, **values})
-    family = load_family(options, resolve_devices(options, torch.device("cpu")))
-    assert isinstance(family, ZImage)
-    return family
+    return tiny_of(ZImage, tiny_model("z_image"), **{"model_flavour": "base", **values})
 
 
 def their_prompts(prompts: list[str]) -> list[Tensor]:
@@ -42,10 +36,6 @@ def their_prompts(prompts: list[str]) -> list[Tensor]:
     with torch.no_grad():
         embeds, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
     return embeds
-
-
-def fixed(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_prompts_equal_those_of_the_pipeline_and_are_stored_without_padding() -> None:

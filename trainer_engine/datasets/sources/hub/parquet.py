@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, BinaryIO
 
-import pyarrow
 from pyarrow import parquet
 
-from trainer_engine.datasets.tables import DAMAGE
+from trainer_engine.datasets.tables import damage
 
 WINDOW_BYTES = 16 << 20
 KEPT_BYTES = 256 << 20
@@ -39,7 +38,9 @@ def reading() -> Iterator[None]:
     """Turns what the library raises for a damaged file into OSError."""
     try:
         yield
-    except (pyarrow.ArrowException, *DAMAGE) as error:
+    except OSError:
+        raise
+    except damage() as error:
         first = str(error).strip().split("\n")[0][:200]
         raise OSError(f"it is not a complete parquet file: {first or type(error).__name__}") from error
 

@@ -20,6 +20,7 @@ from trainer_engine.datasets.sources.hub.layout import LARGEST_CARD_BYTES, Chose
 from trainer_engine.datasets.sources.hub.opening import converted_card, media_suffixes
 from trainer_engine.datasets.sources.hub.options import OBJECT, RowOptions
 from trainer_engine.datasets.sources.hub.snapshot import CARD, CONVERTED, MAIN, repository_folder
+from trainer_engine.datasets.tables import damage
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
@@ -65,7 +66,7 @@ class HubAnswers:
             return None
         try:
             return parquet.read_schema(pyarrow.BufferReader(PARQUET + tail[-length:]))
-        except pyarrow.ArrowException:
+        except damage():
             return None
 
     def _address(self, commit: str, name: str) -> str:

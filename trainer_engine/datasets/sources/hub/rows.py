@@ -52,7 +52,7 @@ class RowSource(ColumnSource):
                 if reason:
                     listing.left_out.append(LeftOut(name, reason, broken=False))
                 elif suffix in suffixes.usable:
-                    listing.files.append(FoundFile(name, UNKNOWN_SIZE, version))
+                    listing.files.append(FoundFile(name, UNKNOWN_SIZE, version, self._size_in(stem, row)))
                 else:
                     why = suffixes.refused.get(suffix, f"{suffix} files are not supported")
                     listing.left_out.append(LeftOut(name, why, broken=True))
@@ -108,10 +108,10 @@ class RowSource(ColumnSource):
             raise OSError(f"its row has nothing in the column {self.options.column}")
         return self.snapshot.open(bytes(path).decode("utf-8", "replace"))
 
-    def known_size(self, name: str) -> tuple[int, int] | None:
+    def _size_in(self, stem: str, row: int) -> tuple[int, int] | None:
+        """The size of an image in its row, if the columns of sizes are to be trusted."""
         if not self._sizes or self.options.tile:
             return None
-        stem, _, row = self._split(name)
         width, height = self._sizes[stem][row]
         return (width, height) if width and height else None
 

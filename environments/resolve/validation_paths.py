@@ -1,4 +1,4 @@
-"""Resolves the paths of validation adapters. No database, no Django."""
+"""Resolves the paths of validation adapters, and of images that validations edit. No database, no Django."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from environments.paths import Home, ResolvedPath, resolve
+from environments.paths import Home, Kind, ResolvedPath, resolve
 from environments.resolve.json_options import read_json_option
 from trainer_engine.config.adapters.validation_adapter import CONFIG, EXPECTED, ValidationAdapterRun, hub_file, parse_validation_adapter
+from trainer_engine.config.validation_inputs import EXPECTED as INPUTS_EXPECTED
+from trainer_engine.config.validation_inputs import OPTION as INPUTS
+from trainer_engine.config.validation_inputs import parse_validation_inputs, written
 from trainer_engine.contract.errors import Problem
 
 
@@ -60,3 +63,25 @@ def _written(runs: list[ValidationAdapterRun], taken: dict[str, ResolvedPath]) -
         alone = ".adapters[" not in run.sources[0].place
         written.append({"name": run.label, **(adapters[0] if alone else {"adapters": adapters})})
     return json.dumps(written, ensure_ascii=False)
+
+
+def resolve_validation_inputs(text: str, home: Home) -> tuple[str, dict[str, ResolvedPath], list[Problem]]:
+    """Returns ``validation_input`` as JSON with absolute paths (as given if it is invalid), the paths by field, and their problems.
+
+    The content is checked with the options.
+    """
+    read = read_json_option(text, INPUTS, INPUTS_EXPECTED, home)
+    if isinstance(read, Problem):
+        return text, {}, [read]
+    content, file = read
+    inputs, _ = parse_validation_inputs(content)
+    taken = {INPUTS: file} if file else {}
+    problems = []
+    for one in inputs:
+        found = resolve(one.path, one.place, home=home, must_exist=True, kind=Kind.FILE)
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            taken[one.place] = found
+    paths = {place: str(path.path) for place, path in taken.items()}
+    return written(inputs, paths) if inputs else content, taken, problems

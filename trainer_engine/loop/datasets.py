@@ -14,6 +14,7 @@ from trainer_engine.batches.batch import captions_of, reference_choices
 from trainer_engine.batches.sampler import Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.control_images import ControlImages
+from trainer_engine.caches.encoding import BatchEncoder
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
@@ -296,7 +297,7 @@ class Preparation:
         self.family.keeps_encoders = images or texts
         if images:
             edge = self.family.spec.latents.alignment_px
-            self.family.encode_images(torch.zeros(1, 3, edge, edge))
+            BatchEncoder(self.family).encode(torch.zeros(1, 3, edge, edge))
         if texts:
             self.family.encode_prompts([""], [[]])
 

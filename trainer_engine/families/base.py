@@ -94,6 +94,11 @@ class Family(ABC):
         """
 
     @property
+    def animates(self) -> bool:
+        """Whether the network is given the first frame of a clip."""
+        return self.spec.animates(self.options.model.model_flavour)
+
+    @property
     def caches_conditions(self) -> bool:
         """Whether the network takes further inputs that are made of the pixels of a sample: those of ``encode_conditions``."""
         return False

@@ -252,7 +252,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_references(draft)
         draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
         objects.read_table(draft, context.table_columns)
-        clips.read_video(draft, context.family, context.values["framerate"])
+        clips.read_video(draft, context.values)
         conditioning.read_conditioning(draft, context.cache_root, steers=context.values["controlnet"] is True)
         for rule in rules.IMAGE_RULES:
             rule(draft)

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from trainer_engine.config.options.refused import Reason, Refusal
 
 _SOUND = "it holds sound, for models of music and speech"
-_EMBEDS = "it caches what an image encoder makes of references, for models that have one"
 _PLACES = "it says what lies where in an image, for models with grounding"
 _SCREEN = "it screens images with a classifier"
 _SHARDS = "it reads tar shards through the webshart library"
@@ -17,10 +16,6 @@ _MEMORY = "it keeps a cache in a file system in memory"
 FIELDS: Mapping[str, Refusal] = MappingProxyType(
     {
         **dict.fromkeys(("audio", "s2v_datasets"), Refusal(Reason.FAMILY, _SOUND)),
-        **dict.fromkeys(
-            ("conditioning_image_embeds", "cache_dir_conditioning_image_embeds", "conditioning_image_embed_batch_size"),
-            Refusal(Reason.FAMILY, _EMBEDS),
-        ),
         "grounding": Refusal(Reason.FAMILY, _PLACES),
         "delete_nsfw_images": Refusal(Reason.RESEARCH, _SCREEN),
         **dict.fromkeys(("source", "metadata", "subfolder", "webshart"), Refusal(Reason.LATER, _SHARDS)),
@@ -32,7 +27,6 @@ FIELDS: Mapping[str, Refusal] = MappingProxyType(
 KINDS: Mapping[str, Refusal] = MappingProxyType(
     {
         "audio": Refusal(Reason.FAMILY, _SOUND),
-        "conditioning_image_embeds": Refusal(Reason.FAMILY, _EMBEDS),
         "grounding": Refusal(Reason.FAMILY, _PLACES),
         "distillation_cache": Refusal(Reason.RESEARCH, "it holds samples of a teacher that is distilled"),
         "caption": Refusal(Reason.RESEARCH, "it holds captions without images, for a distillation"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from tests.helpers.clips import moving_square
-from tests.helpers.gradients import assert_same_gradients, tiny, trainable_of
+from tests.helpers.gradients import LORA, assert_same_gradients, one_pass, tiny, trainable_of
 from tests.helpers.models import tiny_model
 from tests.trainer_engine.families.wan.test_wan import SIGMAS, fixed
 from trainer_engine.caches.decoding import pixels_of
@@ -207,6 +207,26 @@ def test_clips_equal_those_of_the_pipeline_bit_for_bit(sampler: str | None, fram
     assert len(ours) == len(frames_wanted) == frames
     for one, other in zip(ours, frames_wanted, strict=True):
         assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
+
+
+def test_encoders_keep_their_type_under_autocast() -> None:
+    family, image = animating(), picture_of(FRAMES[0])
+    made = family.make_pipeline(family.load_network().eval())
+    pixels = FRAMES[0][None]
+    prepared = (pixels, 1, 16, 32, 64, 5, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(1))
+    seen, (_, condition) = made.encode_image(image), made.prepare_latents(*prepared)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(made.encode_image(image), seen)
+        assert torch.equal(made.prepare_latents(*prepared)[1], condition)
+
+
+@pytest.mark.parametrize("kind", [{}, {**LORA, "lora_rank": 2}], ids=["full", "lora"])
+def test_fused_projections_of_the_frame_equal_those_that_are_computed_one_by_one(kind: dict[str, Any]) -> None:
+    latents, _, pixels, _ = batch_of(5)
+    usual, fused = animating(**kind), animating(fuse_qkv_projections=True, **kind)
+    plain, joined = trainable_of(usual), trainable_of(fused)
+    inputs = inputs_of(usual, latents, usual.encode_conditions(pixels))
+    assert one_pass(fused, joined, inputs=inputs).is_close_to(one_pass(usual, plain, inputs=inputs), rtol=1e-6, atol=1e-6)
 
 
 def test_another_first_frame_gives_another_clip() -> None:

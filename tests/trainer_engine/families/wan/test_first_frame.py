@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from peft import LoraConfig
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -18,11 +20,14 @@ from tests.helpers.gradients import LORA, assert_same_gradients, one_pass, tiny,
 from tests.helpers.models import tiny_model
 from tests.trainer_engine.families.wan.test_wan import SIGMAS, fixed
 from trainer_engine.caches.decoding import pixels_of
+from trainer_engine.config.one_file.contents import file_problem
+from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.wan.family import Wan
 from trainer_engine.families.wan.first_frame import EMBEDDING, LATENTS, fitted, masked, picture_of, with_blank_frames
+from trainer_engine.families.wan.spec import SPEC
 from trainer_engine.objectives.build import make_objective
 
 FLAVOUR = "i2v-14b-2.1"
@@ -104,7 +109,7 @@ def test_an_image_of_another_shape_is_cropped_in_the_middle_instead_of_stretched
     assert fitted(image, 96, 32) is image
 
 
-def test_the_image_encoder_is_part_of_the_address_and_others_keep_theirs(tmp_path: Any) -> None:
+def test_the_image_encoder_is_part_of_the_address_and_others_keep_theirs(tmp_path: Path) -> None:
     hashes = FileHashes(tmp_path / "hashes.jsonl")
     plain, given = tiny("wan"), animating()
     assert "first frame" in given.image_fingerprint(hashes) and "first frame" not in plain.image_fingerprint(hashes)
@@ -239,3 +244,19 @@ def test_another_first_frame_gives_another_clip() -> None:
         )
         family.generate(made, request, on_step=lambda taken: latents.append(taken.latents))
     assert not torch.allclose(latents[0], latents[1], atol=1e-3)
+
+
+def test_the_network_in_one_file_is_told_from_that_of_text_to_video(tmp_path: Path) -> None:
+    option = "pretrained_transformer_model_name_or_path"
+    for animates in (True, False):
+        (weights,) = (tiny_model("wan", animates=animates) / "transformer").glob("*.safetensors")
+        save_file({key: tensor + 1 for key, tensor in load_file(weights).items()}, tmp_path / f"{animates}.safetensors")
+    ours = animating(**{option: str(tmp_path / "True.safetensors")}).load_network().state_dict()
+    theirs = animating().load_network().state_dict()
+    assert all(ours[name].equal(weight + 1) for name, weight in theirs.items())
+    problem = file_problem(option, tmp_path / "False.safetensors", SPEC, FLAVOUR)
+    assert problem is not None and "is the network of Wan text-to-video" in problem.message
+    with pytest.raises(ModelUnavailable, match="this run trains Wan image-to-video"):
+        animating(**{option: str(tmp_path / "False.safetensors")}).load_network()
+    with pytest.raises(ModelUnavailable, match="this run trains Wan text-to-video"):
+        tiny("wan", **{option: str(tmp_path / "True.safetensors")}).load_network()

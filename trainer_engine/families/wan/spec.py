@@ -94,7 +94,9 @@ SPEC = FamilySpec(
     latents=LatentSpec(media=("image", "clip"), alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
     routing=RoutingSpec(blocks=("blocks",), along=MappingProxyType({"rotary_emb": 1}), cells=(1, 2, 2)),
     splitting=SplittingSpec(),
-    distillation=DistillationSpec(base=FLAVOURS["t2v-480p-1.3b-2.1"], words=FEW_STEP_WORDS | {"causvid", "fastwan", "fast"}),
+    distillation=DistillationSpec(
+        base=FLAVOURS["t2v-480p-1.3b-2.1"], bases=FLAVOURS, words=FEW_STEP_WORDS | {"causvid", "fastwan", "fast"}
+    ),
     repeated_blocks=("WanTransformerBlock",),
     sampling=SamplingSpec(
         samplers=("euler", "unipc", "dpm++"),

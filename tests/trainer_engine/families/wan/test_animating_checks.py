@@ -23,6 +23,7 @@ from trainer_engine.config.datasets.sizes import bytes_with_frame, size_rows
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.parse import check_options
+from trainer_engine.config.rules.noise_schedule import distillation_problems
 from trainer_engine.contract.errors import Level, ModelUnavailable, errors_in
 from trainer_engine.families.wan.spec import ANIMATING, EMBEDDING, SPEC, defaults_of
 from training.preflight.summary import PreflightReport
@@ -193,3 +194,10 @@ def test_a_configuration_of_the_flavour_starts(flavour: str) -> None:
     }
     texts = {"id": "texts", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache/text"}
     assert [str(one.problem) for one in check_compatibility(chosen, [clips, texts]).obstacles] == []
+
+
+@pytest.mark.parametrize("flavour", list(SPEC.flavours))
+def test_distilled_weights_of_a_flavour_name_its_own_base(flavour: str) -> None:
+    options = options_with(**{**HERE, "model_flavour": flavour, "pretrained_model_name_or_path": "owner/Wan2.1-Distill-Lightning"})
+    [problem] = distillation_problems(options, SPEC, {}, {})
+    assert problem.expected.endswith(SPEC.repository(flavour)) and f"train {SPEC.repository(flavour)}" in problem.hint

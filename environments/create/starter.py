@@ -35,7 +35,7 @@ def starter_config(name: str, spec: FamilySpec, flavour: str, model_type: str, l
 
 
 def starter_datasets(name: str, options: Mapping[str, Any], *, include_defaults: bool = True) -> list[dict[str, Any]]:
-    """One image set, its conditioning set for an editing model, and the default text_embeds set.
+    """One set of images, or of clips for a model that animates, its conditioning set for an editing model, and the default text_embeds set.
 
     ``include_defaults`` writes out the fields that people change most often; without it, entries hold required fields only.
     """
@@ -57,9 +57,17 @@ def starter_datasets(name: str, options: Mapping[str, Any], *, include_defaults:
             "metadata_backend": "discovery",
             "cache_dir_vae": f"cache/{name}/vae",
         }
+    images |= _clips(options)
     references = _references(name, images, include_defaults) if _needs_references(options) else []
     texts = {"id": f"{name}-text-embeds", "type": "local", "dataset_type": "text_embeds", "default": True}
     return [images, *references, {**texts, "cache_dir": f"cache/{name}/text"} if include_defaults else texts]
+
+
+def _clips(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a set of clips as long as the family learned, for a flavour that is given the first frame of each; else none."""
+    spec = find_spec(str(options.get("model_family", "")))
+    clips = spec.sampling.clips if spec is not None and spec.animates(options.get("model_flavour")) else None
+    return {"dataset_type": "video", "video": {"num_frames": clips.trained_frames}} if clips else {}
 
 
 def _needs_references(options: Mapping[str, Any]) -> bool:

@@ -147,6 +147,8 @@ class BatchBuilder:
     """(dataset id, sample, (h, w)) -> (1, h, w), for samples that have a mask."""
     read_control: Callable[[str, Sample], Tensor] | None = None
     """(``reference_cache`` of dataset and set, control image) -> what a ControlNet looks at; None in runs without one."""
+    read_conditions: Callable[[str, Sample], Conditions] | None = None
+    """(dataset id, sample) -> cached inputs by name, without a batch dimension; None for families that cache none."""
 
     def build(
         self,
@@ -167,10 +169,17 @@ class BatchBuilder:
             latents=latents,
             prompts=self.family.collate_prompts(prompts),
             files=tuple(item.sample.location for item in items),
-            conditions=self.family.conditions([SampleFacts.of(item.sample, self.crop_seed) for item in items], generators),
+            conditions=self._conditions(items, generators),
             **self._partners(items, reference_sets),
             loss_mask=self._masks(items, latents),
         )
+
+    def _conditions(self, items: Sequence[Item], generators: Sequence[torch.Generator] | None) -> Conditions:
+        """What follows from facts and chance, and what is cached with the latents."""
+        facts = [SampleFacts.of(item.sample, self.crop_seed) for item in items]
+        cached = [self.read_conditions(item.source, item.sample) for item in items] if self.read_conditions else [{}]
+        stacked = {name: torch.stack([row[name] for row in cached]) for name in cached[0]}
+        return {**self.family.conditions(facts, generators), **stacked}
 
     def _partners(self, items: Sequence[Item], reference_sets: Sequence[int]) -> dict[str, Any]:
         """The control images of a run of a ControlNet, or else the references."""

@@ -1,4 +1,4 @@
-"""Encodes batches of pixels, and handles what can go wrong: too little memory, and latents that are not finite."""
+"""Encodes batches of pixels, and handles what can go wrong: too little memory, and numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from trainer_engine.contract.errors import OutOfMemory
 from trainer_engine.families.base import Family
 from trainer_engine.families.modules import free_device_memory
 
+Entry = dict[str, Tensor]
+"""What is cached of a sample: its latents, and the conditions that its family makes of its pixels."""
+LATENTS = "latents"
+"""Name of the latents (C, ...) in an entry."""
 LARGEST_DEVIATION = 100.0
 """Scaled latents have a standard deviation of about one. A value far above it means that the encoder overflowed."""
 
@@ -23,6 +27,12 @@ def trouble_with(latents: Tensor) -> str:
     return f"its latents have a standard deviation of {deviation:.3g}" if deviation > LARGEST_DEVIATION else ""
 
 
+def trouble_in(entry: Entry) -> str:
+    """Why an entry cannot be used; empty if it can."""
+    odd = [name for name, tensor in entry.items() if name != LATENTS and not bool(tensor.isfinite().all())]
+    return trouble_with(entry[LATENTS]) or (f"its {odd[0].replace('_', ' ')} is not finite" if odd else "")
+
+
 class BatchEncoder:
     """Encodes images. It halves its batches permanently when memory runs out, and encodes unusable latents again in float32."""
 
@@ -31,22 +41,28 @@ class BatchEncoder:
         self.largest: int | None = None
         """The most images in one batch; None until memory has run out."""
 
-    def encode(self, pixels: Tensor) -> list[Tensor | str]:
-        """Encode (B, 3, H, W) in [-1, 1], or clips (B, 3, T, H, W). For each its latents (C, ...), or why it has none.
+    def encode(self, pixels: Tensor) -> list[Entry | str]:
+        """Encode (B, 3, H, W) in [-1, 1], or clips (B, 3, T, H, W). For each its entry, or why it has none.
 
         Raises OutOfMemory.
         """
-        results: list[Tensor | str] = []
+        results: list[Entry | str] = []
         while len(results) < len(pixels):
             rest = pixels[len(results) :]
             part = rest[: self.largest or len(rest)]
             try:
-                latents = self.family.encode_images(part)
+                entries = self._entries(part)
             except torch.OutOfMemoryError as error:
                 self._take_less(len(part), part, error)
                 continue
-            results += [self._checked(encoded, source) for encoded, source in zip(latents, part, strict=True)]
+            results += [self._checked(entry, source) for entry, source in zip(entries, part, strict=True)]
         return results
+
+    def _entries(self, pixels: Tensor, *, exact: bool = False) -> list[Entry]:
+        stacked: Entry = {LATENTS: self.family.encode_images(pixels, exact=exact)}
+        if self.family.caches_conditions:
+            stacked |= self.family.encode_conditions(pixels, exact=exact)
+        return [{name: tensor[row].clone() for name, tensor in stacked.items()} for row in range(len(pixels))]
 
     def _take_less(self, images: int, pixels: Tensor, error: torch.OutOfMemoryError) -> None:
         if images == 1:
@@ -58,9 +74,9 @@ class BatchEncoder:
         self.largest = images // 2
         free_device_memory(self.family.devices.device)
 
-    def _checked(self, latents: Tensor, pixels: Tensor) -> Tensor | str:
-        if not trouble_with(latents):
-            return latents.clone()
-        exact = self.family.encode_images(pixels[None], exact=True)[0]
-        trouble = trouble_with(exact)
-        return f"{trouble}, also in float32" if trouble else exact.clone()
+    def _checked(self, entry: Entry, pixels: Tensor) -> Entry | str:
+        if not trouble_in(entry):
+            return entry
+        [exact] = self._entries(pixels[None], exact=True)
+        trouble = trouble_in(exact)
+        return f"{trouble}, also in float32" if trouble else exact

@@ -1,4 +1,4 @@
-"""Caches image latents. Files are hashed and decoded in threads while the autoencoder encodes the batch before."""
+"""Caches image latents and conditions of pixels. Files are hashed and decoded in threads while the batch before is encoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer_engine.caches.decoding import Cut, DecodedBatch, batches_by_size, cut_of, decoded_batches, sample_pixels
-from trainer_engine.caches.encoding import BatchEncoder
+from trainer_engine.caches.encoding import LATENTS, BatchEncoder, Entry
 from trainer_engine.caches.ranks import ALONE, Ranks, Share, exchange
 from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache, address_by, entries_of
 from trainer_engine.caches.writer import GroupWriter
@@ -22,6 +22,7 @@ from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.families.base import Family
+from trainer_engine.families.inputs import Conditions
 from trainer_engine.runtime.stages import Advance
 
 THREADS_PER_CORE = 2
@@ -85,25 +86,32 @@ class LatentCache:
 
         Raises KeyError for a sample that was left out, BrokenImage if the image file is gone too.
         """
+        return self._entry(sample)[LATENTS].float()
+
+    def read_conditions(self, sample: Sample) -> Conditions:
+        """The inputs that the family makes of the pixels of a sample, by name, float32 on the CPU. Raises what ``read`` raises."""
+        return {name: tensor.float() for name, tensor in self._entry(sample).items() if name != LATENTS}
+
+    def _entry(self, sample: Sample) -> Entry:
         address = self.addresses[sample.name]
         if sample.epoch:
             address = self.address(sample)
         known = self._in_memory.get(address) or self.store.get(address)
-        return self._in_memory.keep(address, known or self._compute(sample, address))["latents"].float()
+        return self._in_memory.keep(address, known or self._compute(sample, address))
 
-    def _compute(self, sample: Sample, address: str) -> dict[str, Tensor]:
-        """Encode one sample, alone, so that its latents do not depend on the order in which samples are read."""
+    def _compute(self, sample: Sample, address: str) -> Entry:
+        """Encode one sample, alone, so that its entry does not depend on the order in which samples are read."""
         pixels = sample_pixels(sample, self.seed)
         with self._encoding:
-            [latents] = self.encoder.encode(pixels[None])
+            [entry] = self.encoder.encode(pixels[None])
             if self.when is Encoded.AHEAD:
                 self.family.free_encoders()
-        if isinstance(latents, str):
-            raise BrokenImage(sample.location, latents)
+        if isinstance(entry, str):
+            raise BrokenImage(sample.location, entry)
         if self.when is not Encoded.NEVER_STORED:
-            self.store.put_all({address: {"latents": latents}}, self._shard if self.when is Encoded.ON_DEMAND else None)
+            self.store.put_all({address: entry}, self._shard if self.when is Encoded.ON_DEMAND else None)
         self.made += 1
-        return {"latents": latents}
+        return entry
 
     def release(self, samples: Iterable[Sample], needed: Iterable[Sample]) -> int:
         """Remove the entries of samples, except of those that are still needed. Returns how many were removed.
@@ -240,7 +248,7 @@ def _take(cache: LatentCache, batch: DecodedBatch, writer: GroupWriter) -> None:
         if isinstance(result, str):
             cache.leave_out(sample, result)
         else:
-            writer.add(cache.addresses[sample.name], {"latents": result})
+            writer.add(cache.addresses[sample.name], result)
             cache.made += 1
 
 

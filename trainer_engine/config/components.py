@@ -51,7 +51,7 @@ class ComponentSource:
 
 def spec_of_run(model: ModelOptions, spec: FamilySpec) -> FamilySpec:
     """The facts of a run with these options."""
-    return spec.for_run(
+    return spec.of_flavour(model.model_flavour).for_run(
         train_text_encoder=model.train_text_encoder,
         controlnet=model.controlnet,
         has_weights=bool(model.controlnet_model_name_or_path),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
 WORDS = re.compile(r"[A-Z]{2,}(?![a-z])|[A-Z]?[a-z]+|[A-Z]+")
@@ -20,6 +21,8 @@ class DistillationSpec:
 
     base: str
     """Repository or flavour to train instead."""
+    bases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> what to train instead of distilled weights of it, if it is not ``base``."""
     flavours: frozenset[str] = frozenset()
     """Flavours whose published weights are distilled."""
     repositories: frozenset[str] = frozenset()
@@ -34,6 +37,10 @@ class DistillationSpec:
     """Each holds entries that the ``config.json`` of such a network has. A type as the value stands for any value of this type."""
     assistant: str = ""
     """Adapter that ``assistant_lora_path`` may name, so that such weights can be trained; empty if none is published."""
+
+    def base_of(self, flavour: str | None) -> str:
+        """What to train instead of distilled weights of a flavour."""
+        return self.bases.get(flavour or "", self.base)
 
     def reason(self, *, flavour: str | None, name: str, scheduler: Mapping[str, Any], network: Mapping[str, Any]) -> str:
         """Why weights are taken for distilled, as the end of a sentence; empty if nothing indicates it.

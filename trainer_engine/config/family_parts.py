@@ -156,6 +156,17 @@ class ClipSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FirstFrameSpec:
+    """Flavours whose network is given the first frame of a clip, and learns how the clip goes on."""
+
+    flavours: frozenset[str]
+    folders: tuple[str, ...] = ()
+    """Subfolders of a pipeline that only these flavours have: an image encoder for the frame, and what prepares images for it."""
+    numbers: int = 0
+    """Numbers that the image encoder makes of a frame; they are cached with the latents of each sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingSpec:
     """How validation images of a family are generated."""
 

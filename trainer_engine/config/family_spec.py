@@ -15,11 +15,13 @@ from trainer_engine.config.family_parts import (
     OTHER_PREFIXES,
     AdapterSpec,
     Component,
+    FirstFrameSpec,
     LatentSpec,
     PromptSpec,
     Role,
     SamplingSpec,
     StagesSpec,
+    frozen_components,
 )
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
@@ -87,6 +89,8 @@ class FamilySpec:
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
     """Flavours that need reference images."""
+    first_frame: FirstFrameSpec | None = None
+    """The flavours that are given the first frame of a clip; None if there are none."""
     other_flavours: tuple[str, ...] = ()
     """Flavours of the configuration format that are other models, with other inputs, and are not implemented."""
     controlnet: ControlNetSpec | None = None
@@ -109,6 +113,10 @@ class FamilySpec:
     def latent_frames(self, frames: int) -> int:
         """Returns how many frames the latents of a clip have; 1 for an image."""
         return (frames - 1) // self.frame_stride + 1
+
+    def animates(self, flavour: str | None) -> bool:
+        """Whether a flavour is given the first frame of each clip that it learns or generates."""
+        return self.first_frame is not None and (flavour or self.default_flavour) in self.first_frame.flavours
 
     @property
     def has_feed_forward(self) -> bool:
@@ -156,6 +164,12 @@ class FamilySpec:
     def steers(self) -> ControlNetSpec | None:
         """The ControlNet that the run trains, or None."""
         return self.controlnet if self.beside else None
+
+    def of_flavour(self, flavour: str | None) -> FamilySpec:
+        """The facts of a flavour, with the components that others lack."""
+        if self.first_frame is None or not self.animates(flavour):
+            return self
+        return replace(self, components=MappingProxyType({**self.components, **frozen_components(*self.first_frame.folders)}))
 
     def for_run(self, *, train_text_encoder: bool, controlnet: bool = False, has_weights: bool = False) -> FamilySpec:
         """The facts of a run: with ``train_text_encoder``, the text encoders that can be trained are trained components.

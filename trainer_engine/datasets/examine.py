@@ -30,6 +30,7 @@ from trainer_engine.datasets.findings import (
     unusable_captions,
     unusable_place,
 )
+from trainer_engine.datasets.first_frames import first_frame_problems
 from trainer_engine.datasets.generated import discover_generated
 from trainer_engine.datasets.index import IMAGES, MOST_THREADS, Discovery, discover
 from trainer_engine.datasets.index_file import Indexes
@@ -87,7 +88,7 @@ def examine(
     problems += wrong
     with MANY_OBJECTS.being_made():
         reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
-    problems += reference_problems(dataloader, options, spec)
+    problems += [*reference_problems(dataloader, options, spec), *first_frame_problems(dataloader, options, spec)]
     for report in reports:
         problems += [*report.problems, *enlarged_images(report, spec)]
     sets = [report for report in reports if not report.entry.is_eval]
@@ -95,7 +96,7 @@ def examine(
     problems += eval_images_trained_on(sets, eval_sets)
     problems += size_problems(options, spec, [*validation_sizes(options), *sizes_in_use(reports)])
     inputs, broken = plan_inputs(options, alignment)
-    problems += [*broken, *no_pairs_to_show(reports, options)]
+    problems += [*broken, *no_pairs_to_show(reports, options, spec)]
     by_size = options.data.data_backend_sampling == "auto-weighting"
     found = DatasetReport(sets, effective, problems, eval_sets, by_size=by_size, seed=options.run.seed, inputs=inputs)
     if sets and not errors_in(problems) and not found.is_incomplete:

@@ -145,14 +145,18 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
             yield Problem.error(option, "no_references", message, got=", ".join(one.id for one in paired), hint=hint)
 
 
-def no_pairs_to_show(sets: Sequence[SetReport], options: TrainingOptions) -> Iterator[Problem]:
-    """Yields an error if validations shall use the references of datasets, and no dataset lends any."""
-    shown = (found for found in sets if not found.entry.disable_validation and any(sample.references for sample in found.samples))
-    validation = options.validation
-    wanted = validation.validation_using_datasets or (options.model.controlnet and not validation.validation_input)
+def no_pairs_to_show(sets: Sequence[SetReport], options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:
+    """Yields an error if validations shall use the references or first frames of datasets, and no dataset lends any."""
+    animates, validation = spec.animates(options.model.model_flavour), options.validation
+    lending = (found for found in sets if not found.entry.disable_validation)
+    shown = (found for found in lending if any(sample.references or animates for sample in found.samples))
+    needed = options.model.controlnet or (animates and any(found.samples for found in sets))
+    wanted = validation.validation_using_datasets or (needed and not validation.validation_input)
     if wanted and not validation.validation_disable and not any(shown):
-        message = "No dataset has references that validations may use: each has none, or disable_validation."
-        yield Problem.error("validation_using_datasets", "no_pairs", message, got=True, expected="an image set with conditioning_data")
+        what = "a first frame" if animates else "references"
+        expected = "a set without disable_validation" if animates else "an image set with conditioning_data"
+        message = f"No dataset has {what} that validations may use: each has none, or disable_validation."
+        yield Problem.error("validation_using_datasets", "no_pairs", message, got=True, expected=expected)
 
 
 def eval_images_trained_on(sets: Sequence[SetReport], eval_sets: Sequence[SetReport]) -> Iterator[Problem]:

@@ -103,6 +103,23 @@ class Family(ABC):
         ``exact`` computes in float32 whatever was configured.
         """
 
+    @property
+    def animates(self) -> bool:
+        """Whether the network is given the first frame of a clip."""
+        return self.spec.animates(self.options.model.model_flavour)
+
+    @property
+    def caches_conditions(self) -> bool:
+        """Whether the network takes further inputs that are made of the pixels of a sample: those of ``encode_conditions``."""
+        return False
+
+    def encode_conditions(self, pixels: Tensor, *, exact: bool = False) -> Conditions:
+        """Named inputs (B, ...) on the CPU that are made of the pixels of samples and cached with their latents.
+
+        Takes what ``encode_images`` takes. ``image_fingerprint`` covers what makes them. Only called if ``caches_conditions``.
+        """
+        return {}
+
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         """One embedding a prompt, on the CPU, without padding.

@@ -40,6 +40,8 @@ class GenerationRequest:
     """Ignored by families whose spec does not name ``validation_guidance_rescale``."""
     control: Image.Image | None = None
     """What a ControlNet looks at, of the size of the image; None without one."""
+    first_frame: Image.Image | None = None
+    """The image that a clip begins with, of any size; None for families that are given none."""
     true_guidance: float = 1.0
     """Classifier-free guidance in addition to the guidance input of a distilled network; 1 is none. Ignored by families whose spec does
     not name ``validation_guidance_real``."""

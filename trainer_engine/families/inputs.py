@@ -55,7 +55,7 @@ class StepInputs:
     prompts: PromptBatch
     """Result of ``Family.collate_prompts``."""
     conditions: Conditions = field(default_factory=dict)
-    """Result of ``Family.conditions``."""
+    """Result of ``Family.conditions``, and the cached inputs of ``Family.encode_conditions``."""
     references: tuple[Tensor, ...] = ()
     """Scaled latents (B, C, ...) of reference images, one tensor a reference; each may have a size of its own."""
     control: Tensor | None = None

@@ -14,6 +14,7 @@ from trainer_engine.batches.batch import captions_of, reference_choices
 from trainer_engine.batches.sampler import Item
 from trainer_engine.batches.sources import data_source, trained_sets
 from trainer_engine.caches.control_images import ControlImages
+from trainer_engine.caches.encoding import BatchEncoder
 from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
@@ -36,13 +37,13 @@ from trainer_engine.datasets.validation_inputs import PlannedInput
 from trainer_engine.evaluation.eval_sets import evaluated_sets, lent_prompts, trained_copies
 from trainer_engine.families.base import Family
 from trainer_engine.loop.conditioning import ConditioningFiles, emit_left_out
-from trainer_engine.loop.edits import edit_of_input, edit_of_pair, shown_caption
+from trainer_engine.loop.edits import edit_of_frame, edit_of_input, edit_of_pair, shown_caption
 from trainer_engine.loop.prepared import Prepared
 from trainer_engine.runtime.control import ControlRequests
 from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import reach_of_sources
 from trainer_engine.runtime.stages import Advance, Stages, advance_after
-from trainer_engine.validation.generate import ValidationPrompt, texts_to_encode
+from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
 
 MAX_LISTED = 20
 
@@ -105,9 +106,7 @@ class Preparation:
         sources = tuple(data_source(found, _usable(found, caches)) for found in trained)
         if not any(source.samples for source in sources):
             raise DatasetUnusable([Problem.error("dataloader", "no_samples", "No image of any dataset can be trained on.")])
-        pairs = tuple(
-            edit_of_pair(set_id, sample, latents, prompts, seed) for set_id, sample in shown if _has_partners(set_id, sample, caches)
-        )
+        pairs = tuple(self._edits_of(shown, caches, latents, prompts))
         own = [edit_of_input(one, inputs, prompts, seed) for one in report.inputs if inputs and one.sample.name in inputs.addresses]
         held_out = tuple(Item(found.entry.id, sample) for found in evaluated for sample in _usable(found, caches))
         copies = trained_copies(latents, [found.entry.id for found in trained], held_out)
@@ -127,6 +126,17 @@ class Preparation:
             dropped={found.entry.id: _dropped(found, caches) for found in trained},
             controls=controls,
         )
+
+    def _edits_of(
+        self, shown: Sequence[tuple[str, Sample]], caches: CachesByName, latents: Mapping[str, LatentCache], prompts: PromptCache
+    ) -> Iterator[Edit]:
+        """The inputs of validations that samples lend: their first frames, or their references."""
+        seed = self.options.run.seed
+        for set_id, sample in shown:
+            if self.family.animates and _is_usable(set_id, sample, caches):
+                yield edit_of_frame(sample, prompts, seed)
+            elif not self.family.animates and _has_partners(set_id, sample, caches):
+                yield edit_of_pair(set_id, sample, latents, prompts, seed)
 
     def _examine(self, dataloader: Dataloader) -> DatasetReport:
         shared = (self.run_folder.shared_index,) if self.run_folder else ()
@@ -159,7 +169,7 @@ class Preparation:
         return report
 
     def _shown_pairs(self, sets: Sequence[SetReport], inputs: Sequence[PlannedInput]) -> list[tuple[str, Sample]]:
-        """(dataset id, image) of the pairs that validations use: the first of each set, by name."""
+        """(dataset id, sample) of the pairs, or first frames, that validations use: the first of each set, by name."""
         validation = self.options.validation
         wanted = not inputs if validation.validation_using_datasets is None else validation.validation_using_datasets
         if validation.validation_disable or not wanted:
@@ -168,7 +178,8 @@ class Preparation:
         chosen = [found for found in lending if validation.eval_dataset_id in (None, found.entry.id)]
         pairs = []
         for found in chosen:
-            paired = sorted((sample for sample in found.samples if sample.references), key=lambda sample: sample.name)
+            lent = (sample for sample in found.samples if sample.references or self.family.animates)
+            paired = sorted(lent, key=lambda sample: sample.name)
             pairs += [(found.entry.id, sample) for sample in paired[: validation.num_eval_images]]
         return pairs
 
@@ -296,7 +307,7 @@ class Preparation:
         self.family.keeps_encoders = images or texts
         if images:
             edge = self.family.spec.latents.alignment_px
-            self.family.encode_images(torch.zeros(1, 3, edge, edge))
+            BatchEncoder(self.family).encode(torch.zeros(1, 3, edge, edge))
         if texts:
             self.family.encode_prompts([""], [[]])
 

@@ -1,4 +1,4 @@
-"""The inputs of validation images: pairs of the datasets, and images that the options name."""
+"""The inputs of validation images: pairs and first frames of the datasets, and images that the options name."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def edit_of_pair(set_id: str, sample: Sample, latents: Mapping[str, LatentCache]
         read_references=read,
         read_prompt=lambda text: prompts.read(text, seen),
         read_images=lambda: [_picture(reference, seed) for reference in references],
+    )
+
+
+def edit_of_frame(sample: Sample, prompts: PromptCache, seed: int) -> Edit:
+    """The first frame of a sample, as an input of validations. ``seed`` places random crops."""
+    return Edit(
+        name=name_after(sample.name),
+        caption=shown_caption(sample),
+        read_references=tuple,
+        read_prompt=prompts.read,
+        read_images=lambda: [_picture(sample, seed)],
     )
 
 

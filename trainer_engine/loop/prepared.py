@@ -17,7 +17,7 @@ from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.prompts import PromptCache
 from trainer_engine.datasets.epoch_crops import EpochCrops, shares_crop
 from trainer_engine.datasets.samples import Sample, fingerprint, reference_cache
-from trainer_engine.families.inputs import PromptEmbedding
+from trainer_engine.families.inputs import Conditions, PromptEmbedding
 from trainer_engine.validation.generate import Edit, ValidationPrompt
 
 
@@ -52,6 +52,10 @@ class Prepared:
     def read_latents(self, source: str, sample: Sample) -> Tensor:
         """(C, h, w)"""
         return self.latents[source].read(sample)
+
+    def read_conditions(self, source: str, sample: Sample) -> Conditions:
+        """The inputs that are cached with the latents of a sample, by name."""
+        return self.latents[source].read_conditions(sample)
 
     def read_control(self, cache: str, sample: Sample) -> Tensor:
         """What a ControlNet looks at: pixels (3, H, W) in [0, 1], or latents (C, h, w). ``cache``: a ``reference_cache``."""

@@ -48,7 +48,7 @@ class ValidationPrompt:
 
 @dataclass(frozen=True)
 class Edit:
-    """A pair whose references are inputs of a validation image."""
+    """A pair whose references are inputs of a validation image, or the first frame of a validation clip."""
 
     name: str
     """Named after its image."""
@@ -58,7 +58,7 @@ class Edit:
     read_prompt: Callable[[str], PromptEmbedding]
     """The embedding of a text, with its references if the text encoder looks at them."""
     read_images: Callable[[], Sequence[Image.Image]] = tuple
-    """Its references as the network sees them."""
+    """Its references, or its first frame, as the network sees them."""
     has_own_prompt: bool = False
     """Whether it is generated with its caption only, and not with ``validation_prompt``."""
 
@@ -282,6 +282,7 @@ def _request(
         frames=validation.frames,
         references=subject.edit.read_references() if subject.edit and not family.spec.steers else (),
         control=next(iter(subject.edit.read_images())) if subject.edit and family.spec.steers else None,
+        first_frame=next(iter(subject.edit.read_images())) if subject.edit and family.animates else None,
         noise_device=str(family.devices.device) if validation.validation_seed_source == "gpu" else "cpu",
         guidance_rescale=validation.validation_guidance_rescale,
         true_guidance=validation.validation_guidance_real,
@@ -293,11 +294,11 @@ def _request(
 def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequence[ValidationPrompt], family: Family) -> list[Subject]:
     """Every prompt, and those that held-out images lend.
 
-    With pairs to edit: their references with the prompt asked for and with their own captions instead. A ControlNet generates from pairs
-    alone.
+    With pairs to edit, or first frames: these with the prompt asked for and with their own captions instead. A ControlNet, and a family
+    that animates, generate from these alone.
     """
     validation = options.validation
-    alone = [] if family.spec.steers else [*validation_prompts(options), *eval_prompts]
+    alone = [] if family.spec.steers or family.animates else [*validation_prompts(options), *eval_prompts]
     what: list[tuple[ValidationPrompt, Edit | None]] = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)]
     what = what or [(prompt, None) for prompt in alone]
     used = ((AVERAGED, options.run.use_ema), (STARTUP, validation.validation_on_startup))

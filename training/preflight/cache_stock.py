@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from trainer_engine.config.datasets import Dataloader, ReferenceSet
-from trainer_engine.config.datasets.sizes import FLOAT32_BYTES, SHORT_BYTES, caption_bytes, latent_bytes, stores_padding
+from trainer_engine.config.datasets.sizes import FLOAT32_BYTES, SHORT_BYTES, bytes_with_frame, caption_bytes, latent_bytes, stores_padding
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.geometry import Size
@@ -41,6 +41,9 @@ def cache_uses(
         entry = found.entry
         if not (entry.vae_cache_disable or data.vae_cache_disable):
             sizes = list(_latent_sizes(found.samples, spec, number))
+            if spec.animates(options.model.model_flavour):
+                seen = FLOAT32_BYTES if on_cpu or options.precision.mixed_precision == "no" else SHORT_BYTES
+                sizes = [bytes_with_frame(spec, size, number=seen) for size in sizes]
             latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += sizes
         yield from _generated_uses(found, dataloader.partners_of(entry))
         for place, one in enumerate(dataloader.references_of(entry)):

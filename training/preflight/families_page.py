@@ -79,7 +79,7 @@ def abilities(spec: FamilySpec, flavour: str) -> Iterator[str]:
     if flavour in spec.takes_references:
         yield "edits by references" if flavour in spec.needs_references else "references"
     if spec.sampling.clips is not None:
-        yield "clips"
+        yield "clips from their first frame" if spec.animates(flavour) else "clips"
     if any(component.lora_targets for component in spec.components.values()):
         yield "text encoders"
     if spec.routing is not None:

@@ -25,6 +25,7 @@ from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.config.rules.skipped_layers import network_skip_problems
 from trainer_engine.config.stages import NetworkFacts, mismatch, other_stage
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import is_folder
 from training.preflight import base_model
 from training.preflight.network import Shapes
 
@@ -41,6 +42,7 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
             yield from folder_problems(named.option, named.name, found.folder)
     yield from _controlnet_problems(options, spec, hub)
     yield from _other_stage_problems(options, spec, hub)
+    yield from _frame_encoder_problems(options, spec, hub)
     for option, name in model_sources(options.model, spec).items():
         if is_one_file(name):
             problem = file_problem(option, Path(name), spec, options.model.model_flavour)
@@ -85,6 +87,20 @@ def _facts(model: ModelOptions, spec: FamilySpec, cache: Path) -> NetworkFacts |
     """What the files of a base model say about its network; None if they are not on this machine."""
     learned = prediction_type(model, spec, cache)
     return NetworkFacts(noise_schedule(model, spec, cache), network_config(model, spec, cache), learned) if learned else None
+
+
+def _frame_encoder_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
+    """Whether a local model lacks what looks at the first frame: it is then another model."""
+    if spec.first_frame is None or not spec.animates(options.model.model_flavour):
+        return
+    sources = [component_source(options.model, spec, folder) for folder in spec.first_frame.folders]
+    lacking = [one for one in sources if is_folder(Path(one.name)) and find_component(one, hub.cache) is None]
+    if lacking:
+        flavour, first, named = options.model.model_flavour, lacking[0], " and no ".join(one.folder for one in lacking)
+        message = f"{first.name} has no folder {named}, with which {spec.title} {flavour} sees the first frame."
+        expected = f"a folder with {' and '.join(one.folder for one in lacking)}"
+        hint = f"use {spec.repository(flavour)}, or weights that were trained from it"
+        yield Problem.error(first.option, "component_missing", message, got=first.name, expected=expected, hint=hint)
 
 
 def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:

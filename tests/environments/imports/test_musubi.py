@@ -9,6 +9,7 @@ import pytest
 from environments.imports import musubi
 from environments.imports.documents import parse_document
 from environments.imports.draft import Draft
+from environments.imports.vocabulary import find_model
 from tests.environments.imports.conftest import Refused, Translate, reasons, sets
 
 WAN = """
@@ -190,3 +191,19 @@ def test_a_lycoris_module_of_musubi_becomes_a_file(imported: Translate) -> None:
     adapter = imported(text, CLIPS).planned.adapter
     assert adapter is not None and (adapter["algo"], adapter["linear_dim"], adapter["factor"]) == ("lokr", 32, 4)
     assert adapter["apply_preset"] == {"target_module": ["WanAttention", "FeedForward"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "weights", "flavour"),
+    [
+        (["i2v-14B"], None, "i2v-14b-2.1"),
+        (["wan21_i2v:14b480p"], None, "i2v-14b-2.1"),
+        (["wan21_i2v:14b"], None, "i2v-14b-2.1-720p"),
+        ([], "/models/wan2.1_i2v_480p_14B_bf16.safetensors", "i2v-14b-2.1"),
+        ([], "/models/wan2.1_i2v_720p_14B_fp16.safetensors", "i2v-14b-2.1-720p"),
+        ([], "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", "i2v-14b-2.1-720p"),
+        (["t2v-14B"], None, "t2v-480p-14b-2.1"),
+    ],
+)
+def test_words_and_files_of_image_to_video_name_their_flavour(words: list[str], weights: str | None, flavour: str) -> None:
+    assert find_model(words, weights) == ("wan", flavour)

@@ -154,7 +154,7 @@ def test_assistants_routes_and_offsets_of_a_configuration_are_accepted() -> None
     assert obstacles(check_compatibility({**foreign, "--disable_assistant_lora": "true"}, DATASETS)) == []
 
 
-@pytest.mark.parametrize("flavour", ["i2v-14b-2.1", "i2v-14b-2.1-720p", "ti2v-5b-2.2", "vace-14b-2.1"])
+@pytest.mark.parametrize("flavour", ["i2v-14b-2.2-high", "flf2v-14b-2.1", "ti2v-5b-2.2", "vace-14b-2.1"])
 def test_a_flavour_that_is_another_model_is_named_like_a_family(flavour: str) -> None:
     given = {**ELSEWHERE, "--model_family": "wan", "--model_flavour": flavour}
     assert obstacles(check_compatibility(given, DATASETS)) == [("family", "model_flavour", "not_available")]

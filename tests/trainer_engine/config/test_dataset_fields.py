@@ -18,6 +18,9 @@ ASKED: dict[str, Any] = {
     "image_processing_batch_size": 32,
     "hash_filenames": False,
     "cache_file_suffix": "camera",
+    "conditioning_image_embeds": "seen",
+    "cache_dir_conditioning_image_embeds": "cache/seen",
+    "conditioning_image_embed_batch_size": 4,
 }
 
 
@@ -120,3 +123,26 @@ def test_upscaling_is_limited_for_random_aspects_alone() -> None:
     [note] = parse(images(max_upscale_threshold=0.2), texts())[1]
     assert (note.code, note.level) == ("no_effect", Level.NOTE)
     assert parse(images(max_upscale_threshold=0.2, crop_aspect="random", crop_aspect_buckets=[1.0, 2.0]), texts())[1] == []
+
+
+SEEN: dict[str, Any] = {"id": "seen", "type": "local", "dataset_type": "conditioning_image_embeds"}
+
+
+@pytest.mark.parametrize("fields", [{}, {"cache_dir": "cache/seen"}, {"disabled": False}])
+def test_a_set_of_image_embeddings_is_accepted_with_a_note_that_it_needs_none(fields: dict[str, Any]) -> None:
+    dataloader, problems = parse(images(conditioning_image_embeds="seen"), {**SEEN, **fields}, texts())
+    assert [(problem.option, problem.code, problem.level) for problem in problems] == [
+        ("dataloader[0].conditioning_image_embeds", "not_needed", Level.NOTE),
+        ("dataloader[1].dataset_type", "not_needed", Level.NOTE),
+    ]
+    assert all("cached with the latents" in problem.message for problem in problems)
+    assert len(dataloader.image_sets) == 1 and len(dataloader.text_sets) == 1
+
+
+def test_a_set_of_image_embeddings_has_no_images_and_no_other_fields() -> None:
+    for fields in ({"instance_data_dir": "/x"}, {"caption_strategy": "textfile"}, {"resolution": 512}):
+        _, problems = parse(images(), {**SEEN, **fields}, texts())
+        assert [problem.code for problem in errors_in(problems)] == ["not_for_type"]
+    _, problems = parse(images(), {**SEEN, "type": "aws"}, texts())
+    assert [problem.option for problem in errors_in(problems)] == ["dataloader[1].type"]
+    assert [problem.code for problem in parse(images(), {**SEEN, "disabled": True}, texts())[1]] == []

@@ -53,7 +53,7 @@ def test_a_refused_kind_says_what_it_holds(kind: str) -> None:
 @pytest.mark.parametrize(
     ("spelled", "kind", "reason"),
     [
-        ("conditioning-image-embeds", "conditioning_image_embeds", Reason.FAMILY),
+        (" Grounding ", "grounding", Reason.FAMILY),
         (" Distillation-Cache ", "distillation_cache", Reason.RESEARCH),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_refused_kind_is_known_however_it_is_spelled(spelled: str, kind: str, 
     assert named("wan", CLIPS, {"id": "other", "dataset_type": spelled, "instance_data_dir": "/x"})[0][0] == reason.value
 
 
-@pytest.mark.parametrize("name", ["audio", "grounding", "s2v_datasets", "webshart", "conditioning_image_embeds"])
+@pytest.mark.parametrize("name", ["audio", "grounding", "s2v_datasets", "webshart"])
 @pytest.mark.parametrize("value", [None, "", {}, [], False])
 def test_a_refused_field_that_asks_for_nothing_is_silent(name: str, value: Any) -> None:
     assert parse(images(**{name: value}), texts())[1] == []
@@ -86,8 +86,8 @@ def test_songs_of_a_family_that_is_not_here_come_with_the_family(family: str) ->
 
 
 @pytest.mark.parametrize("family", ["cosmos3", "infinitetalk", "wan_s2v", "ltxvideo2"])
-@pytest.mark.parametrize("fields", [{"audio": SOUND}, {"s2v_datasets": ["sound"]}, {"conditioning_image_embeds": "seen"}])
-def test_sound_and_image_embeddings_of_a_family_that_is_not_here_come_with_the_family(family: str, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fields", [{"audio": SOUND}, {"s2v_datasets": ["sound"]}])
+def test_sound_of_a_family_that_is_not_here_come_with_the_family(family: str, fields: dict[str, Any]) -> None:
     assert named(family, {**CLIPS, **fields}) == [("family", "model_family")]
 
 

@@ -86,6 +86,18 @@ OF_LYCORIS = {"lora_type": "lycoris", "lora_alpha": 128, "lora_rank": 128, "lyco
 OF_FLOW = {"flow_schedule_shift": 3, "grad_clip_method": "value", "num_eval_images": 25, "validation_disable_unconditional": True}
 QUANTISED = {"base_model_precision": "int8-quanto", "fuse_qkv_projections": False, "disable_bucket_pruning": True}
 STEERED = {"controlnet": True, "flux_lora_target": "controlnet"}
+OF_WAN = {
+    "model_family": "wan",
+    "compress_disk_cache": True,
+    "delete_problematic_images": False,
+    "ema_update_interval": 2,
+    "grad_clip_method": "value",
+    "offload_during_startup": True,
+    "strict_epoch_limit": False,
+    "vae_enable_slicing": True,
+    "vae_enable_tiling": True,
+    "validation_num_video_frames": 17,
+}
 OF_THIS_MACHINE = "memory_too_small"
 """The code of an error of networks in the published size."""
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -111,22 +123,25 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         EDGES,
     ),
     "wan": (
-        {
-            "model_family": "wan",
-            "model_flavour": "t2v-480p-14b-2.1",
-            "compress_disk_cache": True,
-            "delete_problematic_images": False,
-            "ema_update_interval": 2,
-            "grad_clip_method": "value",
-            "offload_during_startup": True,
-            "strict_epoch_limit": False,
-            "vae_enable_slicing": True,
-            "vae_enable_tiling": True,
-            "validation_num_video_frames": 17,
-        },
+        {**OF_WAN, "model_flavour": "t2v-480p-14b-2.1"},
         CLIPS,
     ),
+    "wan from a first frame": (
+        {**OF_WAN, **OF_FLOW, "model_flavour": "i2v-14b-2.1", "base_model_precision": "int8-quanto", "validation_guidance": 5},
+        {**CLIPS, "video": {"num_frames": 17, "min_frames": 17, "is_i2v": True}, "conditioning_image_embeds": "seen"},
+    ),
+    "wan from a first frame at 720p": (
+        {**OF_WAN, **OF_LYCORIS, "model_flavour": "i2v-14b-2.1-720p", "resolution": 128, "validation_using_datasets": True},
+        {**CLIPS, "cache_dir_conditioning_image_embeds": "cache/seen", "conditioning_image_embed_batch_size": 2},
+    ),
+    "wan from a first frame without validations": (
+        {**OF_WAN, "model_flavour": "i2v-14b-2.1", "validation_disable": True, "disable_bucket_pruning": True},
+        {**CLIPS, "crop": True, "crop_style": "random", "crop_aspect": "closest", "crop_aspect_buckets": [1.5]},
+    ),
 }
+MADE_FOR = {name: {"animates": True} for name in CASES if "from a first frame" in name}
+"""Case -> how its micro model is made, if it is not the usual one of its family."""
+SEEN = {"id": "seen", "type": "local", "dataset_type": "conditioning_image_embeds", "cache_dir": "cache/seen", "disabled": False}
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +154,13 @@ def hub_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"pictures": pictures, "clips": write(place / "clips", {"data/train-00000-of-00001.parquet": shard(cells)})}
 
 
-def validated(place: Path, options: dict[str, Any], datasets: list[dict[str, Any]]) -> PreflightReport:
+def validated(place: Path, options: dict[str, Any], datasets: list[dict[str, Any]], **model: Any) -> PreflightReport:
+    """What ``validate`` says of the options with the micro model of their family; ``model``: how it is made."""
     home, family = Home(place), "pixart_sigma" if options["model_family"] == "pixart" else options["model_family"]
     (place / "config/examples").mkdir(parents=True)
     (place / "config/examples/sets.json").write_text(json.dumps(datasets))
     (place / "config/examples/lycoris.json").write_text(json.dumps({**LOKR, "apply_preset": PRESET}))
-    values = {**GIVEN, "pretrained_model_name_or_path": str(tiny_model(family)), **options}
+    values = {**GIVEN, "pretrained_model_name_or_path": str(tiny_model(family, **model)), **options}
     variables = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hf")}
     return examine_run(resolve_run(home, {}, {f"--{name}": value for name, value in values.items()}), home, variables)
 
@@ -152,8 +168,8 @@ def validated(place: Path, options: dict[str, Any], datasets: list[dict[str, Any
 @pytest.mark.parametrize("case", CASES)
 def test_values_of_shipped_configurations_validate_together(case: str, hub_rows: dict[str, Path], tmp_path: Path) -> None:
     options, entry = CASES[case]
-    datasets = [{**entry, "dataset_name": str(hub_rows[entry["id"]])}, TEXTS]
-    report = validated(tmp_path, options, datasets)
+    datasets = [{**entry, "dataset_name": str(hub_rows[entry["id"]])}, TEXTS, *([SEEN] if "conditioning_image_embeds" in entry else [])]
+    report = validated(tmp_path, options, datasets, **MADE_FOR.get(case, {}))
     assert [str(problem) for problem in report.errors if problem.code != OF_THIS_MACHINE] == []
     assert are_datasets(datasets) and report.understood is not None
 

@@ -13,7 +13,7 @@ from trainer_engine.config.datasets.objects import read_object
 from trainer_engine.config.families import find_spec, specs
 from trainer_engine.config.family_spec import FamilySpec
 
-FIELD, RATE = "video", "frame_rate"
+FIELD, RATE, FIRST_FRAME = "video", "frame_rate", "is_i2v"
 USUAL_SECONDS, USUAL_RATE = 5, 30
 """``num_frames`` of a set that gives none: so many seconds at so many frames a second."""
 OF_CLIPS: Mapping[str, Any] = MappingProxyType({"vae_batch_size": 1, "write_batch_size": 1})
@@ -25,15 +25,18 @@ def defaults_of(draft: EntryDraft) -> Mapping[str, Any]:
     return OF_CLIPS if _is_of_clips(draft) else {}
 
 
-def read_video(draft: EntryDraft, family: str, framerate: float | None) -> None:
-    """Reads the lengths of clips into ``video``; None for a set of images. Lengths are rounded down to those that the family takes."""
+def read_video(draft: EntryDraft, values: Mapping[str, Any]) -> None:
+    """Reads the lengths of clips into ``video``; None for a set of images. Lengths are rounded down to those that the family takes.
+
+    ``values`` are the options of the run by name.
+    """
     draft.values[FIELD] = None
     if draft.kind == "image" and draft.raw.get(FIELD) not in (None, "", {}):
         what = "video has no effect on a set of type image."
         draft.error(FIELD, "not_for_type", what, hint="set dataset_type to video to train on clips, or remove it")
     if not _is_of_clips(draft):
         return
-    spec = find_spec(family)
+    spec, framerate = find_spec(str(values["model_family"] or "")), values["framerate"]
     if spec is not None and not spec.clip_media:
         _refuse(draft, spec)
     given = read_object(_without_rate(draft), FIELD, ClipLength)
@@ -44,7 +47,7 @@ def read_video(draft: EntryDraft, family: str, framerate: float | None) -> None:
     if clips.bucket_strategy == "resolution_frames":
         usual = clips.min_frames or clips.frame_interval or 1  # the least; a longer clip gives as many as it has
     frames = _aligned(draft, clips.num_frames, usual, spec)
-    _check(draft, clips, frames)
+    _check(draft, clips, frames, animates=spec is not None and spec.animates(values["model_flavour"]))
     draft.values[FIELD] = clips.model_copy(update={"num_frames": frames, "min_frames": clips.min_frames or frames})
 
 
@@ -86,8 +89,8 @@ def _aligned(draft: EntryDraft, asked: int | None, usual: int, spec: FamilySpec 
     return aligned
 
 
-def _check(draft: EntryDraft, clips: ClipLength, frames: int) -> None:
-    """Reports lengths that leave no clip, and keys without an effect."""
+def _check(draft: EntryDraft, clips: ClipLength, frames: int, *, animates: bool) -> None:
+    """Reports lengths that leave no clip, and keys without an effect. ``animates``: the network is given the first frame of a clip."""
     if clips.min_frames is not None and clips.min_frames < frames:
         what = f"min_frames={clips.min_frames} is below num_frames={frames}: a clip with fewer frames cannot be trained on."
         draft.error(f"{FIELD}.min_frames", "too_few_frames", what, got=clips.min_frames, expected=f"at least {frames}, or empty")
@@ -98,6 +101,6 @@ def _check(draft: EntryDraft, clips: ClipLength, frames: int) -> None:
     if clips.frame_interval is not None and clips.bucket_strategy != "resolution_frames":
         what = "frame_interval has no effect without bucket_strategy=resolution_frames: every clip has num_frames."
         draft.note(f"{FIELD}.frame_interval", "no_effect", what, got=clips.frame_interval)
-    if clips.is_i2v:
-        what = "is_i2v has no effect: the models that are here are given the prompt alone, not a first frame."
-        draft.note(f"{FIELD}.is_i2v", "no_effect", what, got=True)
+    if animates is not clips.is_i2v and FIRST_FRAME in draft.raw[FIELD]:
+        known = "is always given the first frame" if animates else "is given the prompt alone, not a first frame"
+        draft.note(f"{FIELD}.{FIRST_FRAME}", "no_effect", f"{FIRST_FRAME} has no effect: this model {known}.", got=clips.is_i2v)

@@ -40,6 +40,7 @@ TITLES = {
     "conditioning": "Fields of conditioning sets",
     "text_embeds": "Fields of text_embeds sets",
     "image_embeds": "Fields of image_embeds sets",
+    "conditioning_image_embeds": "Fields of conditioning_image_embeds sets",
 }
 
 

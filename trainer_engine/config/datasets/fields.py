@@ -149,6 +149,14 @@ class LatentSet(Entry):
     )
 
 
+class FrameSet(Entry):
+    """A place of the format for what an image encoder makes of first frames and references. It needs none here."""
+
+    type: Literal["local"] = option("local", "Storage of the cache. local: a folder on this machine.", later=SOURCES_LATER)
+    dataset_type: Literal["conditioning_image_embeds"] = "conditioning_image_embeds"
+    cache_dir: str | None = option(None, "No effect: what an image encoder makes of a frame is cached with the latents of its clip.")
+
+
 def eval_crop(style: str) -> str:
     """Returns the crop style of an eval set: never random, since the evaluation loss must not depend on the run's seed."""
     return "center" if style == "random" else style

@@ -31,6 +31,7 @@ def _scans(value: object) -> None:
         raise WrongValue("names something else than scans", code="not_a_choice", hint=f"use some of {', '.join(SCANS)}")
 
 
+OF_FRAMES = "what an image encoder makes of a first frame is cached with the latents of its clip"
 HINTS: Mapping[str, Hint] = MappingProxyType(
     {
         "skip_file_discovery": Hint("files that have not changed are not opened again", _scans),
@@ -38,6 +39,9 @@ HINTS: Mapping[str, Hint] = MappingProxyType(
         "metadata_update_interval": Hint("sizes of files are stored as soon as they are measured", _whole),
         "read_batch_size": Hint("images are read ahead by as many threads as max_workers allows", _whole),
         "image_processing_batch_size": Hint("images are decoded ahead by as many threads as max_workers allows", _whole),
+        "conditioning_image_embeds": Hint(OF_FRAMES, parse_text),
+        "cache_dir_conditioning_image_embeds": Hint(OF_FRAMES, parse_text),
+        "conditioning_image_embed_batch_size": Hint("first frames are encoded with their clips, vae_batch_size of them together", _whole),
         "hash_filenames": Hint("entries of caches are always named by the content of their file", parse_bool),
         "cache_file_suffix": Hint("entries of caches are named by the content of their file, so datasets cannot mistake them", parse_text),
         "delete_problematic_images": Hint(LEFT_OUT, parse_bool),

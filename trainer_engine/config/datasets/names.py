@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer_engine.config.dataset_tables import TableEntry, caption_specs, fields_of, source_specs, table_paths
-from trainer_engine.config.datasets.fields import Entry, LatentSet, TextSet
+from trainer_engine.config.datasets.fields import Entry, FrameSet, LatentSet, TextSet
 from trainer_engine.config.datasets.hints import GONE, HINTS
 from trainer_engine.config.datasets.image_set import ImageSet
 from trainer_engine.config.datasets.reference_set import ReferenceSet
@@ -23,6 +23,7 @@ SETS: Mapping[str, type[Entry]] = MappingProxyType(
         "conditioning": ReferenceSet,
         "text_embeds": TextSet,
         "image_embeds": LatentSet,
+        "conditioning_image_embeds": FrameSet,
     }
 )
 TRAINED_ON = ("image", "video")

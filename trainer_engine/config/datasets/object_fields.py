@@ -79,7 +79,9 @@ class ClipLength(OptionGroup):
         "With bucket_strategy=resolution_frames, round the number of frames down to a multiple of this. Empty: to what the model takes.",
         ge=1,
     )
-    is_i2v: bool = option(False, "Condition the model on the first frame. No effect: the models that are here are given the prompt alone.")
+    is_i2v: bool = option(
+        False, "Condition the model on the first frame. No effect: image-to-video flavours are always given it, and other models never are."
+    )
 
     @property
     def frames(self) -> int:

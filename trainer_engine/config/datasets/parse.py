@@ -20,6 +20,7 @@ import trainer_engine.config.datasets.rules as rules
 from trainer_engine.config.controlnet import CONTROL
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
 from trainer_engine.config.datasets.fields import TextSet
+from trainer_engine.config.datasets.hints import OF_FRAMES
 from trainer_engine.config.datasets.image_set import ImageSet
 from trainer_engine.config.datasets.names import OF_IMAGES, TRAINED_ON, is_like_a_dataset
 from trainer_engine.config.datasets.object_fields import CaptionShuffle
@@ -240,8 +241,10 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
     if draft.kind == "text_embeds":
         reading.read_values(draft, {"cache_dir": context.text_folder(), **{name: context.values[name] for name in OF_TEXTS}})
         lists.read_filters(draft)
-    elif draft.kind == "image_embeds":
+    elif draft.kind in ("image_embeds", "conditioning_image_embeds"):
         reading.read_values(draft, {})
+        if draft.kind == "conditioning_image_embeds":
+            draft.note("dataset_type", "not_needed", f"a set of {draft.kind} has no effect: {OF_FRAMES}.", got=draft.kind)
     elif draft.kind in OF_IMAGES:
         inherited = {**{name: context.values[name] for name in INHERITED}, **clips.defaults_of(draft)}
         inherited["caption_strategy"] = reading.usual_captions(draft, inherited["caption_strategy"])
@@ -252,7 +255,7 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         lists.read_references(draft)
         draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
         objects.read_table(draft, context.table_columns)
-        clips.read_video(draft, context.family, context.values["framerate"])
+        clips.read_video(draft, context.values)
         conditioning.read_conditioning(draft, context.cache_root, steers=context.values["controlnet"] is True)
         for rule in rules.IMAGE_RULES:
             rule(draft)

@@ -9,7 +9,6 @@ from trainer_engine.config.json_fields import folded
 from trainer_engine.config.options.refused import Reason, Refusal
 
 _SOUND = "it holds sound, for models of music and speech"
-_EMBEDS = "it caches what an image encoder makes of references, for models that have one"
 _PLACES = "it says what lies where in an image, for models with grounding"
 _SCREEN = "it screens images with a classifier"
 _CSV = "a dataset of type csv says the same in csv_file, csv_url_column, csv_cache_dir and csv_caption_column"
@@ -19,10 +18,6 @@ _MEMORY = "it keeps a cache in a file system in memory"
 FIELDS: Mapping[str, Refusal] = MappingProxyType(
     {
         **dict.fromkeys(("audio", "s2v_datasets"), Refusal(Reason.FAMILY, _SOUND)),
-        **dict.fromkeys(
-            ("conditioning_image_embeds", "cache_dir_conditioning_image_embeds", "conditioning_image_embed_batch_size"),
-            Refusal(Reason.FAMILY, _EMBEDS),
-        ),
         "csv": Refusal(Reason.NOT_OFFERED, _CSV),
         "grounding": Refusal(Reason.FAMILY, _PLACES),
         "delete_nsfw_images": Refusal(Reason.RESEARCH, _SCREEN),
@@ -35,7 +30,6 @@ FIELDS: Mapping[str, Refusal] = MappingProxyType(
 KINDS: Mapping[str, Refusal] = MappingProxyType(
     {
         "audio": Refusal(Reason.FAMILY, _SOUND),
-        "conditioning_image_embeds": Refusal(Reason.FAMILY, _EMBEDS),
         "grounding": Refusal(Reason.FAMILY, _PLACES),
         "distillation_cache": Refusal(Reason.RESEARCH, "it holds samples of a teacher that is distilled"),
         "caption": Refusal(Reason.RESEARCH, "it holds captions without images, for a distillation"),

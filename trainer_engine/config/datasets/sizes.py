@@ -21,6 +21,12 @@ def latent_bytes(spec: FamilySpec, width: int, height: int, *, frames: int = 1, 
     return spec.latent_frames(frames) * cells * spec.latents.channels * number
 
 
+def bytes_with_frame(spec: FamilySpec, latents: int, *, number: int = SHORT_BYTES) -> int:
+    """Bytes of an entry whose latents take ``latents``, in runs that are given first frames: their latents, and what an encoder makes
+    of them with ``number`` bytes each."""
+    return 2 * latents + number * (spec.first_frame.numbers if spec.first_frame else 0)
+
+
 def caption_bytes(
     spec: FamilySpec,
     tokens: int = TYPICAL_TOKENS,
@@ -61,3 +67,7 @@ def size_rows(specs: Mapping[str, FamilySpec], count: int = 100_000) -> Iterator
             )
             title = f"`{name}`, clips of {frames} frames of {CLIP_PX[0]}x{CLIP_PX[1]} px"
             yield title, f"{short:.1f}", f"{exact:.1f}", captions
+            if spec.first_frame:
+                alone = latent_bytes(spec, *CLIP_PX, frames=frames, number=SHORT_BYTES)
+                short = count * bytes_with_frame(spec, alone) / GB
+                yield f"`{name}`, the same with their first frames", f"{short:.1f}", f"{2 * short:.1f}", captions

@@ -22,7 +22,8 @@ class FileLayout:
     mark: str
     """Part of a key of the network that shows which model it is."""
     mark_width: int = 0
-    """Last size of the tensor with that key; 0 for any."""
+    """Size of the tensor with that key along ``mark_axis``; 0 for any."""
+    mark_axis: int = -1
     prefixes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Folder of a component in a pipeline -> prefix of its keys, for each component of a complete checkpoint. Empty for a family whose
     checkpoints are not loaded as a whole; its network alone is."""
@@ -37,7 +38,11 @@ class FileLayout:
     def has_network(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether the tensors of a file are those of this network."""
         marked = [shape for key, shape in shapes.items() if self.mark in key]
-        return bool(marked) and (not self.mark_width or any(shape[-1:] == (self.mark_width,) for shape in marked))
+        return bool(marked) and (not self.mark_width or any(self._size_of(shape) == self.mark_width for shape in marked))
+
+    def _size_of(self, shape: tuple[int, ...]) -> int | None:
+        """The size along ``mark_axis``; None for a tensor without it."""
+        return shape[self.mark_axis] if -len(shape) <= self.mark_axis < len(shape) else None
 
 
 def is_one_file(source: str | None) -> bool:

@@ -116,13 +116,14 @@ class ValidationOptions(OptionGroup):
 
     validation_using_datasets: bool | None = option(
         None,
-        "Use the references of the first pairs of the datasets as inputs of the images, for networks that edit. Empty: if datasets have "
-        "references and validation_input is empty. false: generate from the prompts alone, or from validation_input.",
+        "Use the references of the first pairs of the datasets as inputs of the images, for networks that edit, or the first frames of the "
+        "datasets, for networks that animate. Empty: if datasets have these and validation_input is empty. false: generate from the "
+        "prompts alone, or from validation_input.",
     )
     validation_input: str | None = option(
         None,
-        "Images that every validation edits, for networks that edit: JSON, as text or in a file, of a list of {path, prompt} or {path, "
-        "prompt, shortname}.",
+        "Images that every validation edits or animates, for networks that do: JSON, as text or in a file, of a list of {path, prompt} or "
+        "{path, prompt, shortname}.",
         json=True,
     )
     validation_stitch_input_location: Literal["none", "left", "right", "top", "bottom"] = option(
@@ -132,8 +133,8 @@ class ValidationOptions(OptionGroup):
     num_eval_images: int = option(
         4,
         "Number of images of each eval set to evaluate on, the first by name. The captions of up to 10 of them become validation prompts. "
-        "If datasets have references: number of pairs for which a validation generates images, with validation_prompt and with their "
-        "caption.",
+        "If datasets have references, or lend first frames: number of those for which a validation generates images, with "
+        "validation_prompt and with their caption.",
         ge=1,
         le=1000,
     )

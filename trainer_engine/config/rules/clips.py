@@ -74,4 +74,20 @@ def clips_are_seen_whole(values: Values) -> Iterator[Problem]:
         yield Problem.note(FRAMES, "no_mp4", message, got=values[FRAMES], hint="pip install '.[video]'")
 
 
-RULES: tuple[Rule, ...] = (clips_are_the_familys, options_of_images_and_clips, clips_are_seen_whole)
+def clips_begin_with_a_frame(values: Values) -> Iterator[Problem]:
+    """Checks that clips of a flavour that animates an image have one, and more frames than it."""
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if family_spec is None or values["validation_disable"] or not family_spec.animates(values.get("model_flavour")):
+        return
+    flavour = values.get("model_flavour") or family_spec.default_flavour
+    if values["validation_using_datasets"] is False and not values["validation_input"]:
+        message = f"{family_spec.title} {flavour} animates an image, and validation_using_datasets=false leaves validations without one."
+        hint = "leave validation_using_datasets empty to use those of the datasets, or set validation_disable"
+        expected = "true, or validation_input"
+        yield Problem.error("validation_using_datasets", "no_first_frame", message, got=False, expected=expected, hint=hint)
+    if frames_of(values) == 1:
+        message = f"{family_spec.title} {flavour} is given the first frame: {FRAMES}=1 shows that frame alone."
+        yield Problem.note(FRAMES, "frame_is_given", message, got=values[FRAMES], hint="17 or more frames show motion")
+
+
+RULES: tuple[Rule, ...] = (clips_are_the_familys, options_of_images_and_clips, clips_are_seen_whole, clips_begin_with_a_frame)

@@ -70,7 +70,8 @@ def distillation_problems(
         return
     option = source.option if not is_base or model.pretrained_model_name_or_path else "model_flavour"
     message = f"These weights seem to be distilled to few sampler steps ({reason}). Training destroys that: images get blurred."
-    hint = f"train {facts.base}; an adapter that is trained there can be used with distilled weights too"
+    base = facts.base_of(model.model_flavour)
+    hint = f"train {base}; an adapter that is trained there can be used with distilled weights too"
     if facts.assistant:
         hint += f". Or set model_type=lora and {PATH}={facts.assistant}, which keeps the distillation out of what is learned"
-    yield Problem.warning(option, DISTILLED, message, got=source.name, expected=f"weights that are not distilled: {facts.base}", hint=hint)
+    yield Problem.warning(option, DISTILLED, message, got=source.name, expected=f"weights that are not distilled: {base}", hint=hint)

@@ -134,7 +134,7 @@ def inputs_fit_the_flavour(values: Values) -> Iterator[Problem]:
     if location != default and values["evaluation_type"] != REGISTRY["evaluation_type"].default:
         message = "evaluation_type judges the files of the images, which would show their inputs too."
         yield Problem.error(STITCH, "stitched_scores", message, got=location, expected="none, or evaluation_type=none")
-    if values["controlnet"] or flavour in family_spec.takes_references:
+    if values["controlnet"] or flavour in family_spec.takes_references or family_spec.animates(flavour):
         return
     for name in (INPUTS, USING_DATASETS):
         if values[name]:

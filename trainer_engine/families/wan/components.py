@@ -1,4 +1,4 @@
-"""Finds and loads the components of a Wan text-to-video pipeline."""
+"""Finds and loads the components of a Wan pipeline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
-from transformers import PreTrainedTokenizerBase, T5Tokenizer, UMT5EncoderModel
+from transformers import CLIPVisionModel, PreTrainedTokenizerBase, T5Tokenizer, UMT5EncoderModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.pipeline_folder import CopiedPart
@@ -54,6 +55,18 @@ class WanComponents(PartFinder):
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(T5Tokenizer, self.find("tokenizer"))
         return tokenizer
 
+    def load_image_encoder(self, dtype: torch.dtype | None) -> CLIPVisionModel:
+        """What looks at the first frame; only image-to-video models have it. ``dtype`` None keeps the type of the weights."""
+        encoder = load_text_encoder(CLIPVisionModel, self.find("image_encoder"), dtype)
+        assert isinstance(encoder, CLIPVisionModel)
+        return encoder
+
+    def load_image_processor(self) -> CLIPImageProcessorPil:
+        """Prepares a frame for the image encoder."""
+        processor = load_tokenizer(CLIPImageProcessorPil, self.find("image_processor"))
+        assert isinstance(processor, CLIPImageProcessorPil)
+        return processor
+
     def shift(self) -> float:
         """The shift of the base model's schedule."""
         config = self.scheduler_config()
@@ -66,10 +79,21 @@ class WanComponents(PartFinder):
         shifted = {"flow_shift": self.shift(), "shift": self.shift()} if sampler else {}
         return make_scheduler(config, name, {**settings, **shifted}, self.base.name)
 
-    def copied(self) -> dict[str, CopiedPart]:
-        """What the result of a full fine-tune has as the base model has it."""
+    def copied(self, *, animates: bool) -> dict[str, CopiedPart]:
+        """What the result of a full fine-tune has as the base model has it. ``animates``: the model is given the first frame of a clip."""
         find, encoder = self.find, lambda: self.load_text_encoder(torch.bfloat16)
+        frame = (
+            {}
+            if not animates
+            else {
+                "image_encoder": CopiedPart(
+                    "transformers", "CLIPVisionModel", find("image_encoder"), lambda: self.load_image_encoder(None)
+                ),
+                "image_processor": CopiedPart("transformers", "CLIPImageProcessor", find("image_processor"), self.load_image_processor),
+            }
+        )
         return {
+            **frame,
             "vae": CopiedPart("diffusers", "AutoencoderKLWan", find("vae"), lambda: self.load_video_vae(None)),
             "text_encoder": CopiedPart("transformers", "UMT5EncoderModel", find("text_encoder"), encoder, is_text=True),
             "tokenizer": CopiedPart("transformers", "T5Tokenizer", find("tokenizer"), self.load_tokenizer, is_text=True),

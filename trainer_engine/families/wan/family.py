@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
@@ -19,10 +20,20 @@ from trainer_engine.families.base import Family
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.skipped_layers import layers_skipped
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
-from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
 from trainer_engine.families.wan.components import WanComponents
+from trainer_engine.families.wan.first_frame import (
+    EMBEDDING,
+    LATENTS,
+    ExactEncoding,
+    FrameEncoder,
+    first_of,
+    fitted,
+    masked,
+    with_blank_frames,
+)
 from trainer_engine.families.wan.spec import SPEC
 from trainer_engine.runtime.devices import Devices
 
@@ -36,7 +47,7 @@ class Wan(Family):
     """Wan Team, 2025, "Wan: Open and Advanced Large-Scale Video Generative Models".
 
     Latents are (C, f, h, w); an image is a clip of one frame. A prompt is ``{"embeds": (T, D)}``: the UMT5 states of its real tokens; the
-    network takes them followed by zeros.
+    network takes them followed by zeros. A flavour that animates also takes the first frame of a clip (``first_frame.py``).
     """
 
     spec = SPEC
@@ -46,9 +57,16 @@ class Wan(Family):
         super().__init__(options, devices)
         self.parts = WanComponents(options.model)
         self.autoencoder = ClipAutoencoder(lambda: self.parts.load_video_vae(devices.vae), devices.device, options.autoencoder)
+        self.frames = FrameEncoder(lambda: self.parts.load_image_encoder(devices.text), self.parts.load_image_processor, devices.device)
         self._text: tuple[UMT5EncoderModel, PreTrainedTokenizerBase] | None = None
 
     # ---- encoders ----
+
+    def image_fingerprint(self, hashes: FileHashes) -> str:
+        if not self.animates:
+            return super().image_fingerprint(hashes)
+        seen_by = " ".join(self.parts.find(name).fingerprint(hashes) for name in ("image_encoder", "image_processor"))
+        return f"{super().image_fingerprint(hashes)} first frame {seen_by} {self.devices.text}"
 
     def text_fingerprint(self, hashes: FileHashes) -> str:
         return self.encoder_fingerprint(hashes)
@@ -56,6 +74,17 @@ class Wan(Family):
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         """Images (B, 3, H, W) -> (B, C, 1, h, w); clips (B, 3, T, H, W) -> (B, C, (T - 1) / 4 + 1, h, w)."""
         return self.autoencoder.encode(pixels if pixels.dim() == 5 else pixels.unsqueeze(2), exact=exact)
+
+    @property
+    def caches_conditions(self) -> bool:
+        return self.animates
+
+    def encode_conditions(self, pixels: Tensor, *, exact: bool = False) -> Conditions:
+        """The latents of each first frame with blank frames behind it, and what the image encoder makes of the frame."""
+        return {
+            LATENTS: self.autoencoder.encode(with_blank_frames(pixels), exact=exact),
+            EMBEDDING: self.frames.encode(first_of(pixels), exact=exact),
+        }
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
@@ -79,6 +108,7 @@ class Wan(Family):
 
     def free_encoders(self) -> None:
         self.autoencoder.free()
+        self.frames.free()
         self._text = None
         free_device_memory(self.devices.device)
 
@@ -103,11 +133,17 @@ class Wan(Family):
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
         """Return the velocity (B, C, f, h, w)."""
         device, dtype = self.devices.device, self.devices.network
+        latents, further = inputs.noisy_latents.to(device, dtype), {}
+        if self.animates:
+            frame = inputs.conditions[LATENTS].to(device, dtype)
+            latents = torch.cat([latents, masked(frame)], dim=1)
+            further = {"encoder_hidden_states_image": inputs.conditions[EMBEDDING].to(device, dtype)}
         output: Tensor = network(
-            hidden_states=inputs.noisy_latents.to(device, dtype),
+            hidden_states=latents,
             timestep=inputs.timesteps.to(device, torch.float32) * TIMESTEPS,
             encoder_hidden_states=inputs.prompts["embeds"].to(device, dtype),
             return_dict=False,
+            **further,
         )[0]
         return output
 
@@ -115,24 +151,29 @@ class Wan(Family):
 
     @property
     def pipeline_name(self) -> str:
-        return "WanPipeline"
+        return "WanImageToVideoPipeline" if self.animates else "WanPipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> WanPipeline:
-        pipeline = WanPipeline(
-            tokenizer=None,
-            text_encoder=None,
-            vae=self.autoencoder.model,
-            scheduler=self.parts.make_scheduler(sampler),
-            transformer=network,
-        )
+    def make_pipeline(
+        self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None
+    ) -> WanPipeline | WanImageToVideoPipeline:
+        parts: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": self.autoencoder.model, "transformer": network}
+        parts["scheduler"] = self.parts.make_scheduler(sampler)
+        if self.animates:
+            parts["image_encoder"], parts["image_processor"] = self.frames.parts
+        pipeline = ExactEncoding(**parts) if self.animates else WanPipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     @torch.no_grad()
     def generate(
-        self, pipeline: WanPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
+        self,
+        pipeline: WanPipeline | WanImageToVideoPipeline,
+        request: GenerationRequest,
+        *,
+        on_step: Callable[[SamplerStep], None] | None = None,
     ) -> Image.Image | list[Image.Image]:
         """An image is a clip of one frame."""
+        shown = {"image": fitted(request.first_frame, request.width, request.height)} if request.first_frame else {}
         embeds = self.collate_prompts([request.prompt, request.negative])["embeds"].to(self.devices.device)
 
         network = pipeline.transformer
@@ -148,6 +189,7 @@ class Wan(Family):
                 generator=request.generator(),
                 output_type="latent",
                 callback_on_step_end=step_callback(on_step),
+                **shown,
             ).frames
         frames = self._decoded(latents)
         return frames if request.frames > 1 else frames[0]
@@ -163,7 +205,7 @@ class Wan(Family):
         return frames
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+        write_pipeline(folder, plan_of(self, network, self.parts.copied(animates=self.animates), self.parts.make_scheduler()), self.options)
 
 
 FAMILY = Wan

@@ -1,15 +1,17 @@
-"""Wan 2.1: a video transformer that also trains on images, each a clip of one frame (Wan Team, 2025)."""
+"""Wan 2.1: a video transformer that also trains on images, each a clip of one frame, or animates an image (Wan Team, 2025)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from trainer_engine.config.distillation import FEW_STEP_WORDS, DistillationSpec
 from trainer_engine.config.family_parts import (
     AdapterSpec,
     ClipSpec,
     Component,
+    FirstFrameSpec,
     LatentSpec,
     PromptSpec,
     Role,
@@ -27,10 +29,29 @@ FLAVOURS = MappingProxyType(
     {
         "t2v-480p-1.3b-2.1": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
         "t2v-480p-14b-2.1": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+        "i2v-14b-2.1": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+        "i2v-14b-2.1-720p": "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
     }
 )
+ANIMATING = frozenset({"i2v-14b-2.1", "i2v-14b-2.1-720p"})
+"""Flavours that are given the first frame of a clip."""
+LONGEST = 81
+"""Frames of the clips that the published weights were trained on."""
+EMBEDDING = 257 * 1280
+"""Numbers of the embedding of a frame: tokens of CLIP ViT-H/14 for 224 pixels, times their width."""
+INPUT = "patch_embedding.weight"
+"""The weight that reads latents, of the shape (width, channels, 1, 2, 2); its key in files of diffusers and in the original ones."""
 SHIFTS = MappingProxyType({"480p": 3.0, "720p": 5.0})
 """Size in the name of a flavour -> shift of its published schedule."""
+
+
+def defaults_of(flavours: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Flavour -> its option defaults: the shift and, for 720p, the size in its name; a clip from a first frame, rather than the frame."""
+    found: dict[str, dict[str, Any]] = {flavour: dict(shifts) for flavour, shifts in shifts_of(flavours).items()}
+    for flavour, values in found.items():
+        values.update({"resolution": 720} if "720p" in flavour else {})
+        values.update({"validation_num_video_frames": LONGEST} if flavour in ANIMATING else {})
+    return MappingProxyType({flavour: MappingProxyType(values) for flavour, values in found.items()})
 
 
 def shifts_of(flavours: Iterable[str]) -> Mapping[str, Mapping[str, float]]:
@@ -43,11 +64,12 @@ SPEC = FamilySpec(
     name="wan",
     title="Wan",
     description="Video transformer of 1.3 or 14 billion parameters with a UMT5 XXL text encoder; images are clips of one frame. "
-    "Its schedule is shifted by 3 at 480p; the one for 720p is flow_schedule_shift=5.",
+    "Its schedule is shifted by 3 at 480p; the one for 720p is flow_schedule_shift=5. The i2v flavours, of 16 billion parameters, are also "
+    "given the first frame of each clip: its latents and what CLIP sees in it.",
     flavours=FLAVOURS,
     default_flavour="t2v-480p-1.3b-2.1",
     other_flavours=(
-        *("i2v-14b-2.1", "i2v-14b-2.1-720p", "i2v-14b-2.2-high", "i2v-14b-2.2-low", "animegen-t2v-high", "animegen-t2v-low"),
+        *("i2v-14b-2.2-high", "i2v-14b-2.2-low", "animegen-t2v-high", "animegen-t2v-low"),
         *("flf2v-14b-2.1", "vace-1.3b-2.1", "vace-14b-2.1", "ti2v-5b-2.2"),
     ),
     model_types=("full", "lora"),
@@ -56,7 +78,11 @@ SPEC = FamilySpec(
     components=MappingProxyType(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
-    file_layouts=(FileLayout(title="Wan", mark="head.modulation"),),
+    file_layouts=(
+        FileLayout(title="Wan image-to-video", mark=INPUT, mark_width=36, mark_axis=1, flavours=ANIMATING),
+        FileLayout(title="Wan text-to-video", mark=INPUT, mark_width=16, mark_axis=1),
+    ),
+    first_frame=FirstFrameSpec(flavours=ANIMATING, folders=("image_encoder", "image_processor"), numbers=EMBEDDING),
     prompts=PromptSpec(
         t5_folder="text_encoder",
         token_limit=512,
@@ -68,13 +94,15 @@ SPEC = FamilySpec(
     latents=LatentSpec(media=("image", "clip"), alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
     routing=RoutingSpec(blocks=("blocks",), along=MappingProxyType({"rotary_emb": 1}), cells=(1, 2, 2)),
     splitting=SplittingSpec(),
-    distillation=DistillationSpec(base=FLAVOURS["t2v-480p-1.3b-2.1"], words=FEW_STEP_WORDS | {"causvid", "fastwan", "fast"}),
+    distillation=DistillationSpec(
+        base=FLAVOURS["t2v-480p-1.3b-2.1"], bases=FLAVOURS, words=FEW_STEP_WORDS | {"causvid", "fastwan", "fast"}
+    ),
     repeated_blocks=("WanTransformerBlock",),
     sampling=SamplingSpec(
         samplers=("euler", "unipc", "dpm++"),
         options=frozenset({"validation_guidance_skip_layers"}),
         multiple_px=16,
-        clips=ClipSpec(stride=4, trained_frames=81, frames_per_second=16.0),
+        clips=ClipSpec(stride=4, trained_frames=LONGEST, frames_per_second=16.0),
     ),
     adapters=AdapterSpec(
         module_classes=("WanAttention", "FeedForward", "WanTransformerBlock", "Linear", "Conv3d"),
@@ -99,10 +127,14 @@ SPEC = FamilySpec(
             "wan21_14b": "t2v-480p-14b-2.1",
             "t2v_14b": "t2v-480p-14b-2.1",
             "wan2_1_t2v_14b": "t2v-480p-14b-2.1",
+            **dict.fromkeys(("i2v_14b", "wan2_1_i2v_14b", "wan21_i2v", "wan21_i2v_14b480p", "wan2_1_i2v_480p_14b"), "i2v-14b-2.1"),
+            **dict.fromkeys(("wan21_i2v_14b", "wan2_1_i2v_720p_14b"), "i2v-14b-2.1-720p"),
         }
     ),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "apache-2.0"}))),
     defaults=MappingProxyType({"resolution": 480, "validation_guidance": 5.0}),
-    flavour_defaults=shifts_of(FLAVOURS),
-    parameters=MappingProxyType({"t2v-480p-1.3b-2.1": 1_418_996_800, "t2v-480p-14b-2.1": 14_288_491_584}),
+    flavour_defaults=defaults_of(FLAVOURS),
+    parameters=MappingProxyType(
+        {"t2v-480p-1.3b-2.1": 1_418_996_800, "t2v-480p-14b-2.1": 14_288_491_584, **dict.fromkeys(sorted(ANIMATING), 16_394_878_784)}
+    ),
 )

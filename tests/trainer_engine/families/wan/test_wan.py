@@ -45,7 +45,8 @@ def their_prompts(prompts: list[str]) -> Tensor:
 def test_the_shift_of_a_flavour_follows_the_size_in_its_name() -> None:
     shifts = shifts_of(["t2v-480p-1.3b-2.1", "t2v-480p-14b-2.1", "i2v-14b-2.1-720p", "i2v-14b-2.1"])
     assert [defaults["flow_schedule_shift"] for defaults in shifts.values()] == [3.0, 3.0, 5.0, 3.0]
-    assert {flavour: SPEC.defaults_of(flavour)["flow_schedule_shift"] for flavour in SPEC.flavours} == dict.fromkeys(SPEC.flavours, 3.0)
+    found = {flavour: SPEC.defaults_of(flavour)["flow_schedule_shift"] for flavour in SPEC.flavours}
+    assert found == {**dict.fromkeys(SPEC.flavours, 3.0), "i2v-14b-2.1-720p": 5.0}
     assert tiny_wan(flow_schedule_shift=5).options.objective.flow_schedule_shift == 5
 
 

@@ -138,7 +138,7 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
             message = f"dataset {entry.id}: {spec.title} {flavour} needs reference images, but this set has none."
             expected = 'the id of a conditioning set: ["references"]'
             yield Problem.error(entry.option("conditioning_data"), "references_needed", message, expected=expected)
-        elif paired and not options.model.controlnet and flavour not in spec.takes_references:
+        elif paired and not options.model.sees_control and flavour not in spec.takes_references:
             message = f"dataset {entry.id}: {spec.title} {flavour} does not use reference images."
             hint = "remove conditioning_data and the conditioning sets, or choose another model"
             option = entry.option("conditioning" if paired[0].generated else "conditioning_data")
@@ -149,7 +149,7 @@ def no_pairs_to_show(sets: Sequence[SetReport], options: TrainingOptions) -> Ite
     """Yields an error if validations shall use the references of datasets, and no dataset lends any."""
     shown = (found for found in sets if not found.entry.disable_validation and any(sample.references for sample in found.samples))
     validation = options.validation
-    wanted = validation.validation_using_datasets or (options.model.controlnet and not validation.validation_input)
+    wanted = validation.validation_using_datasets or (options.model.sees_control and not validation.validation_input)
     if wanted and not validation.validation_disable and not any(shown):
         message = "No dataset has references that validations may use: each has none, or disable_validation."
         yield Problem.error("validation_using_datasets", "no_pairs", message, got=True, expected="an image set with conditioning_data")

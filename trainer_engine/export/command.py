@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainer_engine.config.adapters.keys import METADATA_KEY
+from trainer_engine.config.control import NAME as CONTROL
 from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import FamilySpec
@@ -74,6 +75,10 @@ def export(request: ExportRequest) -> list[str]:
     if request.form == "comfyui":
         if family.spec.steers:
             raise ModelUnavailable("ComfyUI has no keys for an adapter on a ControlNet.", hint="use --to merged: ComfyUI loads the result")
+        if family.spec.widened:
+            raise ModelUnavailable(
+                "ComfyUI has no keys for an adapter on a widened layer.", hint="use --to merged: ComfyUI loads the result"
+            )
         stated = {key: value for key, value in metadata.items() if key != METADATA_KEY}  # the tensors have their alphas
         _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes), stated)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
@@ -127,6 +132,7 @@ def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
             "model_type": "full",
             "controlnet": controlnet is not None,
             "controlnet_model_name_or_path": controlnet,
+            CONTROL: CONTROL in metadata,
             "train_text_encoder": spec is not None and _changes_text_encoders(request.adapter, spec),
             "pretrained_model_name_or_path": base,
             "output_dir": str(request.output),

@@ -36,7 +36,7 @@ class GenerationRequest:
     guidance_rescale: float = 0.0
     """Ignored by families whose spec does not name ``validation_guidance_rescale``."""
     control: Image.Image | None = None
-    """What a ControlNet looks at, of the size of the image; None without one."""
+    """What a ControlNet or a widened network looks at, of the size of the image; None without one."""
     true_guidance: float = 1.0
     """Classifier-free guidance in addition to the guidance input of a distilled network; 1 is none. Ignored by families whose spec does
     not name ``validation_guidance_real``."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_engine.config.components import component_source, find_component, model_sources, network_config, noise_schedule
+from trainer_engine.config.control import width_problem
 from trainer_engine.config.controlnet import FOLDER, NAME, WEIGHTS, weights_problem
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
@@ -31,6 +32,7 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
             named = source.config or source
             yield from folder_problems(named.option, named.name, found.folder)
     yield from _controlnet_problems(options, spec, hub)
+    yield from _width_problems(options, spec, hub.cache)
     for option, name in model_sources(options.model, spec).items():
         if is_one_file(name):
             problem = file_problem(option, Path(name), spec, options.model.model_flavour)
@@ -50,6 +52,16 @@ def _controlnet_problems(options: TrainingOptions, spec: FamilySpec, hub: base_m
         return
     network = find_component(component_source(options.model, spec, spec.components[spec.network].folder), hub.cache)
     problem = weights_problem(source.name, found.folder, network.folder if network else None, spec.steers)
+    yield from [problem] if problem else []
+
+
+def _width_problems(options: TrainingOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:
+    """Whether the network looks at more or fewer images than the run shows it."""
+    channels = network_config(options.model, spec.beside or spec, cache).get("in_channels")
+    if spec.control is None or type(channels) is not int:
+        return
+    source = component_source(options.model, spec, spec.components[spec.network].folder)
+    problem = width_problem(source.option, source.name, channels, spec.control, with_control=spec.widened is not None)
     yield from [problem] if problem else []
 
 

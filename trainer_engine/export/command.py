@@ -96,7 +96,7 @@ def _loading(family: Family, adapter: AdapterTensors, paths: Sequence[Path]) -> 
         for name, component in family.spec.trained.items()
         if any(module.startswith(family.spec.module_prefix(name)) for module in adapter.modules)
     }
-    loads_itself = not family.spec.steers and hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights")
+    loads_itself = not family.spec.steers and hasattr(getattr(diffusers, family.pipeline_name, None), "load_lora_weights")
     if adapter.kind != "lokr":
         whole = "pipeline.load_lora_weights(folder, weight_name=file)"
         own = [PEFT.format(name=name, prefix=prefix, file=path) for path in paths for name, prefix in changed.items()]

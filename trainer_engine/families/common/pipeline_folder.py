@@ -137,6 +137,7 @@ def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) 
         title=plan.spec.title,
         base_model=named_base(options, plan.base_model),
         pipeline=plan.pipeline,
+        module=plan.spec.widened.module if plan.spec.widened else "diffusers",
         dtype=plan.dtype,
         facts=facts,
         drawable=drawable,

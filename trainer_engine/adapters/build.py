@@ -73,6 +73,7 @@ def _make_adapter(family: Family) -> AddedAdapter:
     family.place_network(network)
     if options.adapter.lora_format == "comfyui":
         adapter.comfyui_prefixes = family.spec.comfyui_prefixes
+    adapter.widened = family.spec.widened.input_layer if family.spec.widened else ""
     adapter.key_prefixes = family.spec.key_prefixes
     adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder, adapter.multiplier)
     return adapter

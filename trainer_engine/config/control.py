@@ -29,6 +29,8 @@ class ControlSpec:
     """Class of the pipeline that generates with it."""
     module: str = "diffusers"
     """Where the class is."""
+    in_comfyui: bool = False
+    """Whether ComfyUI generates with the network, and widens a plain one for an adapter that says so."""
     unused: frozenset[str] = frozenset()
     """Options of validation images that its pipeline does not support, although the family's plain pipeline may."""
 

@@ -66,7 +66,7 @@ def test_a_flavour_that_edits_references_refuses_it() -> None:
         ({"controlnet": True}, ("control", "not_with_controlnet")),
         ({"lora_type": "lycoris", "lycoris_config": "lokr.json"}, ("lora_type", "not_with_control")),
         ({"use_dora": True}, ("use_dora", "not_with_control")),
-        ({"lora_format": "comfyui"}, ("lora_format", "not_with_control")),
+        ({"family": "pixart_sigma", "lora_format": "comfyui"}, ("lora_format", "not_with_control")),
         ({"validation_using_datasets": False}, ("validation_using_datasets", "no_control")),
     ],
 )
@@ -76,8 +76,13 @@ def test_what_control_cannot_have_is_refused(values: dict[str, Any], refused: tu
 
 
 def test_every_problem_is_reported_at_once() -> None:
-    found = codes(problems_of(controlnet=True, lora_format="comfyui", use_dora=True, validation_using_datasets=False))
+    chosen: dict[str, Any] = {"controlnet": True, "lora_format": "comfyui", "use_dora": True, "validation_using_datasets": False}
+    found = codes(problems_of("pixart_sigma", **chosen))
     assert {option for option, _ in found} >= {"control", "lora_format", "use_dora", "validation_using_datasets"}
+
+
+def test_comfyui_takes_adapters_of_networks_that_it_widens() -> None:
+    assert codes(problems_of(lora_format="comfyui")) == set()
 
 
 def test_options_of_adapters_do_not_matter_in_a_full_run() -> None:

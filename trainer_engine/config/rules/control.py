@@ -48,8 +48,9 @@ def control_is_trained_in_a_form_that_loads(values: Values) -> Iterator[Problem]
     elif values["use_dora"]:
         message = "The diffusers library reads no DoRA on a widened layer."
         yield Problem.error("use_dora", "not_with_control", message, got=True, expected="false")
-    if values["lora_format"] == "comfyui":
-        message = "An adapter with the keys of ComfyUI does not say that it widens the first layer."
+    family_spec = _family(values)
+    if values["lora_format"] == "comfyui" and family_spec and family_spec.control and not family_spec.control.in_comfyui:
+        message = f"ComfyUI does not generate with {family_spec.title} and a control image."
         yield Problem.error("lora_format", "not_with_control", message, got="comfyui", expected="diffusers")
 
 

@@ -189,6 +189,7 @@ SPEC = FamilySpec(
             {**dict.fromkeys(("dev", "krea", "fluxbooru"), 11_901_604_928), **dict.fromkeys(WITHOUT_GUIDANCE, 11_891_375_168)}
         ),
         pipeline="FluxControlPipeline",
+        in_comfyui=True,
         unused=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),
     ),
     architectures=MappingProxyType(

@@ -240,3 +240,8 @@ def test_a_merged_export_has_the_weights_of_base_and_adapter(trained: HereRun, t
     down, up = (stored[f"transformer.pos_embed.proj.lora_{part}.weight"] for part in "AB")
     wanted = theirs[LAYER] + (up.flatten(1) @ down.flatten(1)).view(theirs[LAYER].shape)
     assert torch.allclose(merged.state_dict()[LAYER], wanted, atol=1e-6) and merged.config.in_channels == 8
+
+
+def test_an_export_for_comfyui_is_refused(trained: HereRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(trained.output_dir), "--to", "comfyui", "--output", str(tmp_path / "x.safetensors")]) != 0
+    assert "ComfyUI does not generate" in capsys.readouterr().err and not (tmp_path / "x.safetensors").exists()

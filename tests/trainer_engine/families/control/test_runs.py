@@ -96,6 +96,33 @@ def test_a_merged_export_generates_what_the_adapter_does(trained: HereRun, tmp_p
     assert torch.allclose(latents_of(merged), latents_of(added), rtol=1e-4, atol=1e-5)
 
 
+def as_comfyui_reads_it(path: Path, base: Tensor) -> Tensor:
+    """The first layer of the base model with the adapter: padded with zeros to the stated shape, and alpha / rank times the product."""
+    tensors = load_file(path)
+    down, up, alpha, shape = (
+        tensors[f"transformer.x_embedder.{part}"] for part in ("lora_A.weight", "lora_B.weight", "alpha", "reshape_weight")
+    )
+    whole = torch.zeros(shape.tolist())
+    whole[:, : base.shape[1]] = base
+    return whole + float(alpha) / len(down) * (up @ down)
+
+
+def test_the_keys_of_comfyui_state_the_shape_of_the_widened_layer(trained: HereRun, tmp_path: Path) -> None:
+    assert main([str(trained.output_dir), "--to", "comfyui", "--output", str(tmp_path / "comfyui.safetensors")]) == 0
+    assert main([str(trained.output_dir), "--to", "merged", "--output", str(tmp_path / "merged")]) == 0
+    base, merged = (pipeline_of(folder).transformer.x_embedder.weight for folder in (None, tmp_path / "merged"))
+    assert torch.allclose(as_comfyui_reads_it(tmp_path / "comfyui.safetensors", base), merged, atol=1e-6)
+
+
+def test_a_run_writes_and_reads_the_keys_of_comfyui(trained: HereRun, tmp_path: Path) -> None:
+    run = controlled_run(tmp_path / "one", **LORA, lora_format="comfyui", max_train_steps=1)
+    file = run.output_dir / ADAPTER
+    assert load_file(file)["transformer.x_embedder.reshape_weight"].tolist() == [32, 128]
+    again = controlled_run(tmp_path / "other", **LORA, init_lora=str(file), max_train_steps=1, learning_rate=1e-9)
+    name = "transformer.x_embedder.lora_A.weight"
+    assert torch.allclose(load_file(again.output_dir / ADAPTER)[name], load_file(file)[name], atol=1e-6)
+
+
 def test_an_adapter_begins_with_the_weights_of_another_one(trained: HereRun, tmp_path: Path) -> None:
     begun = controlled_run(tmp_path, **LORA, init_lora=str(trained.output_dir / ADAPTER), max_train_steps=1, learning_rate=1e-9)
     assert begun.code is ExitCode.COMPLETED
@@ -108,3 +135,10 @@ def test_generated_edges_are_control_images(tmp_path: Path) -> None:
     run = controlled_run(tmp_path, **LORA, datasets=datasets, cache_dir=str(tmp_path / "cache"), max_train_steps=1)
     assert run.code is ExitCode.COMPLETED
     assert len(list((tmp_path / "cache/conditioning_data/pictures_conditioning_canny").rglob("*.png"))) == 8
+
+
+@pytest.mark.parametrize("precision", ["int8-quanto", "nf4-bnb"])
+def test_the_widened_base_of_an_adapter_may_be_quantised(precision: str, tmp_path: Path) -> None:
+    run = controlled_run(tmp_path, **LORA, base_model_precision=precision, max_train_steps=1)
+    assert run.code is ExitCode.COMPLETED
+    assert load_file(run.output_dir / ADAPTER)["transformer.x_embedder.lora_B.weight"].any(), "the layer has learned"

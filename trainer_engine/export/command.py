@@ -131,7 +131,7 @@ def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
             "model_type": "full",
             "controlnet": controlnet is not None,
             "controlnet_model_name_or_path": controlnet,
-            CONTROL: CONTROL in metadata,
+            CONTROL: CONTROL in metadata or (spec is not None and _is_widened(request.adapter, spec)),
             "train_text_encoder": spec is not None and _changes_text_encoders(request.adapter, spec),
             "pretrained_model_name_or_path": base,
             "output_dir": str(request.output),
@@ -167,6 +167,16 @@ def _changes_text_encoders(adapter: Path, spec: FamilySpec) -> bool:
     theirs = tuple(in_file for in_file, in_network in prefixes.items() if in_network.removesuffix(".") in spec.trainable_text_encoders)
     with safe_open(adapter, framework="pt") as file:
         return any(key.startswith(theirs) for key in file.keys())  # noqa: SIM118
+
+
+def _is_widened(adapter: Path, spec: FamilySpec) -> bool:
+    """Whether an adapter, which may be of another trainer, is on a first layer that sees a control image."""
+    if spec.control is None:
+        return False
+    ends = tuple(f"{spec.control.input_layer}.{part}.weight" for part in ("lora_A", "lora_down"))
+    with safe_open(adapter, framework="pt") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys() if key.endswith(ends)]  # noqa: SIM118
+    return any(spec.control.is_wide(shape[1]) for shape in shapes)
 
 
 def _module_names(family: Family) -> set[str]:

@@ -10,7 +10,7 @@ import torch
 from diffusers import FluxControlPipeline
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.helpers.models import tiny_model
@@ -94,6 +94,13 @@ def test_a_merged_export_generates_what_the_adapter_does(trained: HereRun, tmp_p
     merged, added = pipeline_of(tmp_path / "merged"), pipeline_of()
     added.load_lora_weights(trained.output_dir, weight_name=ADAPTER)
     assert torch.allclose(latents_of(merged), latents_of(added), rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_of_another_trainer_is_merged_by_the_width_of_its_first_layer(trained: HereRun, tmp_path: Path) -> None:
+    save_file(load_file(trained.output_dir / ADAPTER), tmp_path / "theirs.safetensors")
+    named = ["--model_family", "flux", "--base", str(tiny_model("flux", flavour="dev"))]
+    assert main([str(tmp_path / "theirs.safetensors"), "--to", "merged", "--output", str(tmp_path / "merged"), *named]) == 0
+    assert pipeline_of(tmp_path / "merged").transformer.config.in_channels == 128
 
 
 def as_comfyui_reads_it(path: Path, base: Tensor) -> Tensor:

@@ -192,11 +192,9 @@ def test_true_guidance_which_the_pipeline_lacks_changes_nothing() -> None:
 
 def test_control_latents_of_another_type_reach_the_network_in_its_own() -> None:
     family = controlled()
-    pipeline = family.make_pipeline(family.load_network().eval())
-    plain = family.generate(pipeline, request_of(family))
-    pipeline.vae.to(torch.float64)
-    pipeline.vae.decode = lambda latents, **more: type(pipeline.vae).decode(pipeline.vae, latents.double(), **more)
-    assert family.generate(pipeline, request_of(family)).size == plain.size
+    exact = Flux(family.options, replace(family.devices, vae=torch.float64))
+    image = exact.generate(exact.make_pipeline(exact.load_network().eval()), request_of(exact))
+    assert exact.autoencoder.model.dtype == torch.float64 and image.size == (64, 96)
 
 
 def test_weights_that_are_wide_already_are_taken_as_they_are(tmp_path: Path) -> None:

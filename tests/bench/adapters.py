@@ -102,7 +102,8 @@ def prepare(place: Path) -> None:
 
 
 def datasets(place: Path, options: TrainingOptions) -> Dataloader:
-    found, _ = parse_dataloader([{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}], options)
+    edges = {"conditioning": {"type": "canny"}} if options.model.sees_control else {}
+    found, _ = parse_dataloader([{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images"), **edges}], options)
     return found
 
 

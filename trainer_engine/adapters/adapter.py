@@ -49,6 +49,8 @@ class AddedAdapter(Trainable):
         """``key_prefixes`` of the family; None for those that are known."""
         self.comfyui_prefixes: Mapping[str, str] = {}
         """``comfyui_prefixes`` of the family for a result with the keys of ComfyUI; else empty."""
+        self.widened = ""
+        """Name of the layer that ``control`` widened; empty in other runs."""
         self.describe: Callable[[int, Path], str] | None = None
         """(step, output folder) -> the README.md of a result."""
         self.write_below: Callable[[Path], None] | None = None
@@ -138,7 +140,7 @@ class AddedAdapter(Trainable):
         if self.comfyui_prefixes:
             names = (name for name, _ in self.network.named_modules())
             adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE, self.key_prefixes)
-            tensors = to_comfyui(adapter, self.comfyui_prefixes)
+            tensors = to_comfyui(adapter, self.comfyui_prefixes, widened=self.widened)
         self._write(folder, tensors, {"global_step": str(step), **comment_header(self.comment())})
         if self.write_below is not None:
             self.write_below(folder / FOLDER)

@@ -14,6 +14,7 @@ from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.full import Full, twin_of
 from trainer_engine.adapters.model_card import adapter_card, modelspec
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter
+from trainer_engine.config.control import NAME as CONTROL
 from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.lycoris.algorithms import OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
@@ -61,6 +62,7 @@ def _make_adapter(family: Family) -> AddedAdapter:
         "base_model": options.model.pretrained_model_name_or_path or family.spec.repository(options.model.model_flavour),
         "lora_type": options.adapter.lora_type,
         **({FOLDER: options.model.controlnet_model_name_or_path or FOLDER} if family.spec.steers else {}),
+        **({CONTROL: "true"} if family.spec.widened else {}),
         **modelspec(family),
     }
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -71,6 +73,7 @@ def _make_adapter(family: Family) -> AddedAdapter:
     family.place_network(network)
     if options.adapter.lora_format == "comfyui":
         adapter.comfyui_prefixes = family.spec.comfyui_prefixes
+    adapter.widened = family.spec.widened.input_layer if family.spec.widened else ""
     adapter.key_prefixes = family.spec.key_prefixes
     adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder, adapter.multiplier)
     return adapter

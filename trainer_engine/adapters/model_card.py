@@ -143,7 +143,7 @@ def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
         config=LYCORIS_FILE,
         multiplier=multiplier,
     )
-    code = _with_controlnet(code, family)
+    code = _widened(_with_controlnet(code, family), family)
     by_timestep = ["", "T-LoRA trains with fewer ranks the noisier the image is; these lines generate with all of them at every timestep."]
     return ["```python", code, "```", *(by_timestep if "tlora" in _algorithms(family) else [])]
 
@@ -160,6 +160,16 @@ def _with_controlnet(code: str, family: Family) -> str:
     lines = code.replace(plain, "\n".join(imports(steers, steers.pipeline)), 1).split("\n")
     place = next(number for number, line in enumerate(lines) if line.startswith("pipeline = "))
     return "\n".join([*lines[:place], f"{loaded}{lines[place]}", *joining(family.spec, steers), *lines[place + 1 :]])
+
+
+def _widened(code: str, family: Family) -> str:
+    """Python that imports a pipeline with control from where it is, and widens the base model if diffusers does not."""
+    control = family.spec.widened
+    if control is None or control.module == "diffusers":
+        return code
+    lines = code.replace("from diffusers import", f"from {control.module} import", 1).split("\n")
+    place = next(number for number, line in enumerate(lines) if line.startswith("pipeline = "))
+    return "\n".join([*lines[: place + 1], "pipeline.widen()", *lines[place + 1 :]])
 
 
 def _network(family: Family) -> str:
@@ -203,7 +213,7 @@ def _how(family: Family) -> str:
     if adapter.lora_type == "lycoris":
         return CONFIGURED if _algorithms(family) & UNREADABLE else LYCORIS
     is_plain = not adapter.use_dora and family.spec.steers is None  # pipelines read no adapter of a ControlNet
-    loads_itself = is_plain and hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights")
+    loads_itself = is_plain and hasattr(getattr(diffusers, family.pipeline_name, None), "load_lora_weights")
     return PIPELINE if loads_itself else PEFT
 
 

@@ -27,7 +27,7 @@ class SampleBatch:
     references: tuple[Tensor, ...] = ()
     """Latents (B, C, ...) float32 of the reference images, one tensor a reference."""
     control: Tensor | None = None
-    """What a ControlNet looks at, as ``StepInputs.control``; None without one."""
+    """The control images, as ``StepInputs.control``; None in runs without them."""
     loss_mask: Tensor | None = None
     """(B, 1, ...) in [0, 1], the part of the latents that the loss covers; None for all of it."""
     loss_weights: Tensor | None = None
@@ -146,7 +146,7 @@ class BatchBuilder:
     read_mask: ReadMask | None = None
     """(dataset id, sample, (h, w)) -> (1, h, w), for samples that have a mask."""
     read_control: Callable[[str, Sample], Tensor] | None = None
-    """(``reference_cache`` of dataset and set, control image) -> what a ControlNet looks at; None in runs without one."""
+    """(``reference_cache`` of dataset and set, control image) -> what the run looks at of it; None in runs without control images."""
     read_conditions: Callable[[str, Sample], Conditions] | None = None
     """(dataset id, sample) -> cached inputs by name, without a batch dimension; None for families that cache none."""
 
@@ -182,7 +182,7 @@ class BatchBuilder:
         return {**self.family.conditions(facts, generators), **stacked}
 
     def _partners(self, items: Sequence[Item], reference_sets: Sequence[int]) -> dict[str, Any]:
-        """The control images of a run of a ControlNet, or else the references."""
+        """The control images of a run that looks at them, or else the references."""
         if self.read_control is None:
             return {"references": tuple(torch.stack([self._reference(item, position) for item in items]) for position in reference_sets)}
         [position] = reference_sets

@@ -55,6 +55,7 @@ def spec_of_run(model: ModelOptions, spec: FamilySpec) -> FamilySpec:
         train_text_encoder=model.train_text_encoder,
         controlnet=model.controlnet,
         has_weights=bool(model.controlnet_model_name_or_path),
+        control=model.control,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.control import ControlSpec
 from trainer_engine.config.controlnet import FOLDER, NAME, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_parts import (
@@ -97,8 +98,12 @@ class FamilySpec:
     """The family's ControlNet; None if diffusers has none."""
     stages: StagesSpec | None = None
     """Two of its networks that share the noise schedule; None if no published weights do."""
+    control: ControlSpec | None = None
+    """How its network is widened by the option ``control``; None if no pipeline generates with one that is."""
     beside: FamilySpec | None = None
     """In a run that trains a ControlNet, the facts of the family without it."""
+    is_widened: bool = False
+    """Whether the run has the option ``control``."""
 
     @property
     def clip_media(self) -> tuple[str, ...]:
@@ -171,16 +176,36 @@ class FamilySpec:
             return self
         return replace(self, components=MappingProxyType({**self.components, **frozen_components(*self.first_frame.folders)}))
 
-    def for_run(self, *, train_text_encoder: bool, controlnet: bool = False, has_weights: bool = False) -> FamilySpec:
+    @property
+    def widened(self) -> ControlSpec | None:
+        """How the network of a run with ``control`` is widened; None in other runs."""
+        return self.control if self.is_widened else None
+
+    @property
+    def sees_control(self) -> bool:
+        """Whether the run looks at a control image of each image: with a ControlNet, or with a widened network."""
+        return self.steers is not None or self.widened is not None
+
+    @property
+    def sees_control_pixels(self) -> bool:
+        """Whether it is the pixels of control images that the run looks at, and not their latents."""
+        return self.steers is not None and not self.steers.sees_latents
+
+    def for_run(
+        self, *, train_text_encoder: bool, controlnet: bool = False, has_weights: bool = False, control: bool = False
+    ) -> FamilySpec:
         """The facts of a run: with ``train_text_encoder``, the text encoders that can be trained are trained components.
 
-        ``controlnet``: a ControlNet is the only trained component. ``has_weights``: it begins with weights of its own.
+        ``controlnet``: a ControlNet is the only trained component. ``has_weights``: it begins with weights of its own. ``control``: the
+        network is widened by a control image.
         """
         if controlnet and self.controlnet:
             steered = {name: replace(one, role=Role.BESIDE) for name, one in self.components.items() if one.role == Role.TRAINED}
             made = Component(FOLDER, f"{FOLDER}.", Role.TRAINED, is_made=not has_weights)
             components = MappingProxyType({**self.components, **steered, NAME: made})
             return replace(self, components=components, parameters=self.controlnet.parameters, beside=self)
+        if control and self.control:
+            return replace(self, parameters=self.control.parameters, is_widened=True)
         if not train_text_encoder or not self.trainable_text_encoders:
             return self
         trained = {name: replace(component, role=Role.TRAINED) for name, component in self.trainable_text_encoders.items()}

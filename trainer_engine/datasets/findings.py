@@ -138,7 +138,7 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
             message = f"dataset {entry.id}: {spec.title} {flavour} needs reference images, but this set has none."
             expected = 'the id of a conditioning set: ["references"]'
             yield Problem.error(entry.option("conditioning_data"), "references_needed", message, expected=expected)
-        elif paired and not options.model.controlnet and flavour not in spec.takes_references:
+        elif paired and not options.model.sees_control and flavour not in spec.takes_references:
             message = f"dataset {entry.id}: {spec.title} {flavour} does not use reference images."
             hint = "remove conditioning_data and the conditioning sets, or choose another model"
             option = entry.option("conditioning" if paired[0].generated else "conditioning_data")
@@ -150,7 +150,7 @@ def no_pairs_to_show(sets: Sequence[SetReport], options: TrainingOptions, spec: 
     animates, validation = spec.animates(options.model.model_flavour), options.validation
     lending = (found for found in sets if not found.entry.disable_validation)
     shown = (found for found in lending if any(sample.references or animates for sample in found.samples))
-    needed = options.model.controlnet or (animates and any(found.samples for found in sets))
+    needed = options.model.sees_control or (animates and any(found.samples for found in sets))
     wanted = validation.validation_using_datasets or (needed and not validation.validation_input)
     if wanted and not validation.validation_disable and not any(shown):
         what = "a first frame" if animates else "references"

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trainer_engine.config.adapters.keys import METADATA_KEY
+from trainer_engine.config.control import NAME as CONTROL
 from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import FamilySpec
@@ -74,8 +75,11 @@ def export(request: ExportRequest) -> list[str]:
     if request.form == "comfyui":
         if family.spec.steers:
             raise ModelUnavailable("ComfyUI has no keys for an adapter on a ControlNet.", hint="use --to merged: ComfyUI loads the result")
+        control = family.spec.widened
+        if control and not control.in_comfyui:
+            raise ModelUnavailable(f"ComfyUI does not generate with {family.spec.title} and a control image.", hint="use --to merged")
         stated = {key: value for key, value in metadata.items() if key != METADATA_KEY}  # the tensors have their alphas
-        _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes), stated)
+        _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes, widened=control.input_layer if control else ""), stated)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
     state_dicts = to_diffusers(adapter, family.spec.diffusers_prefixes)
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]
@@ -91,7 +95,7 @@ def _loading(family: Family, adapter: AdapterTensors, paths: Sequence[Path]) -> 
         for name, component in family.spec.trained.items()
         if any(module.startswith(family.spec.module_prefix(name)) for module in adapter.modules)
     }
-    loads_itself = not family.spec.steers and hasattr(getattr(diffusers, family.pipeline_name), "load_lora_weights")
+    loads_itself = not family.spec.steers and hasattr(getattr(diffusers, family.pipeline_name, None), "load_lora_weights")
     if adapter.kind != "lokr":
         whole = "pipeline.load_lora_weights(folder, weight_name=file)"
         own = [PEFT.format(name=name, prefix=prefix, file=path) for path in paths for name, prefix in changed.items()]
@@ -127,6 +131,7 @@ def _family(request: ExportRequest, metadata: Mapping[str, str]) -> Family:
             "model_type": "full",
             "controlnet": controlnet is not None,
             "controlnet_model_name_or_path": controlnet,
+            CONTROL: CONTROL in metadata or (spec is not None and _is_widened(request.adapter, spec)),
             "train_text_encoder": spec is not None and _changes_text_encoders(request.adapter, spec),
             "pretrained_model_name_or_path": base,
             "output_dir": str(request.output),
@@ -162,6 +167,16 @@ def _changes_text_encoders(adapter: Path, spec: FamilySpec) -> bool:
     theirs = tuple(in_file for in_file, in_network in prefixes.items() if in_network.removesuffix(".") in spec.trainable_text_encoders)
     with safe_open(adapter, framework="pt") as file:
         return any(key.startswith(theirs) for key in file.keys())  # noqa: SIM118
+
+
+def _is_widened(adapter: Path, spec: FamilySpec) -> bool:
+    """Whether an adapter, which may be of another trainer, is on a first layer that sees a control image."""
+    if spec.control is None:
+        return False
+    ends = tuple(f"{spec.control.input_layer}.{part}.weight" for part in ("lora_A", "lora_down"))
+    with safe_open(adapter, framework="pt") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys() if key.endswith(ends)]  # noqa: SIM118
+    return any(spec.control.is_wide(shape[1]) for shape in shapes)
 
 
 def _module_names(family: Family) -> set[str]:

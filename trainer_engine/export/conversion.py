@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from trainer_engine.config.adapters.keys import RESHAPED
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.export.adapter_file import AdapterTensors, kind_of
 
@@ -38,12 +39,17 @@ def to_diffusers(adapter: AdapterTensors, prefixes: Mapping[str, str]) -> list[d
     return [_named(prefixes, {name: make(adapter, name, tensors) for name, tensors in adapter.modules.items()})]
 
 
-def to_comfyui(adapter: AdapterTensors, prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+def to_comfyui(adapter: AdapterTensors, prefixes: Mapping[str, str], *, widened: str = "") -> dict[str, Tensor]:
     """One state dict with an ``alpha`` for each module. ``prefixes`` are the ``comfyui_prefixes`` of the family.
 
-    Raises ModelUnavailable for an algorithm that ComfyUI has no code for.
+    ``widened``: the layer that ``control`` widened, of which ComfyUI is given the new shape. Raises ModelUnavailable for an algorithm that
+    ComfyUI has no code for.
     """
-    return _named(prefixes, {name: _for_comfyui(adapter, name, tensors) for name, tensors in adapter.modules.items()})
+    modules = {name: _for_comfyui(adapter, name, tensors) for name, tensors in adapter.modules.items()}
+    if widened in modules:
+        down, up = (modules[widened][part] for part in ("lora_A.weight", "lora_B.weight"))
+        modules[widened][RESHAPED] = torch.tensor([up.shape[0], down.shape[1]])
+    return _named(prefixes, modules)
 
 
 def _for_comfyui(adapter: AdapterTensors, name: str, tensors: Tensors) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -31,18 +32,22 @@ class LinearLayer:
     """What a layer was before an adapter changed it."""
 
     name: str
-    in_features: int
+    inputs: tuple[int, ...]
+    """Shape of one input: (in,), or (C, h, w) of the patch that a convolution without padding turns into one token."""
     has_bias: bool
     dtype: torch.dtype
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> LinearLayer:
         """Raises ModelUnavailable for another kind of layer."""
-        if not isinstance(module, nn.Linear):
+        is_patch = isinstance(module, nn.Conv2d) and not any(module.padding) and module.groups == 1
+        if not is_patch and not isinstance(module, nn.Linear):
             raise ModelUnavailable(
-                f"{name} is a {type(module).__name__}: only linear layers can be merged.", hint="load the adapter as it is"
+                f"{name} is a {type(module).__name__}: only linear layers and embeddings of patches can be merged.",
+                hint="load the adapter as it is",
             )
-        return cls(name, module.in_features, module.bias is not None, module.weight.dtype)
+        weight = cast("nn.Linear | nn.Conv2d", module).weight
+        return cls(name, tuple(weight.shape[1:]), module.bias is not None, weight.dtype)
 
 
 def merged_weights(network: nn.Module, adapter: AdapterTensors, strength: float = 1.0) -> dict[str, Tensor]:
@@ -107,10 +112,12 @@ def _read_off(adapted: Sequence[tuple[LinearLayer, nn.Module]]) -> dict[str, Ten
 
 @torch.no_grad()
 def answers_of(layer: LinearLayer, module: nn.Module) -> tuple[Tensor, Tensor]:
-    """(weight (out, in), bias (out,)) of a layer: whatever is done to it, as long as it stays linear, is in its answers."""
-    offset = module(torch.zeros(1, layer.in_features, dtype=layer.dtype))[0]
-    units = torch.eye(layer.in_features, dtype=layer.dtype).split(ROWS_AT_ONCE)
-    return torch.cat([module(rows) - offset for rows in units]).T.contiguous(), offset.clone()
+    """(weight (out, *inputs), bias (out,)) of a layer: whatever is done to it, as long as it stays linear, is in its answers."""
+    size = math.prod(layer.inputs)
+    offset = module(torch.zeros(1, *layer.inputs, dtype=layer.dtype)).flatten()
+    units = torch.eye(size, dtype=layer.dtype).view(size, *layer.inputs).split(ROWS_AT_ONCE)
+    answers = torch.cat([module(rows).flatten(1) - offset for rows in units])
+    return answers.T.reshape(-1, *layer.inputs).contiguous(), offset.clone()
 
 
 def _peft_form(adapter: AdapterTensors, strength: float) -> tuple[LoraConfig, Mapping[str, Tensor]]:

@@ -39,7 +39,7 @@ class GenerationRequest:
     guidance_rescale: float = 0.0
     """Ignored by families whose spec does not name ``validation_guidance_rescale``."""
     control: Image.Image | None = None
-    """What a ControlNet looks at, of the size of the image; None without one."""
+    """What a ControlNet or a widened network looks at, of the size of the image; None without one."""
     first_frame: Image.Image | None = None
     """The image that a clip begins with, of any size; None for families that are given none."""
     true_guidance: float = 1.0

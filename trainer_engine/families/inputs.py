@@ -59,4 +59,5 @@ class StepInputs:
     references: tuple[Tensor, ...] = ()
     """Scaled latents (B, C, ...) of reference images, one tensor a reference; each may have a size of its own."""
     control: Tensor | None = None
-    """What a ControlNet looks at: pixels (B, 3, H, W) in [0, 1], or scaled latents (B, C, h, w), as its family says; None without one."""
+    """What a ControlNet or a widened network looks at: pixels (B, 3, H, W) in [0, 1], or scaled latents (B, C, h, w), as the family says;
+    None without one."""

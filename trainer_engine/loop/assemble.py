@@ -298,7 +298,7 @@ def _builder(family: Family, prepared: Prepared, seed: int) -> BatchBuilder:
         read_latents=prepared.read_latents,
         read_prompt=prepared.read_prompt,
         read_mask=prepared.read_mask,
-        read_control=prepared.read_control if family.spec.steers else None,
+        read_control=prepared.read_control if family.spec.sees_control else None,
         read_conditions=prepared.read_conditions if family.caches_conditions else None,
         crop_seed=seed,
     )

@@ -87,8 +87,7 @@ class ConditioningFiles:
 
     def examine_controls(self, sets: Sequence[SetReport], dataloader: Dataloader) -> dict[str, ControlImages]:
         """By ``reference_cache`` of a set and its control images; empty in runs that look at no pixels of them."""
-        steers = self.family.spec.steers
-        if steers is None or steers.sees_latents:
+        if not self.family.spec.sees_control_pixels:
             return {}
         made: dict[str, ControlImages] = {}
         partners = [(found, place) for found in sets for place in range(len(dataloader.references_of(found.entry)))]

@@ -254,11 +254,10 @@ class Preparation:
         """By dataset id, and by ``reference_cache`` for the references of a set."""
         wanted: dict[str, tuple[ImageSet | ReferenceSet, list[Sample]]] = {}
         changing: set[str] = set()
-        steers = self.family.spec.steers
         for found in sets:
             wanted[found.entry.id] = found.entry, found.samples
             changing.update([found.entry.id] if found.entry.changes_crops else [])
-            if steers and not steers.sees_latents:
+            if self.family.spec.sees_control_pixels:
                 continue
             for number, one in enumerate(dataloader.references_of(found.entry)):
                 samples = [sample.references[number].sample for sample in found.samples]

@@ -58,7 +58,7 @@ class Prepared:
         return self.latents[source].read_conditions(sample)
 
     def read_control(self, cache: str, sample: Sample) -> Tensor:
-        """What a ControlNet looks at: pixels (3, H, W) in [0, 1], or latents (C, h, w). ``cache``: a ``reference_cache``."""
+        """What the run looks at of a control image: pixels (3, H, W) in [0, 1], or latents (C, h, w). ``cache``: a ``reference_cache``."""
         return self.controls[cache].read(sample) if cache in self.controls else self.latents[cache].read(sample)
 
     def partner_addresses(self, cache: str) -> Mapping[str, str]:

@@ -85,11 +85,12 @@ def model_card(
     title: str,
     base_model: str,
     pipeline: str,
+    module: str,
     dtype: str,
     facts: Mapping[str, object],
     drawable: bool,
 ) -> str:
-    """The README.md of a pipeline. ``head`` is the metadata that the hub reads."""
+    """The README.md of a pipeline. ``head`` is the metadata that the hub reads; ``module`` has the class of the pipeline."""
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     encoders = (
         "The text encoder and its tokenizer are included."
@@ -109,7 +110,7 @@ def model_card(
             "",
             "```python",
             "import torch",
-            f"from diffusers import {pipeline}",
+            f"from {module} import {pipeline}",
             "",
             f"pipeline = {pipeline}.from_pretrained('path/to/this/folder', torch_dtype=torch.{dtype})",
             "```",

@@ -280,8 +280,8 @@ def _request(
         guidance=max(1.0, validation.validation_guidance),
         seed=image.seed,
         frames=validation.frames,
-        references=subject.edit.read_references() if subject.edit and not family.spec.steers else (),
-        control=next(iter(subject.edit.read_images())) if subject.edit and family.spec.steers else None,
+        references=subject.edit.read_references() if subject.edit and not family.spec.sees_control else (),
+        control=next(iter(subject.edit.read_images())) if subject.edit and family.spec.sees_control else None,
         first_frame=next(iter(subject.edit.read_images())) if subject.edit and family.animates else None,
         noise_device=str(family.devices.device) if validation.validation_seed_source == "gpu" else "cpu",
         guidance_rescale=validation.validation_guidance_rescale,
@@ -294,11 +294,11 @@ def _request(
 def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequence[ValidationPrompt], family: Family) -> list[Subject]:
     """Every prompt, and those that held-out images lend.
 
-    With pairs to edit, or first frames: these with the prompt asked for and with their own captions instead. A ControlNet, and a family
-    that animates, generate from these alone.
+    With pairs to edit, or first frames: these with the prompt asked for and with their own captions instead. A run with control images,
+    and a family that animates, generate from these alone.
     """
     validation = options.validation
-    alone = [] if family.spec.steers or family.animates else [*validation_prompts(options), *eval_prompts]
+    alone = [] if family.spec.sees_control or family.animates else [*validation_prompts(options), *eval_prompts]
     what: list[tuple[ValidationPrompt, Edit | None]] = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)]
     what = what or [(prompt, None) for prompt in alone]
     used = ((AVERAGED, options.run.use_ema), (STARTUP, validation.validation_on_startup))

@@ -80,7 +80,7 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     buckets = [bucket for one in report.sets for bucket in one.counts]
     cells = max((bucket.size[0] * bucket.size[1] * spec.latent_frames(bucket.frames) for bucket in buckets), default=0)
     references = max((len(one.samples[0].references) for one in report.sets if one.samples), default=0)
-    seen = cells * (1 + (0 if options.model.controlnet else references))  # a ControlNet adds no tokens to the sequence
+    seen = cells * (1 + (0 if options.model.sees_control else references))  # control images add no tokens to the sequence
     image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2 // options.distributed.group_size
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     prompt_tokens = spec.tokens_of(options.model.model_flavour, options.model.tokenizer_max_length)

@@ -47,8 +47,7 @@ def cache_uses(
             latents[entry.option("cache_dir_vae"), Path(entry.vae_cache)] += sizes
         yield from _generated_uses(found, dataloader.partners_of(entry))
         for place, one in enumerate(dataloader.references_of(entry)):
-            sees_pixels = spec.steers is not None and not spec.steers.sees_latents
-            if not (one.vae_cache_disable or data.vae_cache_disable or sees_pixels):
+            if not (one.vae_cache_disable or data.vae_cache_disable or spec.sees_control_pixels):
                 references = (sample.references[place].sample for sample in found.samples if len(sample.references) > place)
                 sizes = list(_latent_sizes(references, spec, number))
                 latents[one.option("cache_dir_vae"), Path(one.vae_cache)] += sizes

@@ -76,6 +76,8 @@ def abilities(spec: FamilySpec, flavour: str) -> Iterator[str]:
     yield "LoRA, LyCORIS"
     if spec.controlnet is not None and flavour in spec.controlnet.parameters:
         yield "ControlNet"
+    if spec.control is not None and flavour in spec.control.parameters:
+        yield "control"
     if flavour in spec.takes_references:
         yield "edits by references" if flavour in spec.needs_references else "references"
     if spec.sampling.clips is not None:

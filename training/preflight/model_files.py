@@ -13,6 +13,7 @@ from trainer_engine.config.components import (
     noise_schedule,
     prediction_type,
 )
+from trainer_engine.config.control import width_problem
 from trainer_engine.config.controlnet import FOLDER, NAME, WEIGHTS, weights_problem
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
@@ -43,6 +44,7 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
     yield from _controlnet_problems(options, spec, hub)
     yield from _other_stage_problems(options, spec, hub)
     yield from _frame_encoder_problems(options, spec, hub)
+    yield from _width_problems(options, spec, hub.cache)
     for option, name in model_sources(options.model, spec).items():
         if is_one_file(name):
             problem = file_problem(option, Path(name), spec, options.model.model_flavour)
@@ -101,6 +103,16 @@ def _frame_encoder_problems(options: TrainingOptions, spec: FamilySpec, hub: bas
         expected = f"a folder with {' and '.join(one.folder for one in lacking)}"
         hint = f"use {spec.repository(flavour)}, or weights that were trained from it"
         yield Problem.error(first.option, "component_missing", message, got=first.name, expected=expected, hint=hint)
+
+
+def _width_problems(options: TrainingOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:
+    """Whether the network looks at more or fewer images than the run shows it."""
+    channels = network_config(options.model, spec.beside or spec, cache).get("in_channels")
+    if spec.control is None or type(channels) is not int:
+        return
+    source = component_source(options.model, spec, spec.components[spec.network].folder)
+    problem = width_problem(source.option, source.name, channels, spec.control, with_control=spec.widened is not None)
+    yield from [problem] if problem else []
 
 
 def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:

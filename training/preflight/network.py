@@ -25,6 +25,7 @@ BROKEN_HEADER = (OSError, ValueError, TypeError, LookupError, AttributeError)
 def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[str, Shape] | None:
     """Tensor -> shape of the trained components, by their names in the network of a run. ``cache`` is the hub's cache.
 
+    The first layer is as wide as the run trains it.
     None if the weights are not on this machine, cannot be read, or are made when the run starts.
     """
     if any(component.is_made for component in spec.trained.values()):
@@ -45,7 +46,7 @@ def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[
         except BROKEN_HEADER:
             return None
         found |= {spec.module_prefix(name) + tensor.removeprefix(component.file_prefix): shape for tensor, shape in shapes.items()}
-    return found or None
+    return (spec.widened.widened(found) if spec.widened else found) or None
 
 
 def _folder_shapes(folder: Path) -> dict[str, Shape]:

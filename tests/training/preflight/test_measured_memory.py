@@ -19,7 +19,8 @@ from diffusers import UNet2DConditionModel, WanTransformer3DModel
 from tests.bench.adapters import assembled, datasets
 from tests.helpers.live_bytes import LiveBytes, tensors_of
 from tests.helpers.pictures import generate_images
-from trainer_engine.config.families import find_spec
+from trainer_engine.config.components import spec_of_run
+from trainer_engine.config.families import specs
 from trainer_engine.config.parse import parse_options
 from trainer_engine.datasets.examine import examine
 from training.preflight.estimates import step_memory
@@ -81,8 +82,9 @@ def measured_and_estimated(place: Path, family: str, values: dict[str, Any]) -> 
     trainer = assembled(place, options)
     with LiveBytes(tensors_of(trainer.step.network)) as live:
         trainer.fit()
-    spec, tensors = find_spec(family), network_tensors(options.model, find_spec(family), place)  # type: ignore[arg-type]
-    assert spec is not None and tensors is not None
+    spec = spec_of_run(options.model, specs()[family])
+    tensors = network_tensors(options.model, spec, place)
+    assert tensors is not None
     run = EstimatedRun(options=options, spec=spec, parameters=count_parameters(tensors), tensors=tensors)
     return live.peak, step_memory(run, examine(datasets(place, options), options, spec)).total
 
@@ -97,20 +99,22 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("pixart_sigma", {"model_type": "full", "gradient_accumulation_steps": 2}),
     ("pixart_sigma", {"model_type": "full", "optimizer": "torch-sgd"}),
     ("flux", {"lora_rank": 64}),
+    ("pixart_sigma", {"control": True}),
 ]
+SLOW = [pytest.param(("flux", {"control": True}), marks=pytest.mark.slow)]
 
 
 def title(row: tuple[str, dict[str, Any]]) -> str:
-    return " ".join([row[0], *(str(value) for value in row[1].values())])
+    return " ".join([row[0], *(f"{name}={value}" for name, value in row[1].items())])
 
 
-@pytest.mark.parametrize("row", ROWS, ids=title)
+@pytest.mark.parametrize("row", [*ROWS, *SLOW], ids=title)
 def test_the_estimate_is_what_a_step_holds(row: tuple[str, dict[str, Any]], place: Path) -> None:
     measured, estimated = measured_and_estimated(place, *row)
     assert estimated == pytest.approx(measured, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=title)
+@pytest.mark.parametrize("row", [*ROWS, *SLOW], ids=title)
 def test_the_estimate_is_what_a_step_with_gradient_checkpointing_holds(row: tuple[str, dict[str, Any]], place: Path) -> None:
     family, values = row
     measured, estimated = measured_and_estimated(place, family, {**values, "gradient_checkpointing": True})

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter
-from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, METADATA_KEY, adapter_config, keys_by_module
+from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, METADATA_KEY, RESHAPED, adapter_config, keys_by_module
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 
 Shape = tuple[int, ...]
@@ -93,7 +93,7 @@ def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str], pre
     found, strangers = keys_by_module(sorted(header.tensors), layers, prefixes)
     if strangers or not found:
         raise _of_another_model(header, strangers)
-    keys = {module: {CANONICAL.get(part, part): key for part, key in parts.items()} for module, parts in found.items()}
+    keys = {module: {CANONICAL.get(part, part): key for part, key in parts.items() if part != RESHAPED} for module, parts in found.items()}
     both = [module for module in keys if module in wanted.modules]
     _same_kinds(header, wanted, keys, both)
     _same_ranks(header, wanted, keys, both)

@@ -13,6 +13,8 @@ MANGLED_PREFIXES: Mapping[str, str] = dict.fromkeys((LYCORIS_PREFIX, "lora_trans
 """Prefix of LyCORIS or kohya, whose keys replace the dots in module names with underscores -> prefix of the module names."""
 METADATA_KEY = "lora_adapter_metadata"
 """Entry of a file's header in which diffusers looks for rank and alpha. It refuses a file that has ``alpha`` tensors, too."""
+RESHAPED = "reshape_weight"
+"""Tensor of a module with the shape to which ComfyUI pads the weight below an adapter with zeros."""
 PEFT_PREFIX = "base_model.model."
 SPELLINGS: Mapping[str, str] = {
     "lora.down.weight": "lora_down.weight",

@@ -40,7 +40,7 @@ def common_fields() -> Mapping[str, OptionSpec]:
 def read_conditioning(draft: EntryDraft, cache_root: str, *, steers: bool = False) -> None:
     """Reads ``conditioning``: an object, or a list of objects.
 
-    ``steers``: the run trains a ControlNet, which looks at what is generated.
+    ``steers``: the run looks at what is generated as at control images.
     """
     given = draft.raw.get(FIELD)
     draft.values[FIELD] = ()

@@ -18,8 +18,8 @@ class GeneratedFields(OptionGroup):
     conditioning_type: Literal["reference_strict", "reference_loose", "controlnet", "mask", "segmentation"] = option(
         "reference_strict",
         "How a generated file is used with its image. reference_strict: the network looks at it. reference_loose: the same, cropped by "
-        "itself. controlnet: the ControlNet that is trained looks at it; with the option controlnet this replaces both reference types, "
-        "and without it this is reference_strict. mask: its brightness weights the loss at each place. segmentation: everything that is "
+        "itself. controlnet: it is a control image; with the options controlnet and control this replaces both reference types, and "
+        "without them this is reference_strict. mask: its brightness weights the loss at each place. segmentation: everything that is "
         "not black weights it in full.",
     )
     instance_data_dir: str | None = option(None, "Folder of the generated files. Empty: <cache_dir>/conditioning_data/<id>.")

@@ -17,6 +17,7 @@ import trainer_engine.config.datasets.lists as lists
 import trainer_engine.config.datasets.masks as masks
 import trainer_engine.config.datasets.objects as objects
 import trainer_engine.config.datasets.rules as rules
+from trainer_engine.config.control import sees_control_images
 from trainer_engine.config.controlnet import CONTROL
 from trainer_engine.config.datasets.entry import EntryDraft, Locate
 from trainer_engine.config.datasets.fields import TextSet
@@ -256,14 +257,14 @@ def _read(draft: EntryDraft, context: EntryContext) -> None:
         draft.values["caption_shuffle"] = objects.read_object(draft, "caption_shuffle", CaptionShuffle)
         objects.read_table(draft, context.table_columns)
         clips.read_video(draft, context.values)
-        conditioning.read_conditioning(draft, context.cache_root, steers=context.values["controlnet"] is True)
+        conditioning.read_conditioning(draft, context.cache_root, steers=sees_control_images(context.values))
         for rule in rules.IMAGE_RULES:
             rule(draft)
         reading.check_tables(draft)
         if draft.kind == "eval":
             eval_sets.settle(draft)
     elif draft.kind == "conditioning":
-        if context.values["controlnet"] is True and draft.raw.get("conditioning_type") in (None, ""):
+        if sees_control_images(context.values) and draft.raw.get("conditioning_type") in (None, ""):
             draft.raw = {**draft.raw, "conditioning_type": CONTROL}
         inherited = {name: context.values[name] for name in (*SIZED, *CACHED)}
         reading.read_values(draft, {"cache_dir_vae": context.latents_folder(draft.id), **inherited})

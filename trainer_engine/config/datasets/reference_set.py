@@ -23,9 +23,9 @@ class ReferenceSet(FileSet):
     conditioning_type: Literal["reference_strict", "reference_loose", "controlnet", "mask", "segmentation"] = option(
         ...,
         "How a file is used with its partner. reference_strict: the network looks at it; it has the same size and is cropped at the same "
-        "place. reference_loose: the network looks at it; it has any size and is cropped by itself. controlnet: the ControlNet that is "
-        "trained looks at it as at a reference_strict; a network that takes references does so without a ControlNet. mask: its brightness "
-        "weights the loss at each place. segmentation: everything in it that is not black weights the loss in full.",
+        "place. reference_loose: the network looks at it; it has any size and is cropped by itself. controlnet: it is a control image of "
+        "a run with controlnet or control, placed like a reference_strict; a network that takes references looks at it too. mask: its "
+        "brightness weights the loss at each place. segmentation: everything in it that is not black weights the loss in full.",
     )
     instance_prompt: tuple[str, ...] = ()
     """Captions of samples whose only reference is of this set, one at a time; empty for those of the images."""

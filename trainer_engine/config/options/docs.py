@@ -89,6 +89,12 @@ def family_defaults() -> Iterator[str]:
     able = [f"**{family.title}**, `{family.name}`" for family in specs().values() if family.trainable_text_encoders]
     yield f"With `train_text_encoder`: {'; '.join(able)}."
     yield ""
+    yield "## Families that follow control images"
+    yield ""
+    for option in ("controlnet", "control"):
+        able = [f"**{family.title}**, `{family.name}`" for family in specs().values() if getattr(family, option) is not None]
+        yield f"With `{option}`: {'; '.join(able)}."
+        yield ""
 
 
 def refused() -> Iterator[str]:

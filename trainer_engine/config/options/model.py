@@ -85,6 +85,12 @@ class ModelOptions(OptionGroup):
         json=True,
         shape="a JSON object",
     )
+    control: bool = option(
+        False,
+        "Train the network to follow a control image, which each image of the datasets has in a conditioning set with "
+        "conditioning_type=controlnet: the latents of the control image are further channels of its input, and its first layer is widened "
+        "for them with zeros. A standard adapter always includes that layer. docs/options.md lists the families that can.",
+    )
     prediction_type: Literal["epsilon", "v_prediction", "flow_matching"] | None = option(
         None,
         "What the network learns to predict. epsilon: the noise. v_prediction: the velocity of diffusion. flow_matching: the velocity of "
@@ -99,6 +105,11 @@ class ModelOptions(OptionGroup):
     gradient_checkpointing: bool = option(
         True, "Recompute activations in the backward pass instead of keeping them. This saves memory and takes more time."
     )
+
+    @property
+    def sees_control(self) -> bool:
+        """Whether the run looks at control images."""
+        return self.controlnet or self.control
 
 
 class ObjectiveOptions(TimestepOptions):

@@ -19,7 +19,7 @@ from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.contract.errors import shown
 from trainer_engine.contract.files import read_small_json
 
-NOT_RECORDED: Mapping[str, Any] = {"train_text_encoder": False, "controlnet": False}
+NOT_RECORDED: Mapping[str, Any] = {"train_text_encoder": False, "controlnet": False, "control": False}
 """Settings that the first checkpoints do not record, with the only value that they had."""
 TARGETS = "lora_targets"
 MAX_LISTED = 5
@@ -41,6 +41,7 @@ def run_identity(options: TrainingOptions, spec: FamilySpec, prediction_type: st
         "use_ema": options.run.use_ema,
         "train_text_encoder": options.model.train_text_encoder,
         "controlnet": options.model.controlnet,
+        "control": options.model.control,
         **beside_identity(options),
         **adapter_identity(options, spec),
     }
@@ -90,7 +91,15 @@ def _assistant(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapter_targets(options: TrainingOptions, spec: FamilySpec) -> tuple[str, ...]:
-    """Returns the endings of the names of the modules that get a standard adapter."""
+    """Returns the endings of the names of the modules that get a standard adapter.
+
+    A layer that ``control`` widens is always one of them: nothing else of an adapter could carry its new weights.
+    """
+    chosen, control = _chosen_targets(options, spec), spec.control if options.model.control else None
+    return chosen if control is None or control.input_layer in chosen else (*chosen, control.input_layer)
+
+
+def _chosen_targets(options: TrainingOptions, spec: FamilySpec) -> tuple[str, ...]:
     own = parse_targets(options.adapter.peft_lora_target_modules)
     if own:
         return own

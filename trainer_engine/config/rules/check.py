@@ -13,6 +13,7 @@ from trainer_engine.config.rules import (
     checkpointing,
     clips,
     computation,
+    control,
     controlnet,
     data,
     distributed,
@@ -37,7 +38,7 @@ from trainer_engine.contract.errors import Problem
 
 GROUPS = (
     *(run, distributed, sharding, optimizer, updates, data, model, timesteps, precision, computation),
-    *(memory, controlnet, text_encoders, adapter, routing),
+    *(memory, controlnet, control, text_encoders, adapter, routing),
     *(validation, stages, skipped_layers, clips, evaluation, checkpointing, hooks, publishing),
 )
 RULES: tuple[Rule, ...] = tuple(rule for group in GROUPS for rule in group.RULES)

@@ -69,24 +69,9 @@ def a_controlnet_is_trained_alone(values: Values) -> Iterator[Problem]:
         yield Problem.error(name, "not_with_controlnet", message, got=values[name], expected=f"{REGISTRY[name].default}", hint=hint)
 
 
-def validations_have_control_images(values: Values) -> Iterator[Problem]:
-    """Refuses validations without control images, and notes options that pipelines with a ControlNet do not have."""
-    spec = _spec(values)
-    if spec is None or values["validation_disable"]:
-        return
-    if values["validation_using_datasets"] is False and not values["validation_input"]:
-        message = "A ControlNet generates from control images, and validations have none."
-        hint = "leave validation_using_datasets empty to use those of the datasets, or set validation_disable"
-        yield Problem.error("validation_using_datasets", "no_control", message, got=False, expected="true, or validation_input", hint=hint)
-    for name in sorted(spec.unused):
-        if values[name] != REGISTRY[name].default:
-            yield Problem.note(name, "no_effect", f"{spec.pipeline} does not support it: {name} has no effect.", got=values[name])
-
-
 RULES: tuple[Rule, ...] = (
     the_model_has_a_controlnet,
     an_adapter_begins_with_its_controlnet,
     a_new_controlnet_can_be_made,
     a_controlnet_is_trained_alone,
-    validations_have_control_images,
 )

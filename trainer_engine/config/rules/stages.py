@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer_engine.config.control import sees_control_images
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_parts import FULL_PIPELINE as FULL
 from trainer_engine.config.family_spec import FamilySpec
@@ -25,8 +26,8 @@ def both_stages_make_the_images(values: Values) -> Iterator[Problem]:
     elif values["validation_disable"]:
         message = f"validation_disable is set: {spec.stages.mode} has no effect."
         yield Problem.note(spec.stages.mode, "no_effect", message, got=FULL)
-    elif values["controlnet"]:
-        message = "Validation images of a ControlNet are made by the network that it was made for alone."
+    elif sees_control_images(values):
+        message = "Validation images with control images are made by the network that is trained with them alone."
         yield Problem.error(spec.stages.mode, "not_with_controlnet", message, got=FULL, expected="trained-stage")
     else:
         yield from _problems_of_pair(values, spec, spec.stages.mode, spec.stages.models)

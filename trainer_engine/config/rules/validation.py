@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
+from trainer_engine.config.control import sees_control_images
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.option import holds_json
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
@@ -134,7 +135,7 @@ def inputs_fit_the_flavour(values: Values) -> Iterator[Problem]:
     if location != default and values["evaluation_type"] != REGISTRY["evaluation_type"].default:
         message = "evaluation_type judges the files of the images, which would show their inputs too."
         yield Problem.error(STITCH, "stitched_scores", message, got=location, expected="none, or evaluation_type=none")
-    if values["controlnet"] or flavour in family_spec.takes_references or family_spec.animates(flavour):
+    if sees_control_images(values) or flavour in family_spec.takes_references or family_spec.animates(flavour):
         return
     for name in (INPUTS, USING_DATASETS):
         if values[name]:

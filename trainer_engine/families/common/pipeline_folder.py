@@ -137,6 +137,7 @@ def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) 
         title=plan.spec.title,
         base_model=named_base(options, plan.base_model),
         pipeline=plan.pipeline,
+        module=plan.spec.widened.module if plan.spec.widened else "diffusers",
         dtype=plan.dtype,
         facts=facts,
         drawable=drawable,
@@ -161,4 +162,5 @@ def training_facts(options: TrainingOptions) -> dict[str, str]:
         "learning rate": f"{options.optimizer.learning_rate:g}, {options.schedule.lr_scheduler}",
         **({"learning rate of the text encoders": f"{options.optimizer.text_encoder_rate:g}"} if options.model.train_text_encoder else {}),
         "guidance used while validating": f"{options.validation.validation_guidance:g}",
+        **({"input": "the image and its control image, the control_image of the pipeline"} if options.model.control else {}),
     }

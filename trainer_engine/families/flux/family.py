@@ -18,11 +18,12 @@ from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.control import control_latents, fit_to_control
 from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux.components import FluxParts
 from trainer_engine.families.flux.options import FluxOptions
-from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, make_pipeline, with_masks
+from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, in_type, make_pipeline, with_masks
 from trainer_engine.families.flux.spec import SPEC
 from trainer_engine.families.flux.tokens import attention_mask, packed, positions_of, token_count, unpack
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
@@ -123,6 +124,7 @@ class Flux(Family):
         if name == CONTROLNET:
             return self.parts.load_controlnet(self.options, dtype, folder)
         network: nn.Module = self.parts.load_transformer(dtype, folder)
+        fit_to_control(network, self.options.model, self.spec)
         return network
 
     def token_count(self, latent_shape: Sequence[int]) -> int:
@@ -143,6 +145,8 @@ class Flux(Family):
         device, prompts = self.devices.device, inputs.prompts
         images = [image.to(device, dtype) for image in (inputs.noisy_latents, *inputs.references)]
         tokens = packed(images)
+        if self.spec.widened:
+            tokens = torch.cat([tokens, packed([control_latents(inputs).to(device, dtype)])], dim=2)
         return {
             "hidden_states": tokens,
             "timestep": inputs.timesteps.to(device, torch.float32),
@@ -188,13 +192,15 @@ class Flux(Family):
     def pipeline_name(self) -> str:
         if self.spec.steers:
             return self.spec.steers.pipeline
+        if self.spec.widened:
+            return self.spec.widened.pipeline
         return "FluxKontextPipeline" if self.flavour in SPEC.takes_references else "FluxPipeline"
 
     def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
         """Without ``spacing``: the straight paths of flow matching are walked in even steps."""
         networks = {**self.beside, **self.trained_modules(network)}
         parts = {**networks, "vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler)}
-        return make_pipeline(parts, with_references=self.flavour in SPEC.takes_references)
+        return make_pipeline(self.pipeline_name, parts)
 
     @torch.no_grad()
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
@@ -211,9 +217,9 @@ class Flux(Family):
         if isinstance(pipeline, ReferencePipeline):
             pipeline.references = references
             extra = {"max_area": request.width * request.height, "_auto_resize": False}
-        if self.spec.steers:
+        if self.spec.sees_control:
             extra = {"control_image": control_picture(request)}
-        if guidance > 1:
+        if guidance > 1 and not self.spec.widened:
             extra |= {"true_cfg_scale": guidance, "negative_prompt_embeds": embeds[1:], "negative_pooled_prompt_embeds": pooled[1:]}
 
         def on_step_end(_pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -222,7 +228,7 @@ class Flux(Family):
                 on_step(SamplerStep(index + 1, float(timestep), unpack(tensors["latents"], height, width)))
             return {}
 
-        with self.devices.autocast(), with_masks(pipeline.transformer, pooled, masks):
+        with self.devices.autocast(), with_masks(pipeline.transformer, pooled, masks), in_type(pipeline.transformer, dtype):
             tokens = pipeline(
                 prompt_embeds=embeds[:1],
                 pooled_prompt_embeds=pooled[:1],

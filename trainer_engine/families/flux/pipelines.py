@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import FluxControlNetPipeline, FluxKontextPipeline, FluxPipeline
+from diffusers import FluxControlNetPipeline, FluxControlPipeline, FluxKontextPipeline, FluxPipeline
 from torch import Tensor, nn
 
 from trainer_engine.families.flux.tokens import pack, positions
@@ -67,10 +67,32 @@ def with_masks(network: nn.Module, pooled: Tensor, masks: Mapping[str, Tensor] |
             hook.remove()
 
 
-def make_pipeline(parts: dict[str, Any], *, with_references: bool) -> FluxPipeline | ReferencePipeline | FluxControlNetPipeline:
+@contextmanager
+def in_type(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """The network gets its tokens in ``dtype``: those of a control image come in the type of the autoencoder that made them."""
+
+    def convert(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].to(dtype)}
+
+    hook = network.register_forward_pre_hook(convert, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+PIPELINES: Mapping[str, type[Any]] = {
+    "FluxPipeline": FluxPipeline,
+    "FluxKontextPipeline": ReferencePipeline,
+    "FluxControlPipeline": FluxControlPipeline,
+    "FluxControlNetPipeline": FluxControlNetPipeline,
+}
+"""Class name of a pipeline in results -> the class that generates here."""
+
+
+def make_pipeline(name: str, parts: dict[str, Any]) -> Any:
     """``parts``: ``transformer``, ``vae`` and ``scheduler``, perhaps ``controlnet``; the pipeline gets no text encoders."""
     none: dict[str, nn.Module | None] = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    plain = FluxControlNetPipeline if "controlnet" in parts else FluxPipeline
-    pipeline = (ReferencePipeline if with_references else plain)(**parts, **none)
+    pipeline = PIPELINES[name](**parts, **none)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

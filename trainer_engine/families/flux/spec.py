@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.control import ControlSpec
 from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_parts import (
@@ -180,6 +181,16 @@ SPEC = FamilySpec(
             {"num_layers": ControlNetSetting(least=1, most=19), "num_single_layers": ControlNetSetting(least=1, most=38)}
         ),
         unused=frozenset(),
+    ),
+    control=ControlSpec(
+        input_layer="x_embedder",
+        channels=64,
+        parameters=MappingProxyType(
+            {**dict.fromkeys(("dev", "krea", "fluxbooru"), 11_901_604_928), **dict.fromkeys(WITHOUT_GUIDANCE, 11_891_375_168)}
+        ),
+        pipeline="FluxControlPipeline",
+        in_comfyui=True,
+        unused=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),
     ),
     architectures=MappingProxyType(
         {

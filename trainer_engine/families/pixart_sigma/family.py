@@ -22,13 +22,15 @@ from trainer_engine.config.stages import USUAL_TIMESTEPS, other_stage
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.control import control_latents, fit_to_control
 from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.stages import OtherNetwork, SharedSchedule, other_network
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
+from trainer_engine.families.modules import free_device_memory, unwrap
 from trainer_engine.families.pixart_sigma.components import PixArtParts
+from trainer_engine.families.pixart_sigma.control import PixArtSigmaControlPipeline
 from trainer_engine.families.pixart_sigma.controlnet import SteeredPixArt
 from trainer_engine.families.pixart_sigma.spec import SPEC
 from trainer_engine.runtime.devices import Devices
@@ -134,6 +136,7 @@ class PixArtSigma(Family):
         if name == CONTROLNET:
             return self.parts.load_controlnet(self.options, dtype, folder)
         network: nn.Module = self.parts.load_transformer(dtype, folder)
+        fit_to_control(network, self.options.model, self.spec)
         return network
 
     def token_count(self, latent_shape: Sequence[int]) -> int:
@@ -152,17 +155,16 @@ class PixArtSigma(Family):
             network = bare = self._steered(network)
             bare.control, dtype = inputs.control.to(device), self.devices.frozen
         latents = inputs.noisy_latents.to(device, dtype)
-        output = network(
-            latents,
+        seen = torch.cat([latents, control_latents(inputs).to(device, dtype)], dim=1) if self.spec.widened else latents
+        output: Tensor = network(
+            seen,
             encoder_hidden_states=inputs.prompts["embeds"].to(device, dtype),
             encoder_attention_mask=inputs.prompts["mask"].to(device),
             timestep=inputs.timesteps.to(device),
             added_cond_kwargs=_size_conditions(bare, latents),
             return_dict=False,
         )[0]
-        config = cast("DiffusersNetwork", bare).config
-        prediction: Tensor = output.chunk(2, dim=1)[0] if config.out_channels == 2 * config.in_channels else output
-        return prediction
+        return output[:, : latents.shape[1]]
 
     def _steered(self, network: nn.Module) -> SteeredPixArt:
         """The frozen transformer with the ControlNet, which may be wrapped, in it."""
@@ -172,12 +174,13 @@ class PixArtSigma(Family):
 
     @property
     def pipeline_name(self) -> str:
-        return "PixArtSigmaPipeline"
+        return self.spec.widened.pipeline if self.spec.widened else "PixArtSigmaPipeline"
 
     def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> PixArtSigmaPipeline:
         scheduler = self.parts.make_scheduler(self.prediction_type, sampler, spacing)
         network = self._steered(network) if self.spec.steers else self._joined(network)
-        pipeline = PixArtSigmaPipeline(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=network, scheduler=scheduler)
+        cls = PixArtSigmaControlPipeline if self.spec.widened else PixArtSigmaPipeline
+        pipeline = cls(tokenizer=None, text_encoder=None, vae=self.vae(), transformer=network, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -200,9 +203,12 @@ class PixArtSigma(Family):
     ) -> Image.Image:
         batch = self.collate_prompts([request.prompt, request.negative])
         embeds, mask = batch["embeds"].to(self.devices.device), batch["mask"].to(self.devices.device)
+        extra: dict[str, Any] = {}
+        if self.spec.sees_control:
+            control = self.encode_images(pipeline.image_processor.preprocess(control_picture(request))).to(self.devices.device)
+            extra = {"control_image": control} if self.spec.widened else {}
         if self.spec.steers:
-            control = self.encode_images(pipeline.image_processor.preprocess(control_picture(request)))
-            pipeline.transformer.control = control.to(self.devices.device)
+            pipeline.transformer.control = control
         numbers = count(1)  # the pipeline's own begin later where the base model's sampler warms up
         with self.devices.autocast(), _with_size_conditions(pipeline.transformer):
             latents = pipeline(
@@ -220,6 +226,7 @@ class PixArtSigma(Family):
                 clean_caption=False,
                 output_type="latent",
                 callback=(lambda _, timestep, latents: on_step(SamplerStep(next(numbers), float(timestep), latents))) if on_step else None,
+                **extra,
             ).images
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.control import ControlSpec
 from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_parts import (
@@ -30,6 +31,25 @@ FLAVOURS = MappingProxyType(
         "600M-2048": "PixArt-alpha/PixArt-Sigma-XL-2-2K-MS",
     }
 )
+
+PARAMETERS = MappingProxyType(
+    {
+        "900M-1024-v0.6": 909_000_000,
+        "900M-1024-v0.7-stage1": 909_000_000,
+        "900M-1024-v0.7-stage2": 909_000_000,
+        "600M-512": 611_000_000,
+        "600M-1024": 611_000_000,
+        "600M-2048": 611_000_000,
+    }
+)
+CONTROL = ControlSpec(
+    input_layer="pos_embed.proj",
+    channels=4,
+    parameters=MappingProxyType({flavour: number + 18_432 for flavour, number in PARAMETERS.items()}),
+    pipeline="PixArtSigmaControlPipeline",
+    module="trainer_engine.families.pixart_sigma.control",
+)
+"""A patch of 2 x 2 cells of 4 more channels, for each of the 1,152 numbers of a token."""
 
 SPEC = FamilySpec(
     name="pixart_sigma",
@@ -120,14 +140,6 @@ SPEC = FamilySpec(
         }
     ),
     defaults=MappingProxyType({"max_grad_norm": 0.01, "validation_guidance": 4.0, "inference_scheduler_timestep_spacing": "linspace"}),
-    parameters=MappingProxyType(
-        {
-            "900M-1024-v0.6": 909_000_000,
-            "900M-1024-v0.7-stage1": 909_000_000,
-            "900M-1024-v0.7-stage2": 909_000_000,
-            "600M-512": 611_000_000,
-            "600M-1024": 611_000_000,
-            "600M-2048": 611_000_000,
-        }
-    ),
+    parameters=PARAMETERS,
+    control=CONTROL,
 )

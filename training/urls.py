@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import re_path
 
-from training.api import caches, commands, dataset_report, reads, report
+from training.api import caches, commands, dataset_report, metrics, reads, report
 from training.streams.consumers import EventSocket, EventSource
 from training.webhooks.views import JobWebhooks, StoredWebhook, WebhookList, WebhookTest
 
@@ -26,6 +26,7 @@ urlpatterns = [
     re_path(r"^/jobs/?$", reads.JobList.as_view(), name="training-jobs"),
     re_path(rf"^/jobs/{JOB}/?$", reads.JobDetail.as_view(), name="training-job"),
     re_path(rf"^/jobs/{JOB}/datasets/?$", dataset_report.JobDatasets.as_view(), name="training-job-datasets"),
+    re_path(rf"^/jobs/{JOB}/metrics/?$", metrics.JobMetrics.as_view(), name="training-job-metrics"),
     re_path(rf"^/jobs/{JOB}/log/?$", reads.JobLog.as_view(), name="training-job-log"),
     re_path(rf"^/jobs/{JOB}/media/(?P<index>[0-9]+)/(?P<place>[0-9]+)/?$", reads.JobMedia.as_view(), name="training-job-media"),
     re_path(rf"^/jobs/{JOB}/grid\.png/?$", report.JobGrid.as_view(), name="training-job-grid"),

@@ -8,10 +8,11 @@ from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, 
 
 from environments.api.compatibility import Compatibility
 from simpletuner_site.views import HealthView, HomePageView
-from training.urls import cache_urlpatterns, webhook_urlpatterns
+from training.urls import cache_urlpatterns, page_urlpatterns, webhook_urlpatterns
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", HomePageView.as_view(), name="home"),
+    path("runs/", include(page_urlpatterns)),
     re_path(r"^health/?$", HealthView.as_view(), name="health"),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),

@@ -1,10 +1,11 @@
-"""Addresses below ``/api/training``, ``/api/webhooks`` and ``/api/cache``; each answers with and without a slash at its end."""
+"""Addresses below ``/api/training``, ``/api/webhooks``, ``/api/cache`` and ``/runs``; each answers with and without a slash at its end."""
 
 from __future__ import annotations
 
 from django.urls import re_path
 
 from training.api import caches, commands, dataset_report, metrics, reads, report
+from training.pages.views import RunButton, RunPage
 from training.streams.consumers import EventSocket, EventSource
 from training.webhooks.views import JobWebhooks, StoredWebhook, WebhookList, WebhookTest
 
@@ -47,6 +48,13 @@ cache_urlpatterns = [
     re_path(r"^/gc/?$", caches.CacheGc.as_view(), name="cache-gc"),
     re_path(r"^/tasks/(?P<task_id>[^/]+)/?$", caches.CacheTaskView.as_view(), name="cache-task"),
 ]
+
+RUN = r"(?P<number>[1-9][0-9]{0,17})"
+page_urlpatterns = [
+    re_path(rf"^{RUN}/?$", RunPage.as_view(), name="run"),
+    re_path(rf"^{RUN}/(?P<slug>[a-z-]{{1,20}})/?$", RunButton.as_view(), name="run-button"),
+]
+"""Pages for people, below ``/runs/``."""
 
 STREAM = r"^api/training/events/stream/?$"
 # Channels' applications are no views, but its router finds them through the same patterns.

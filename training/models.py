@@ -99,7 +99,7 @@ class Job(models.Model):
         indexes = (models.Index(fields=("status", "number"), name="job_status_number"),)
 
     def __str__(self) -> str:
-        return f"{self.environment or 'run'} {self.id}"
+        return f"Run {self.number} – {self.environment}" if self.environment else f"Run {self.number}"
 
     @property
     def folder(self) -> RunFolder:

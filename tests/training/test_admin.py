@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,10 @@ def test_checking_from_the_page_saves_and_shows_every_problem_and_starts_nothing
     advised = {"option_lr_warmup_steps": "50", "option_lr_scheduler": "cosine", "option_max_train_steps": "30"}
     page = client.post(address, {**sent, **advised}, follow=True).content.decode()
     assert "Saved demo." in page and "No problem was found: demo can be started." in page and "Note: lr_warmup_steps" in page
-    page = client.post(address, {**sent, "option_train_batch_size": "64"}, follow=True).content.decode()
+    shutil.rmtree(training.home / "pictures")
+    page = client.post(address, {**sent, "option_max_train_steps": "31"}, follow=True).content.decode()
     assert "demo can be started." not in page and 'class="error"' in page
-    assert environments.find("demo").config["train_batch_size"] == 64 and not Job.objects.exists()
+    assert environments.find("demo").config["max_train_steps"] == 31 and not Job.objects.exists()
 
 
 def test_the_admin_leads_to_the_page_of_a_run(home: Path, client: Client, tmp_path: Path) -> None:

@@ -119,14 +119,15 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_until(self, expression: str, seconds: float = 120.0) -> Any:
+    def wait_until(self, expression: str, seconds: float = 600.0) -> Any:
         """The first true value of an expression."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if found := self.value_of(expression):
                 return found
             time.sleep(0.1)
-        raise AssertionError(f"not within {seconds:g} s: {expression}")
+        text = self.value_of("document.body.innerText.slice(0, 600)")
+        raise AssertionError(f"not within {seconds:g} s: {expression}; console: {self.console}; page: {text}")
 
     def screenshot(self, path: Path, *, is_whole: bool = True) -> None:
         """Write a PNG of the page, of all of it or of what the window shows."""

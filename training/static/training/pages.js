@@ -40,14 +40,16 @@ function say(text) {
 // ---- parts that the server renders ----
 const bare = (html) => html.replace(/value="[A-Za-z0-9]{64}"/g, "").replace(/ open=""/g, "");
 
+// Keeps what a person has opened and where the keyboard is.
 function replace(current, fresh) {
-  const focused = document.activeElement;
-  const holdsFocus = current.contains(focused);
-  if ((holdsFocus && !focused.id) || (current.dataset.busy === fresh.dataset.busy && bare(current.innerHTML) === bare(fresh.innerHTML))) return;
+  if (current.dataset.busy === fresh.dataset.busy && bare(current.innerHTML) === bare(fresh.innerHTML)) return;
+  const focused = current.contains(document.activeElement) ? document.activeElement : null;
+  const again = focused?.id ? `#${CSS.escape(focused.id)}` : focused?.hasAttribute("href") ? `[href="${CSS.escape(focused.getAttribute("href"))}"]` : "";
+  if (focused && !again) return;
   const opened = [...current.querySelectorAll("details[open]")].map((one) => one.id);
   current.replaceWith(fresh);
   for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
-  if (holdsFocus) document.getElementById(focused.id)?.focus({ preventScroll: true });
+  if (again) fresh.querySelector(again)?.focus({ preventScroll: true });
 }
 
 let due = 0, fetchedAt = 0;

@@ -10,10 +10,11 @@ from environments.api.compatibility import Compatibility
 from environments.api.options import Options
 from simpletuner_site.views import HealthView, HomePageView
 from training.api.models import Models
-from training.urls import cache_urlpatterns, webhook_urlpatterns
+from training.urls import cache_urlpatterns, page_urlpatterns, webhook_urlpatterns
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", HomePageView.as_view(), name="home"),
+    path("runs/", include(page_urlpatterns)),
     re_path(r"^health/?$", HealthView.as_view(), name="health"),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),

@@ -1,4 +1,4 @@
-"""The pages of the site itself: ``/`` links to everything, ``/health`` reports whether the server can work."""
+"""The pages of the site itself: ``/`` lists the runs, ``/health`` reports whether the server can work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, connection
-from django.views.generic import TemplateView
 from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -18,6 +17,7 @@ from environments.api.schema import EVERYWHERE, JSON, refusals
 from environments.api.serializers import ErrorSerializer
 from simpletuner_site import __version__
 from simpletuner_site.server.state import read_worker_state
+from training.pages.views import RunList
 
 HEALTH = inline_serializer(
     "Health",
@@ -75,11 +75,10 @@ class HealthView(APIView):
         return Response(body, status=200 if is_healthy else 503)
 
 
-class HomePageView(TemplateView):
-    """Links to everything that can be opened in a browser."""
-
-    template_name = "site/home.html"
+class HomePageView(RunList):
+    """The runs of this server, what keeps it from working, and links to everything that can be opened in a browser."""
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         address = self.request.build_absolute_uri("/").rstrip("/")
-        return super().get_context_data(version=__version__, home=settings.HOME, address=address, **kwargs)
+        troubles = [check["message"] for check in (check_workers(), check_disk()) if "message" in check]
+        return super().get_context_data(version=__version__, home=settings.HOME, address=address, troubles=troubles, **kwargs)

@@ -18,7 +18,10 @@ from environments.admin.actions import ObjectAction, add_object_action
 from environments.models import Environment
 from training import services
 from training.api import representations, run_overview
+from training.errors import CannotStart
 from training.models import Checkpoint, Event, Job
+from training.pages.buttons import page_of
+from training.preflight.summary import PreflightReport
 from training.upkeep.deletion import JobIsActive, delete_job
 
 SHOWN_EVENTS = 50
@@ -33,11 +36,31 @@ else:  # Django's admin classes take no parameters when they run
 def start_environment(request: HttpRequest, environment: Environment) -> str:
     """The button on an environment's page. Raises CannotStart with every problem."""
     started = services.start_training({}, environment=environment)
+    show_advice(request, started.report)
     waits = f" It waits at position {started.queue_position}." if started.queue_position else ""
-    return f"Training {environment.name} as job {started.job.pk}.{waits}"
+    return format_html('Training {} as <a href="{}">run {}</a>.{}', environment.name, page_of(started.job), started.job.number, waits)
+
+
+def check_environment(request: HttpRequest, environment: Environment) -> str:
+    """The button that checks what a start would, and starts nothing. Raises CannotStart with every problem."""
+    report = services.check({}, environment)
+    if report.errors:
+        raise CannotStart(report)
+    show_advice(request, report)
+    return f"No problem was found: {environment.name} can be started."
+
+
+def show_advice(request: HttpRequest, report: PreflightReport | None) -> None:
+    """Show what does not prevent a run: warnings, and notes as information."""
+    if report is not None:
+        for problem in report.warnings:
+            messages.warning(request, f"Warning: {problem}")
+        for problem in report.notes:
+            messages.info(request, f"Note: {problem}")
 
 
 add_object_action(ObjectAction("start", "Save and start", start_environment, is_primary=True))
+add_object_action(ObjectAction("check", "Save and check", check_environment))
 
 
 class ReadOnly:
@@ -128,7 +151,10 @@ class JobAdmin(ReadOnly, JobAdminBase):
     @admin.display(description="Log")
     def log(self, job: Job) -> SafeString:
         return format_html(
-            '<a href="/api/training/jobs/{}/log">log</a> · <a href="/api/training/events?job_id={}">events</a>', job.pk, job.pk
+            '<a href="{}">watch</a> · <a href="/api/training/jobs/{}/log">log</a> · <a href="/api/training/events?job_id={}">events</a>',
+            page_of(job),
+            job.pk,
+            job.pk,
         )
 
     @admin.display(description="Events")

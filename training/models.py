@@ -99,7 +99,7 @@ class Job(models.Model):
         indexes = (models.Index(fields=("status", "number"), name="job_status_number"),)
 
     def __str__(self) -> str:
-        return f"{self.environment or 'run'} {self.id}"
+        return f"Run {self.number} – {self.environment}" if self.environment else f"Run {self.number}"
 
     @property
     def folder(self) -> RunFolder:
@@ -138,6 +138,7 @@ class Event(models.Model):
             models.UniqueConstraint(fields=("job", "index"), name="event_index_is_unique"),
             models.UniqueConstraint(fields=("job", "seq"), name="journal_line_is_read_once"),
         )
+        indexes = (models.Index(fields=("job", "type", "index"), name="event_of_type"),)
 
     def __str__(self) -> str:
         return f"{self.index} {self.type}"

@@ -1,10 +1,11 @@
-"""Addresses below ``/api/training``, ``/api/webhooks`` and ``/api/cache``; each answers with and without a slash at its end."""
+"""Addresses below ``/api/training``, ``/api/webhooks``, ``/api/cache`` and ``/runs``; each answers with and without a slash at its end."""
 
 from __future__ import annotations
 
 from django.urls import re_path
 
-from training.api import caches, commands, comparison, dataset_report, files, reads, report
+from training.api import caches, commands, comparison, dataset_report, files, metrics, reads, report
+from training.pages.views import RunButton, RunPage
 from training.streams.consumers import EventSocket, EventSource
 from training.webhooks.views import JobWebhooks, StoredWebhook, WebhookList, WebhookTest
 
@@ -30,6 +31,7 @@ urlpatterns = [
     re_path(rf"^/jobs/{JOB}/files/(?P<path>.+)$", files.JobFile.as_view(), name="training-job-file"),
     re_path(rf"^/jobs/{JOB}/resume/?$", commands.Resume.as_view(), name="training-job-resume"),
     re_path(rf"^/jobs/{JOB}/diff/(?P<other>[^/]+)/?$", comparison.JobDiff.as_view(), name="training-job-diff"),
+    re_path(rf"^/jobs/{JOB}/metrics/?$", metrics.JobMetrics.as_view(), name="training-job-metrics"),
     re_path(rf"^/jobs/{JOB}/log/?$", reads.JobLog.as_view(), name="training-job-log"),
     re_path(rf"^/jobs/{JOB}/media/(?P<index>[0-9]+)/(?P<place>[0-9]+)/?$", reads.JobMedia.as_view(), name="training-job-media"),
     re_path(rf"^/jobs/{JOB}/grid\.png/?$", report.JobGrid.as_view(), name="training-job-grid"),
@@ -50,6 +52,13 @@ cache_urlpatterns = [
     re_path(r"^/gc/?$", caches.CacheGc.as_view(), name="cache-gc"),
     re_path(r"^/tasks/(?P<task_id>[^/]+)/?$", caches.CacheTaskView.as_view(), name="cache-task"),
 ]
+
+RUN = r"(?P<number>[1-9][0-9]{0,17})"
+page_urlpatterns = [
+    re_path(rf"^{RUN}/?$", RunPage.as_view(), name="run"),
+    re_path(rf"^{RUN}/(?P<slug>[a-z-]{{1,20}})/?$", RunButton.as_view(), name="run-button"),
+]
+"""Pages for people, below ``/runs/``."""
 
 STREAM = r"^api/training/events/stream/?$"
 # Channels' applications are no views, but its router finds them through the same patterns.

@@ -109,7 +109,7 @@ def show_results(console: Console, client: httpx.Client, folders: DemoFolders, j
         "pipeline": f"{folders.output / 'pipeline'}  [dim](diffusers loads it)[/]",
         "images": f"{folders.grid}  [dim](single ones: {folders.output / 'validation_images'})[/]",
         "curves": f"{folders.curves}  [dim](loss and learning rate)[/]",
-        "docs": f"{client.base_url}/docs  [dim](while the server runs)[/]",
+        "page": f"{client.base_url}/  [dim](the runs, while the server runs; {client.base_url}/docs has the API)[/]",
     }
     console.print()
     for name, text in lines.items():
@@ -120,7 +120,7 @@ def show_results(console: Console, client: httpx.Client, folders: DemoFolders, j
 def say_goodbye(console: Console, folders: DemoFolders, server_pid: int | None) -> None:
     """Print what happens to the server; ``server_pid`` is None if it ends with the demo."""
     if server_pid is None:
-        text = "The server stops now; [bold]make demo KEEP=1[/] keeps it running, to see /docs and /admin."
+        text = "The server stops now; [bold]make demo KEEP=1[/] keeps it running, to see its pages."
     else:
         text = f"The server keeps running; [bold]kill {server_pid}[/] stops it. Its log: {folders.server_log}"
     console.print(text, highlight=False, soft_wrap=True)

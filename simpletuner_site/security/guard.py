@@ -24,7 +24,7 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 DEFAULT_PORTS = {"http": 80, "https": 443}
 OWN_SITE = frozenset({"same-origin", "none"})
 PAGES = frozenset({"/", "/docs", "/docs/", "/redoc", "/redoc/", "/admin"})
-PAGE_TREES = ("/admin/",)
+PAGE_TREES = ("/admin/", "/runs/")
 
 
 class Guard:

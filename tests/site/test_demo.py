@@ -143,7 +143,7 @@ def test_the_demo_trains_and_leaves_no_process(tmp_path: Path) -> None:
     assert Image.open(folders.grid).width > 300
     assert b"<title" in folders.curves.read_bytes()
     assert (folders.output / "pipeline/model_index.json").is_file()
-    for what in ("checkpoint", "pipeline", "images", "docs"):
+    for what in ("checkpoint", "pipeline", "images", "page"):
         assert what in done.stdout
     left = [process.cmdline() for process in psutil.process_iter() if any(str(folders.root) in part for part in command_of(process))]
     assert left == []

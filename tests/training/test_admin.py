@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.test import Client
+from django.contrib.messages.middleware import MessageMiddleware
+from django.contrib.sessions.middleware import SessionMiddleware
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, RequestFactory
 
 from environments import services as environments
 from environments.admin.actions import find_object_action
 from environments.create.plan import NewEnvironment
 from tests.helpers.jobs import make_job
 from tests.training.conftest import Training
+from training.errors import CannotStart
 from training.jobs import log
 from training.models import Checkpoint, Job, Status
 
@@ -45,18 +50,27 @@ def test_jobs_are_stopped_from_the_list(home: Path, client: Client, tmp_path: Pa
     assert set(Job.objects.values_list("status", flat=True)) == {Status.CANCELLED}
 
 
+def admin_request() -> HttpRequest:
+    """A request that can be given messages."""
+    request = RequestFactory().post("/admin/")
+    SessionMiddleware(lambda _: HttpResponse()).process_request(request)
+    MessageMiddleware(lambda _: HttpResponse()).process_request(request)
+    return request
+
+
 def test_an_environment_is_started_by_its_button(training: Training, client: Client) -> None:
     environments.create_environment(
         NewEnvironment(name="demo", model_family="pixart_sigma", model_type="full", description=""), actor="test"
     )
     action = find_object_action("start")
     assert action is not None and action.is_primary
-    with pytest.raises(Exception, match="problems"):
-        action.run(None, environments.find("demo"))
+    with pytest.raises(CannotStart, match="problems"):
+        action.run(admin_request(), environments.find("demo"))
     config = {name.lstrip("-"): value for name, value in training.form.items() if not name.startswith("__")}
     environments.update_environment("demo", config=config, actor="test")
-    assert "demo" in action.run(None, environments.find("demo"))
-    assert Job.objects.get().environment == "demo"
+    said = action.run(admin_request(), environments.find("demo"))
+    job = Job.objects.get()
+    assert job.environment == "demo" and said == f'Training demo as <a href="/runs/{job.number}">run {job.number}</a>.'
 
 
 def test_starting_from_the_page_trains_the_values_that_were_typed(training: Training, client: Client) -> None:
@@ -68,8 +82,32 @@ def test_starting_from_the_page_trains_the_values_that_were_typed(training: Trai
     sent = {f"option_{name}": value for name, value in config.items()} | {"option_max_train_steps": "100", "tags_text": "", "_act": "start"}
     datasets = (training.home / "config" / "datasets.json").read_text()
     page = client.post(address, {**sent, "datasets_text": datasets, "description": ""}, follow=True).content.decode()
-    assert "Saved demo." in page and "Training demo as job" in page
+    assert "Saved demo." in page and f'Training demo as <a href="/runs/{Job.objects.get().number}">run' in page
     assert Job.objects.get().options["max_train_steps"] == 100
+
+
+def test_checking_from_the_page_saves_and_shows_every_problem_and_starts_nothing(training: Training, client: Client) -> None:
+    environments.create_environment(NewEnvironment(name="demo", model_family="pixart_sigma", model_type="full"), actor="test")
+    config = {name.lstrip("-"): value for name, value in training.form.items() if not name.startswith("__")}
+    row, _ = environments.update_environment("demo", config=config, actor="test")
+    address = f"/admin/environments/environment/{row.pk}/change/"
+    assert b"Save and check" in client.get(address).content
+    sent = {f"option_{name}": value for name, value in config.items()} | {"tags_text": "", "description": "", "_act": "check"}
+    sent["datasets_text"] = (training.home / "config" / "datasets.json").read_text()
+    advised = {"option_lr_warmup_steps": "50", "option_lr_scheduler": "cosine", "option_max_train_steps": "30"}
+    page = client.post(address, {**sent, **advised}, follow=True).content.decode()
+    assert "Saved demo." in page and "No problem was found: demo can be started." in page and "Note: lr_warmup_steps" in page
+    shutil.rmtree(training.home / "pictures")
+    page = client.post(address, {**sent, "option_max_train_steps": "31"}, follow=True).content.decode()
+    assert "demo can be started." not in page and 'class="error"' in page
+    assert environments.find("demo").config["max_train_steps"] == 31 and not Job.objects.exists()
+
+
+def test_the_admin_leads_to_the_page_of_a_run(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, environment="demo")
+    assert f'href="/runs/{job.number}"' in client.get("/admin/training/job/").content.decode()
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    assert f'<a href="/runs/{job.number}">Watch this run</a>' in page and f"Run {job.number} – demo" in page
 
 
 def test_a_job_without_pictures_says_when_they_appear(home: Path, client: Client, tmp_path: Path) -> None:

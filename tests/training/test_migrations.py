@@ -19,7 +19,7 @@ from training.engine.launcher import LaunchSettings
 from training.jobs import queue
 from training.models import Checkpoint, Event, Job, QueueLock, Status, WebhookChannel
 
-NEWEST = ("training", "0004_job_launch")
+NEWEST = ("training", "0005_event_of_type")
 
 
 def migrate(name: str) -> Any:

@@ -58,7 +58,7 @@ def job_status(job: Job | None) -> dict[str, Any]:
         "config": {f"--{name}": value for name, value in shown_options(job).items()},
         "job_id": str(job.pk),
         "job_info": job_info(job, queue.position(job)),
-        "progress": _progress(job),
+        "progress": progress_of(job),
         "startup_progress": job.startup,
     }
 
@@ -93,7 +93,8 @@ def job_info(job: Job, queue_position: int | None) -> dict[str, Any]:
     }
 
 
-def _progress(job: Job) -> dict[str, Any] | None:
+def progress_of(job: Job) -> dict[str, Any] | None:
+    """``progress`` of the shape of ``/status``; None before the first step."""
     latest = job.progress
     if latest is None:
         return None
@@ -119,7 +120,7 @@ def job_rows(jobs: QuerySet[Job]) -> list[dict[str, Any]]:
 
 
 def _job_row(job: Job, queue_position: int | None) -> dict[str, Any]:
-    progress = _progress(job)
+    progress = progress_of(job)
     return {
         "job_id": str(job.pk),
         "number": job.number,

@@ -57,7 +57,7 @@ def newest_checkpoints(job: Job) -> SafeString | str:
             f"{row.step:,}",
             filesizeformat(row.size_bytes),
             row.created_at.strftime("%Y-%m-%d %H:%M"),
-            _state(row.path, row.is_final),
+            state_of(row.path, row.is_final),
         )
         for row in rows
     )
@@ -66,7 +66,8 @@ def newest_checkpoints(job: Job) -> SafeString | str:
     return format_html('<table class="run-checkpoints"><thead>{}</thead><tbody>{}</tbody></table>', SafeString(head), body)
 
 
-def _state(path: str, is_final: bool) -> str:
+def state_of(path: str, is_final: bool) -> str:
+    """What became of an announced checkpoint."""
     if not is_folder(Path(path)):
         return "deleted since"
     return "the last of the run" if is_final else ""

@@ -1,0 +1,63 @@
+"""Finds and loads the components of a Qwen-Image pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel, SchedulerMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
+from trainer_engine.families.common.flow_samplers import flow_scheduler
+from trainer_engine.families.common.pipeline_folder import CopiedPart
+from trainer_engine.families.qwen_image.spec import SPEC
+from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
+
+
+class QwenImageComponents(PartFinder):
+    """The components of the pipeline."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options, SPEC)
+
+    def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> QwenImageTransformer2DModel:
+        """From the base model, or from a folder that holds ``config.json`` and weights."""
+        network = load_diffusers(QwenImageTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
+        assert isinstance(network, QwenImageTransformer2DModel)
+        return network
+
+    def load_frame_vae(self, dtype: torch.dtype | None) -> AutoencoderKLQwenImage:
+        """``dtype`` None keeps the type of the weights."""
+        vae = load_diffusers(AutoencoderKLQwenImage, self.find("vae"), dtype)
+        assert isinstance(vae, AutoencoderKLQwenImage)
+        return vae
+
+    def load_whole_text_encoder(self, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
+        encoder = load_text_encoder(Qwen2_5_VLForConditionalGeneration, self.find("text_encoder"), dtype)
+        assert isinstance(encoder, Qwen2_5_VLForConditionalGeneration)
+        return encoder
+
+    def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The text encoder without its head and its part for images."""
+        model: PreTrainedModel = self.load_whole_text_encoder(dtype).model.language_model
+        return model
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(Qwen2Tokenizer, self.find("tokenizer"))
+        return tokenizer
+
+    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
+        """The base model's own sampler, or the named one, on the base model's schedule."""
+        return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
+
+    def copied(self) -> dict[str, CopiedPart]:
+        """What the result of a full fine-tune has as the base model has it."""
+        find, encoder = self.find, lambda: self.load_whole_text_encoder(torch.bfloat16)
+        kind = Qwen2_5_VLForConditionalGeneration.__name__
+        return {
+            "vae": CopiedPart("diffusers", "AutoencoderKLQwenImage", find("vae"), lambda: self.load_frame_vae(None)),
+            "text_encoder": CopiedPart("transformers", kind, find("text_encoder"), encoder, is_text=True),
+            "tokenizer": CopiedPart("transformers", "Qwen2Tokenizer", find("tokenizer"), self.load_tokenizer, is_text=True),
+        }

@@ -13,23 +13,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import FrameAutoencoder
 from trainer_engine.families.common.chat_prompts import ChatFamily
-from trainer_engine.families.common.latent_squares import CELLS, packed, token_count, unpack
+from trainer_engine.families.common.latent_squares import packed, token_count, unpack
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.qwen_image.components import QwenImageComponents
-from trainer_engine.families.qwen_image.prompts import PromptEncoder
-from trainer_engine.families.qwen_image.spec import SPEC
+from trainer_engine.families.qwen_image.prompts import DESCRIBE, EDIT, EDIT_PLUS, PromptEncoder, Task
+from trainer_engine.families.qwen_image.references import beside, shapes_of
+from trainer_engine.families.qwen_image.spec import ONE_REFERENCE, SPEC
 from trainer_engine.runtime.devices import Devices
 
 
 class QwenImage(ChatFamily):
     """Wu et al., 2025, "Qwen-Image Technical Report".
 
-    A prompt is ``{"embeds": (T, D)}``: the last states of Qwen2.5-VL for the prompt, without the conversation before it. Latents are
-    (C, h, w); the autoencoder takes an image as a clip of one frame.
+    A prompt is ``{"embeds": (T, D)}``: the last states of Qwen2.5-VL for the prompt, without the conversation before it; if the flavour
+    edits, Qwen2.5-VL looks at the references too, and their states come first. Latents are (C, h, w); the autoencoder takes an image as
+    a clip of one frame.
     """
 
     spec = SPEC
@@ -39,7 +42,20 @@ class QwenImage(ChatFamily):
         super().__init__(options, devices)
         self.parts = QwenImageComponents(options.model)
         self.autoencoder = FrameAutoencoder(lambda: self.parts.load_frame_vae(devices.vae), devices.device, options.autoencoder)
-        self.text = PromptEncoder(self.load_text, devices.device, token_limit=self.token_limit)
+        self.text: PromptEncoder = PromptEncoder(
+            self.load_text,
+            devices.device,
+            task=self.task,
+            token_limit=self.token_limit,
+            load_image_processor=self.parts.load_image_processor,
+        )
+
+    @property
+    def task(self) -> Task:
+        """What the text encoder is asked to do."""
+        if not self.parts.edits:
+            return DESCRIBE
+        return EDIT if self.options.model.model_flavour in ONE_REFERENCE else EDIT_PLUS
 
     # ---- encoders ----
 
@@ -48,6 +64,20 @@ class QwenImage(ChatFamily):
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         return self.parts.load_tokenizer()
+
+    @property
+    def prompts_see_references(self) -> bool:
+        return self.parts.edits
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        usual = super().text_fingerprint(hashes)
+        return f"{usual} {self.parts.find('processor').fingerprint(hashes)} {self.task}" if self.parts.edits else usual
+
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        if not any(references):
+            return super().encode_prompts(prompts)
+        found = zip(prompts, references, strict=True)  # each alone: their references may have any sizes
+        return [{"embeds": self.text.encode_with(prompt, seen) if seen else self.text.encode([prompt])[0]} for prompt, seen in found]
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """``embeds`` (B, T, D), T as the longest prompt needs; and ``mask`` (B, T), true for what is no padding, if anything is."""
@@ -78,25 +108,25 @@ class QwenImage(ChatFamily):
         return token_count(latent_shape)
 
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
-        """Return the velocity (B, C, h, w)."""
-        device, dtype = self.devices.device, self.devices.network
-        latents, mask = inputs.noisy_latents.to(device, dtype), inputs.prompts.get("mask")
-        batch, _, height, width = latents.shape
-        output = network(
-            hidden_states=packed([latents]),
+        """Return the velocity (B, C, h, w). References follow the image's tokens in the sequence; the output for theirs is dropped."""
+        device, dtype, mask = self.devices.device, self.devices.network, inputs.prompts.get("mask")
+        images = [image.to(device, dtype) for image in (inputs.noisy_latents, *inputs.references)]
+        batch, _, height, width = images[0].shape
+        output: Tensor = network(
+            hidden_states=packed(images),
             timestep=inputs.timesteps.to(device, torch.float32),
             encoder_hidden_states=inputs.prompts["embeds"].to(device, dtype),
             encoder_hidden_states_mask=None if mask is None else mask.to(device),
-            img_shapes=[[(1, height // CELLS, width // CELLS)]] * batch,
+            img_shapes=[shapes_of(images)] * batch,
             return_dict=False,
         )[0]
-        return unpack(output, height, width)
+        return unpack(output[:, : token_count(images[0].shape[1:])], height, width)
 
     # ---- validation and the result ----
 
     @property
     def pipeline_name(self) -> str:
-        return "QwenImagePipeline"
+        return {DESCRIBE: "QwenImagePipeline", EDIT: "QwenImageEditPipeline", EDIT_PLUS: "QwenImageEditPlusPipeline"}[self.task]
 
     def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> QwenImagePipeline:
         parts = {"vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler), "transformer": network}
@@ -108,7 +138,10 @@ class QwenImage(ChatFamily):
     def generate(
         self, pipeline: QwenImagePipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
     ) -> Image.Image:
-        """``request.guidance`` is classifier-free guidance with the negative prompt; 1 is none."""
+        """``request.guidance`` is classifier-free guidance with the negative prompt; 1 is none.
+
+        The pipelines that edit differ from this one in the tokens of references alone, which they scale for themselves.
+        """
         cell = SPEC.latents.scale_factor_px
         height, width = request.height // cell, request.width // cell
         negative = self._given("negative_prompt_embeds", request.negative) if request.guidance > 1 else {}
@@ -120,7 +153,8 @@ class QwenImage(ChatFamily):
                 on_step(SamplerStep(index + 1, float(timestep), final[0]))
             return {}
 
-        with self.devices.autocast():
+        references = [reference[None].to(self.devices.device, self.devices.network) for reference in request.references]
+        with self.devices.autocast(), beside(pipeline.transformer, references):
             pipeline(
                 **self._given("prompt_embeds", request.prompt),
                 **negative,

@@ -19,16 +19,35 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.token_splitting import SplittingSpec
 
-FLAVOURS = MappingProxyType({"v1.0": "Qwen/Qwen-Image", "v2.0": "Qwen/Qwen-Image-2512"})
+FLAVOURS = MappingProxyType(
+    {
+        "v1.0": "Qwen/Qwen-Image",
+        "v2.0": "Qwen/Qwen-Image-2512",
+        "edit-v1": "Qwen/Qwen-Image-Edit",
+        "edit-v2": "Qwen/Qwen-Image-Edit-2509",
+        "edit-v2+": "Qwen/Qwen-Image-Edit-2509",
+        "edit-v3": "Qwen/Qwen-Image-Edit-2511",
+    }
+)
+ONE_REFERENCE = frozenset({"edit-v1"})
+"""Flavours whose published weights were trained with one reference, at which the text encoder looks closely."""
+EDITS = frozenset(flavour for flavour in FLAVOURS if flavour.startswith("edit-"))
+ARCHITECTURES = MappingProxyType(
+    {
+        **dict.fromkeys(("v1.0", "v2.0"), "qwen-image"),
+        "edit-v1": "qwen-image-edit",
+        **dict.fromkeys(("edit-v2", "edit-v2+", "edit-v3"), "qwen-image-edit-plus"),
+    }
+)
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 
 SPEC = FamilySpec(
     name="qwen_image",
     title="Qwen-Image",
-    description="Flow-matching transformer of 20 billion parameters with a Qwen2.5-VL 7B text encoder. v2.0 is Qwen-Image-2512.",
+    description="Flow-matching transformer of 20 billion parameters with a Qwen2.5-VL 7B text encoder. v2.0 is Qwen-Image-2512. The "
+    "flavours that edit look at references, and so does their text encoder: edit-v2 and edit-v2+ are 2509, edit-v3 is 2511.",
     flavours=FLAVOURS,
     default_flavour="v2.0",
-    other_flavours=("edit-v1", "edit-v2", "edit-v2+", "edit-v3"),
     model_types=("full", "lora"),
     objective="flow_matching",
     prediction_types=("flow_matching",),
@@ -64,5 +83,7 @@ SPEC = FamilySpec(
     ),
     parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 20_430_401_088)),
     licenses=MappingProxyType(dict.fromkeys(FLAVOURS, MappingProxyType({"license": "apache-2.0"}))),
-    architectures=MappingProxyType(dict.fromkeys(FLAVOURS, "qwen-image")),
+    architectures=ARCHITECTURES,
+    takes_references=EDITS,
+    needs_references=EDITS,
 )

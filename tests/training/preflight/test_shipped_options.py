@@ -114,6 +114,19 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {},
     ),
+    "qwen image that edits": (
+        {
+            **USUAL,
+            "model_family": "qwen_image",
+            "model_flavour": "edit-v2",
+            "gradient_accumulation_steps": 4,
+            "flow_schedule_shift": 1.73,
+            "quantize_activations": False,
+            "validation_guidance": 4.0,
+            "validation_num_inference_steps": 30,
+        },
+        {"conditioning": [{"type": "superresolution", "conditioning_type": "reference_strict"}]},
+    ),
     "wan": (
         {
             **USUAL,

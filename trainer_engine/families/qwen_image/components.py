@@ -13,7 +13,7 @@ from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import flow_scheduler
 from trainer_engine.families.common.pipeline_folder import CopiedPart
-from trainer_engine.families.qwen_image.spec import SPEC
+from trainer_engine.families.qwen_image.spec import CLEAN_REFERENCES, SPEC
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
 
 
@@ -27,6 +27,10 @@ class QwenImageComponents(PartFinder):
         """From the base model, or from a folder that holds ``config.json`` and weights."""
         network = load_diffusers(QwenImageTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, QwenImageTransformer2DModel)
+        if self.options.model_flavour in CLEAN_REFERENCES and not network.config.zero_cond_t:
+            network.register_to_config(zero_cond_t=True)  # it changes no weight
+            for module in (network, *network.transformer_blocks):
+                module.zero_cond_t = True
         return network
 
     def load_frame_vae(self, dtype: torch.dtype | None) -> AutoencoderKLQwenImage:

@@ -31,6 +31,8 @@ FLAVOURS = MappingProxyType(
 )
 ONE_REFERENCE = frozenset({"edit-v1"})
 """Flavours whose published weights were trained with one reference, at which the text encoder looks closely."""
+CLEAN_REFERENCES = frozenset({"edit-v2+"})
+"""Flavours that give the tokens of references a timestep of 0, as 2511 does by its own configuration."""
 EDITS = frozenset(flavour for flavour in FLAVOURS if flavour.startswith("edit-"))
 ARCHITECTURES = MappingProxyType(
     {
@@ -45,7 +47,7 @@ SPEC = FamilySpec(
     name="qwen_image",
     title="Qwen-Image",
     description="Flow-matching transformer of 20 billion parameters with a Qwen2.5-VL 7B text encoder. v2.0 is Qwen-Image-2512. The "
-    "flavours that edit look at references, and so does their text encoder: edit-v2 and edit-v2+ are 2509, edit-v3 is 2511.",
+    "flavours that edit look at references, and so does their text encoder: edit-v2 is 2509, edit-v3 is 2511.",
     flavours=FLAVOURS,
     default_flavour="v2.0",
     model_types=("full", "lora"),

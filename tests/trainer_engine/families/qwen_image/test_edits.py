@@ -203,6 +203,26 @@ def test_images_equal_those_of_the_pipeline_bit_for_bit(flavour: str, pipelines:
     assert not network._forward_hooks and not network._forward_pre_hooks
 
 
+@torch.no_grad()
+def test_the_weights_of_2509_can_be_trained_with_references_at_time_zero(tmp_path: Path) -> None:
+    folder = tiny_model("qwen_image", flavour=PLUS)
+    made = torch.Generator().manual_seed(2)
+    given = StepInputs(
+        noisy_latents=torch.randn(1, 16, 8, 8, generator=made),
+        timesteps=torch.tensor([0.7]),
+        prompts={"embeds": torch.randn(1, 9, 32, generator=made)},
+        references=(torch.randn(1, 16, 8, 8, generator=made),),
+    )
+    families = [tiny_edit(flavour, pretrained_model_name_or_path=str(folder)) for flavour in (PLUS, "edit-v2+", "edit-v2+")]
+    networks = [family.load_network().eval() for family in families[:2]]
+    families[1].save_component("transformer", networks[1], tmp_path / "saved/transformer")
+    networks.append(families[2].load_network(tmp_path / "saved").eval())
+    networks.append(QwenImageTransformer2DModel.from_pretrained(folder, subfolder="transformer", zero_cond_t=True).eval())
+    plain, ours, again, theirs = (families[1].predict(network, given) for network in networks)
+    assert torch.equal(ours, theirs) and torch.equal(again, theirs) and not torch.allclose(plain, ours, atol=1e-4)
+    assert QwenImageTransformer2DModel.from_pretrained(tmp_path / "saved/transformer").config.zero_cond_t
+
+
 def test_embeddings_of_flavours_that_word_prompts_differently_are_kept_apart(tmp_path: Path) -> None:
     hashes, model = FileHashes(tmp_path / "hashes.json"), str(tiny_model("qwen_image", flavour=ONE))
     kept = {flavour: tiny_edit(flavour, pretrained_model_name_or_path=model).text_fingerprint(hashes) for flavour in SPEC.flavours}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.load import load_family
 from trainer_engine.families.qwen_image.family import QwenImage
-from trainer_engine.families.qwen_image.prompts import TASK_TOKENS
+from trainer_engine.families.qwen_image.prompts import DESCRIBE
 from trainer_engine.families.qwen_image.spec import SPEC
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.runtime.devices import resolve_devices
 
 PROMPTS = ["a red circle", "", "two small stars, three moons and a very bright sun behind the mountain"]
 SIGMAS = torch.tensor([0.1, 0.5, 0.9])
+LAST_MLP = "transformer_blocks.59.txt_mlp"
 LIMIT = SPEC.prompts.token_limit
 
 
@@ -96,7 +98,7 @@ def test_the_beginning_of_the_conversation_is_left_out() -> None:
     (ours,) = family.encode_prompts(["blue"])
     conversation = "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
     conversation += "relationships of the objects and background:<|im_end|>\n<|im_start|>user\nblue<|im_end|>\n<|im_start|>assistant\n"
-    assert len(ours["embeds"]) == len(tokenizer(conversation).input_ids) - TASK_TOKENS
+    assert len(ours["embeds"]) == len(tokenizer(conversation).input_ids) - DESCRIBE.tokens
 
 
 def test_latents_are_those_of_a_clip_of_one_frame_normalised_by_channel(theirs: Any) -> None:
@@ -142,6 +144,44 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(theirs: Any, prompts: 
     unread = family.unread_parameters(network)
     assert len(unread) == 2 + 4
     assert_same_gradients(loss, network, wanted, bare, unread)
+
+
+@torch.no_grad()
+def test_each_of_the_known_mistakes_changes_the_prediction() -> None:
+    family = tiny_qwen()
+    network: Any = family.load_network().eval()
+    batch = family.collate_prompts(family.encode_prompts(PROMPTS))
+    noisy = fixed(3, 16, 8, 12, seed=3)
+    right = family.predict(network, StepInputs(noisy_latents=noisy, timesteps=SIGMAS, prompts=batch))
+
+    def with_arguments(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Tensor:
+        hook = network.register_forward_pre_hook(lambda _, args, kwargs: (args, {**kwargs, **change(kwargs)}), with_kwargs=True)
+        try:
+            return family.predict(network, StepInputs(noisy_latents=noisy, timesteps=SIGMAS, prompts=batch))
+        finally:
+            hook.remove()
+
+    mistakes: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        "padding is attended to": lambda given: {"encoder_hidden_states_mask": None},
+        "time counts to 1000": lambda given: {"timestep": given["timestep"] * 1000},
+        "rows and columns are swapped": lambda given: {"img_shapes": [[(1, 6, 4)]] * 3},
+        "cells are not put together in squares": lambda given: {"hidden_states": noisy.flatten(2).reshape(given["hidden_states"].shape)},
+    }
+    assert torch.equal(with_arguments(lambda given: {}), right)
+    for name, change in mistakes.items():
+        assert not torch.allclose(with_arguments(change), right, atol=1e-3), name
+
+
+def test_the_layers_of_the_published_network_are_those_that_adapters_and_training_name() -> None:
+    with torch.device("meta"):
+        network = QwenImageTransformer2DModel(num_layers=60, joint_attention_dim=3584)
+    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    targets = SPEC.adapters.lora_targets[SPEC.adapters.default_lora_target]
+    assert sum(name.endswith(targets) for name in names) == 60 * len(targets)
+    unread = {id(parameter) for parameter in tiny_qwen().unread_parameters(network)}
+    found = {name for name, parameter in network.named_parameters() if id(parameter) in unread}
+    assert found == {name for name, _ in network.named_parameters() if name.startswith(("transformer_blocks.59.attn.to_add_out", LAST_MLP))}
+    assert len(found) == 6 and sum(one.numel() for one in network.parameters()) == SPEC.parameters[SPEC.default_flavour]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from trainer_engine.config.family_parts import (
     lokr_start,
 )
 from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.token_splitting import SplittingSpec
 
@@ -56,6 +57,7 @@ SPEC = FamilySpec(
     components=MappingProxyType(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
+    file_layouts=(FileLayout(title="Qwen-Image", mark=".txt_mod.1."),),
     prompts=PromptSpec(
         token_limit=1024,
         text_encoders=("Qwen2.5-VL 7B",),

@@ -19,6 +19,7 @@ from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
+from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.load import load_family
@@ -144,6 +145,13 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(theirs: Any, prompts: 
     unread = family.unread_parameters(network)
     assert len(unread) == 2 + 4
     assert_same_gradients(loss, network, wanted, bare, unread)
+
+
+def test_its_network_is_named_where_another_family_is_trained() -> None:
+    network = {"pretrained_transformer_model_name_or_path": str(tiny_model("qwen_image"))}
+    options = options_with(model_family="flux", pretrained_model_name_or_path=str(tiny_model("flux")), **network)
+    with pytest.raises(ModelUnavailable, match="Qwen-Image"):
+        load_family(options, resolve_devices(options, torch.device("cpu"))).load_network()
 
 
 @torch.no_grad()

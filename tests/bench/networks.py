@@ -9,7 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from diffusers import Flux2Transformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel, ZImageTransformer2DModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    WanTransformer3DModel,
+    ZImageTransformer2DModel,
+)
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -29,6 +36,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         ZImageTransformer2DModel: 16,
         SD3Transformer2DModel: 16,
         Flux2Transformer2DModel: 128,
+        QwenImageTransformer2DModel: 16,
     }
 )
 
@@ -110,6 +118,19 @@ def call_flux2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
         return_dict=False,
     )[0]
     return output.transpose(1, 2).reshape(len(noisy), -1, height, width)
+
+
+def call_qwen_image(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    count, channels, height, width = noisy.shape
+    squares = noisy.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    output: Tensor = network(
+        hidden_states=squares.reshape(count, -1, 4 * channels),
+        timestep=batch.timesteps,
+        encoder_hidden_states=batch.prompts["embeds"],
+        img_shapes=[[(1, height // 2, width // 2)]] * count,
+        return_dict=False,
+    )[0]
+    return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
 
 
 @cache
@@ -239,6 +260,18 @@ FLUX2 = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (LONG_TOKENS, architecture["joint_attention_dim"])},
     call=call_flux2,
+)
+
+
+QWEN_IMAGE = Network(
+    family="qwen_image",
+    title="Qwen-Image",
+    make=QwenImageTransformer2DModel,
+    architecture=MappingProxyType({"num_layers": 60, "joint_attention_dim": 3584}),
+    narrow=MappingProxyType({"num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": (4, 6, 6), "joint_attention_dim": 16}),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["joint_attention_dim"])},
+    call=call_qwen_image,
 )
 
 

@@ -1,4 +1,4 @@
-"""Small language models that read a chat, in the real Hugging Face layout: tokenizers with a chat template, a Qwen3 and a Mistral 3."""
+"""Small language models that read a chat, in the real Hugging Face layout, and tokenizers with chat templates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from transformers import (
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -30,6 +32,7 @@ QWEN_TEMPLATE = (
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 """Marks each message, and closes an empty thought for a model that is not to think."""
+VISION_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 MISTRAL_MARKS = ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
 MISTRAL_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% set mark = 'SYSTEM_PROMPT' if message.role == 'system' else 'INST' %}"
@@ -37,9 +40,9 @@ MISTRAL_TEMPLATE = (
 )
 
 
-def build_chat_tokenizer() -> Qwen2Tokenizer:
-    """A tokenizer of Qwen2 and Qwen3 whose tokens are single bytes, with their marks and a template like theirs."""
-    tokenizer = Qwen2Tokenizer(vocab={**_bytes(), END: len(_bytes())}, merges=[], extra_special_tokens=[START, STOP])
+def build_chat_tokenizer(*marks: str) -> Qwen2Tokenizer:
+    """A tokenizer of Qwen2 and Qwen3 whose tokens are single bytes, with their marks, further ``marks`` and a template like theirs."""
+    tokenizer = Qwen2Tokenizer(vocab={**_bytes(), END: len(_bytes())}, merges=[], extra_special_tokens=[START, STOP, *marks])
     tokenizer.chat_template = QWEN_TEMPLATE
     return tokenizer
 
@@ -57,6 +60,25 @@ def build_mistral_tokenizer() -> PreTrainedTokenizerFast:
 def build_qwen3(vocabulary: int, *, layers: int = 3) -> Qwen3ForCausalLM:
     """A Qwen3 of some ten thousand random weights."""
     return Qwen3ForCausalLM(Qwen3Config(vocab_size=vocabulary, num_hidden_layers=layers, tie_word_embeddings=True, **SMALL))
+
+
+def build_qwen25_vl(tokenizer: Qwen2Tokenizer, *, layers: int = 3) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL of some ten thousand random weights, which sees images in patches of 2 pixels. The tokenizer has ``VISION_MARKS``."""
+    start, end, image, video = (tokenizer.convert_tokens_to_ids(mark) for mark in VISION_MARKS)
+    text = {key: value for key, value in SMALL.items() if key != "head_dim"}
+    text |= {"vocab_size": len(tokenizer), "num_hidden_layers": layers, "bos_token_id": None, "eos_token_id": None}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}}
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": TEXT_WIDTH,
+        "patch_size": 2,
+    }
+    vision |= {"window_size": 8, "fullatt_block_indexes": [1]}
+    marks = {"vision_start_token_id": start, "vision_end_token_id": end, "image_token_id": image, "video_token_id": video}
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **marks))
 
 
 def build_mistral3(vocabulary: int, *, layers: int = 3) -> Mistral3ForConditionalGeneration:

@@ -31,7 +31,10 @@ def load_model(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
         with init_empty_weights():
             names = set(cls.from_config(config).state_dict())
         tensors = component_tensors(part)
-        if not names <= tensors.keys():
+        plain = {key.removeprefix(part.prefix): tensor for key, tensor in tensors.items()}
+        if names <= plain.keys():
+            tensors = plain
+        else:
             tensors = _converted(cls, tensors, config)
         missing = sorted(names - tensors.keys())
     refuse_gaps(part, missing, [])  # diffusers would leave them without memory

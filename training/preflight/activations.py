@@ -27,9 +27,9 @@ KEPT_WIDTHS = 34
 PATCH = 2
 """Edge of the square of latents that one token stands for."""
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+|layers\.\d+)\.")
-PER_SAMPLE = ("norm", "adaln", "embed")
+PER_SAMPLE = ("norm", "adaln", "embed", "_mod.")
 """Parts of the names of layers that see one vector a sample instead of one a token."""
-PROMPT_SIDE = ("add_", "context")
+PROMPT_SIDE = ("add_", "context", "txt_")
 """Parts of the names of layers that see only the tokens of the prompt."""
 CROSS_SIDE = re.compile(r"\battn2\.(to_[kv]|add_[kv]_proj)$")
 """Layers of cross-attention that see the tokens of the prompt."""

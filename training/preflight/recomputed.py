@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trainer_engine.config.options import TrainingOptions
 
-FEED_FORWARD = re.compile(r"\.(?:ff|ffn|ff_context)\.")
+FEED_FORWARD = re.compile(r"\.(?:ff|ffn|ff_context|img_mlp|txt_mlp)\.")
 """In the names of layers: the feed-forward part of a block."""
 ATTENTION = re.compile(r"\.attn\w*\.")
 

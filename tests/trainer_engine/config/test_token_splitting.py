@@ -59,6 +59,8 @@ def test_a_family_is_split_where_its_spec_says_how(family: str) -> None:
         ("wan", {"validation_randomize": True}, "validation_randomize", "not_split"),
         ("wan", {STRATEGY: "allgather"}, STRATEGY, "not_with_attention"),
         ("wan", {"attention_mechanism": "native-math"}, "attention_mechanism", "not_split"),
+        ("qwen_image", {STRATEGY: "allgather", "attention_mechanism": "cudnn"}, STRATEGY, "not_with_masks"),
+        ("qwen_image", {SIZE: 3}, SIZE, "uneven_tokens"),
         ("wan", {STRATEGY: "ring"}, STRATEGY, "not_a_choice"),
         ("wan", {SIZE: 65}, SIZE, "out_of_range"),
     ],

@@ -26,6 +26,7 @@ PIPELINES = {
     "z_image": "ZImagePipeline",
     "flux2": "Flux2KleinPipeline",
     "sd3": "StableDiffusion3Pipeline",
+    "qwen_image": "QwenImagePipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -65,6 +66,9 @@ def output_of(family: str, network: nn.Module) -> Tensor:
         places = torch.arange(20)[:, None].expand(-1, 4)
         given = {"timestep": torch.tensor([0.3, 0.7]), "txt_ids": places[:8], "img_ids": places[8:], "return_dict": False}
         return network(tokens, prompts, **given)[0]
+    if family == "qwen_image":
+        tokens, shapes = torch.randn(2, 6, 64, generator=generator), [[(1, 2, 3)]] * 2
+        return network(tokens, prompt[:, :9], timestep=torch.tensor([0.3, 0.7]), img_shapes=shapes, return_dict=False)[0]
     if family == "sd3":
         latents, joint = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 12, 80, generator=generator)
         return network(latents, joint, torch.randn(2, 64, generator=generator), torch.tensor([300.0, 700.0]), return_dict=False)[0]

@@ -42,6 +42,13 @@ def test_a_family_multiplies_the_estimate_by_its_share() -> None:
     assert kept(Tokens(100, 40), FLUX) == pytest.approx(FLUX.activation_share * kept(Tokens(100, 40)), abs=3)
 
 
+def test_layers_of_qwen_image_count_for_the_side_that_they_are_on() -> None:
+    spec, block = specs()["qwen_image"], "transformer_blocks.0."
+    shapes = {f"{block}attn.to_q": (8, 8), f"{block}img_mlp.net.2": (8, 32), f"{block}txt_mlp.net.2": (8, 32), f"{block}txt_mod.1": (48, 8)}
+    found = kept_numbers(shapes, Tokens(image=10, prompt=4), options_with(gradient_checkpointing=False), spec).total
+    assert found == pytest.approx(spec.activation_share * KEPT["full", ""] * (16 * 10 + 40 * 10 + 40 * 4), abs=3)
+
+
 def test_a_flavour_may_have_shorter_prompts() -> None:
     assert [FLUX.tokens_of(flavour) for flavour in (None, "dev", "schnell")] == [512, 512, 256]
     assert PIXART.tokens_of(None) == PIXART.prompts.token_limit

@@ -122,6 +122,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         EDGES,
     ),
+    "qwen image": (
+        {
+            "model_family": "qwen_image",
+            "model_flavour": "v1.0",
+            "base_model_precision": "int2-quanto",
+            "flow_schedule_shift": 1.73,
+            "optimizer": "optimi-lion",
+            "lr_scheduler": "constant_with_warmup",
+            "lr_warmup_steps": 10,
+            "max_grad_norm": 0.01,
+            "validation_guidance": 4.0,
+        },
+        PICTURES,
+    ),
     "wan": (
         {**OF_WAN, "model_flavour": "t2v-480p-14b-2.1"},
         CLIPS,

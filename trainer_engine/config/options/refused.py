@@ -80,7 +80,6 @@ _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.FAMILY, "it belongs to LTX-Video", ("ltx_*", "ltx2_*", "validation_ltx2_*")),
     (Reason.FAMILY, "it belongs to Krea 2", ("krea2_*",)),
     (Reason.FAMILY, "it belongs to Sana", ("sana_*", "pretrained_gemma_*")),
-    (Reason.FAMILY, "it belongs to Qwen-Image", ("qwen_*",)),
     (Reason.FAMILY, "it belongs to models with grounding", ("max_grounding_entities", "pretrained_grounding_*")),
     (Reason.FAMILY, "it belongs to models that stack layers of a text encoder", ("custom_text_encoder_intermediary_layers",)),
 )

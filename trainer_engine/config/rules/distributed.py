@@ -70,6 +70,9 @@ def _prompt_problems(values: Values, spec: FamilySpec) -> Iterator[Problem]:
         option = prompts.mask_option or SIZE
         message = f"{SIZE}={group}: the mask that hides the padding of prompts is not split with the tokens."
         yield Problem.error(option, "not_split", message, got=values[option], expected=f"{SIZE}=1, or no masks")
+    elif prompts.is_masked(values) and values[STRATEGY] == ALL_GATHER:
+        message = f"{ALL_GATHER} joins the attention to each part of the tokens, and the mask that hides padding stays with its part."
+        yield Problem.error(STRATEGY, "not_with_masks", message, got=values[STRATEGY], expected=ALL_TO_ALL)
     limit = spec.tokens_of(values.get("model_flavour"), values["tokenizer_max_length"])
     if splitting.splits_prompt and limit % group:
         message = f"{SIZE}={group} splits the {limit} tokens of each prompt as well, which is no multiple of {group}."

@@ -1,4 +1,4 @@
-"""The autoencoder between pixels and latents, as every family with an AutoencoderKL uses it."""
+"""The autoencoder between pixels and latents, as the image families use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -30,18 +31,20 @@ class Autoencoder:
     whose cache entry is damaged, in another type.
     """
 
-    def __init__(self, load: Callable[[], AutoencoderKL], device: torch.device, memory: AutoencoderOptions) -> None:
+    layout = torch.channels_last
+
+    def __init__(self, load: Callable[[], Any], device: torch.device, memory: AutoencoderOptions) -> None:
         self._load = load
         self._device = device
         self._memory = memory
-        self._vae: AutoencoderKL | None = None
+        self._vae: Any = None
         self._computing = threading.RLock()
 
     @property
-    def model(self) -> AutoencoderKL:
+    def model(self) -> Any:
         vae = self._vae  # another thread may let go of it at any time
         if vae is None:
-            vae = self._load().eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+            vae = self._load().eval().requires_grad_(False).to(self._device, memory_format=self.layout)
             save_memory(vae, self._memory)
             self._vae = vae
         return vae
@@ -58,7 +61,7 @@ class Autoencoder:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) on the CPU: (mode - shift) x scale, in the type that was computed in. The most likely
         latents, not a sample: the cache holds what the image is. ``exact`` computes in float32."""
         with self._computing, _computing_in(self.model, torch.float32 if exact else None) as vae:
-            latents = vae.encode(pixels.to(self._device, vae.dtype)).latent_dist.mode().float()
+            latents = self._encoded(vae, pixels.to(self._device, vae.dtype)).float()
             return self._scaled(vae, latents).to(vae.dtype).cpu()
 
     @torch.no_grad()
@@ -75,11 +78,25 @@ class Autoencoder:
                 return pixels
         raise ImageNotFinite("its pixels are not finite")
 
+    def picture(self, latents: Tensor) -> Image.Image:
+        """The image that scaled latents (1, C, h, w) show. Raises ImageNotFinite."""
+        image: Image.Image = VaeImageProcessor().postprocess(self.decode(latents), output_type="pil")[0]
+        return image
+
     def _decode(self, latents: Tensor, dtype: torch.dtype | None) -> Tensor:
         with self._computing, _computing_in(self.model, dtype) as vae:
             unscaled = self._unscaled(vae, latents.to(self._device, torch.float32))
-            pixels: Tensor = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float()
-            return pixels
+            return self._decoded(vae, unscaled.to(vae.dtype)).float()
+
+    def _encoded(self, vae: Any, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, h, w): the latents of the autoencoder, in its type."""
+        latents: Tensor = vae.encode(pixels).latent_dist.mode()
+        return latents
+
+    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
+        """The inverse of ``_encoded``."""
+        pixels: Tensor = vae.decode(latents, return_dict=False)[0]
+        return pixels
 
     def _scaled(self, vae: Any, latents: Tensor) -> Tensor:
         """The latents of the autoencoder as the network takes them, in float32."""
@@ -111,8 +128,34 @@ class ShuffledAutoencoder(Autoencoder):
         return mean, (variance + vae.config.batch_norm_eps).sqrt()
 
 
+class FrameAutoencoder(Autoencoder):
+    """An autoencoder of clips, to which an image is a clip of one frame. Each channel is normalised with its own statistics."""
+
+    layout = torch.preserve_format
+
+    def _encoded(self, vae: Any, pixels: Tensor) -> Tensor:
+        return super()._encoded(vae, pixels.unsqueeze(2)).squeeze(2)
+
+    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
+        return super()._decoded(vae, latents.unsqueeze(2)).squeeze(2)
+
+    def _scaled(self, vae: Any, latents: Tensor) -> Tensor:
+        mean, deviation = self._statistics(vae, latents)
+        return (latents - mean) / deviation
+
+    def _unscaled(self, vae: Any, latents: Tensor) -> Tensor:
+        mean, deviation = self._statistics(vae, latents)
+        return latents / (1 / deviation) + mean  # rounded as the pipelines of diffusers round it
+
+    @staticmethod
+    def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, standard deviation), each (1, C, 1, 1): what the published latents were measured to have."""
+        mean, deviation = (like.new_tensor(values).view(1, -1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
+        return mean, deviation
+
+
 @contextmanager
-def _computing_in(vae: AutoencoderKL, dtype: torch.dtype | None) -> Iterator[AutoencoderKL]:
+def _computing_in(vae: Any, dtype: torch.dtype | None) -> Iterator[Any]:
     """The autoencoder in another type for the length of the block; None leaves it in its own."""
     usual = vae.dtype
     if dtype is None or dtype == usual:

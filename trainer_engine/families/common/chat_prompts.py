@@ -45,9 +45,9 @@ class ChatEncoder:
         them. ``template`` are the variables of the chat template.
         """
         self._load = load
-        self._device = device
+        self.device = device
         self._layers = tuple(layers)
-        self._limit = token_limit
+        self.token_limit = token_limit
         self._keeps_padding = keeps_padding
         self._as_chat = as_chat
         self._template = template
@@ -56,17 +56,21 @@ class ChatEncoder:
     def free(self) -> None:
         self._loaded = None
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
-        """The states (T, D x layers) of the tokens of each prompt on the CPU, those of the template included; longer ones are cut off."""
+    def parts(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The language model and its tokenizer."""
         loaded = self._loaded  # another thread may drop it at any time
         if loaded is None:
             self._loaded = loaded = self._load()
-        model, tokenizer = loaded
+        return loaded
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """The states (T, D x layers) of the tokens of each prompt on the CPU, those of the template included; longer ones are cut off."""
+        model, tokenizer = self.parts()
         texts = [tokenizer.apply_chat_template(self._as_chat(prompt), tokenize=False, **self._template) for prompt in prompts]
         tokens = tokenizer(
-            texts, padding="max_length", max_length=self._limit, truncation=True, add_special_tokens=False, return_tensors="pt"
-        ).to(self._device)
+            texts, padding="max_length", max_length=self.token_limit, truncation=True, add_special_tokens=False, return_tensors="pt"
+        ).to(self.device)
         states = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask.bool(), output_hidden_states=True).hidden_states
         joined = torch.cat([states[layer] for layer in self._layers], dim=-1).cpu()
         if self._keeps_padding:

@@ -10,7 +10,8 @@ import torch
 from diffusers import FluxControlNetPipeline, FluxControlPipeline, FluxKontextPipeline, FluxPipeline
 from torch import Tensor, nn
 
-from trainer_engine.families.flux.tokens import pack, positions
+from trainer_engine.families.common.latent_squares import pack
+from trainer_engine.families.flux.tokens import positions
 
 
 class ReferencePipeline(FluxKontextPipeline):  # type: ignore[misc]  # mypy does not read diffusers' types

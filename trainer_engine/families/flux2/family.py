@@ -147,8 +147,7 @@ class Flux2(ChatFamily):
         return self.preview(final[0])
 
     def preview(self, latents: Tensor) -> Image.Image:
-        pixels = self.autoencoder.decode(latents)[0].clamp(-1, 1).add(1).mul(127.5).round()
-        return Image.fromarray(pixels.permute(1, 2, 0).to("cpu", torch.uint8).numpy())
+        return self.autoencoder.picture(latents)
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         plan = plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), self._settings)

@@ -24,8 +24,8 @@ HIDDEN_PX = 1152
 """Width of the transformers that the model without shapes was fitted to."""
 KEPT_WIDTHS = 34
 """What one layer keeps, as a multiple of its width and of the tokens (Korthikanti et al., 2022, section 4.1)."""
-PATCH = 2
-"""Edge of the square of latents that one token stands for."""
+UNET_CELLS = 2
+"""Edge of the square of latents that one token stands for in a UNet whose shapes are not known."""
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+|layers\.\d+)\.")
 PER_SAMPLE = ("norm", "adaln", "embed")
 """Parts of the names of layers that see one vector a sample instead of one a token."""
@@ -81,7 +81,7 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     cells = max((bucket.size[0] * bucket.size[1] * spec.latent_frames(bucket.frames) for bucket in buckets), default=0)
     references = max((len(one.samples[0].references) for one in report.sets if one.samples), default=0)
     seen = cells * (1 + (0 if options.model.controlnet else references))  # a ControlNet adds no tokens to the sequence
-    image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2 // options.distributed.group_size
+    image_tokens = seen // token_px(spec) ** 2 // options.distributed.group_size
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     prompt_tokens = spec.tokens_of(options.model.model_flavour, options.model.tokenizer_max_length)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
@@ -94,12 +94,21 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
         return Kept(unet + prompts.total, int(unet * (0.7 if options.model.gradient_checkpointing else 0.125)))
     if tensors:
         return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, tokens, options, spec)
-    layer_number = layer_count(parameters)
-    width = min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_number // NUMBERS_A_WIDTH)))
+    layer_number, width = layer_count(parameters), modelled_width(parameters)
     row = (tokens.image + tokens.prompt * tokens.joined) * width
     modelled = [BlockNumbers(row, row * KEPT_WIDTHS, row * 8, row * 10)] * layer_number
     around = row * (40 - KEPT_WIDTHS) if options.model.gradient_checkpointing else 0
     return Kept(int(kept_of_blocks(modelled, options)) + around, row * KEPT_WIDTHS)
+
+
+def token_px(spec: FamilySpec) -> int:
+    """Edge of the square of pixels that one token of the network stands for."""
+    return UNET_CELLS * spec.latents.scale_factor_px if spec.convolution_share else spec.sampling.multiple_px
+
+
+def modelled_width(parameters: int) -> int:
+    """Width of a transformer with so many weights, if their shapes are not known."""
+    return min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_count(parameters) // NUMBERS_A_WIDTH)))
 
 
 def is_beside(options: TrainingOptions) -> bool:

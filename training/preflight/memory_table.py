@@ -15,8 +15,8 @@ from trainer_engine.config.parse import parse_options
 from trainer_engine.config.precisions import PRECISIONS
 from trainer_engine.datasets.buckets import Bucket, Effective
 from trainer_engine.datasets.report import DatasetReport, SetReport
-from training.preflight.estimates import step_memory
 from training.preflight.on_device import EstimatedRun
+from training.preflight.step import step_memory
 from training.preflight.weights import layer_count
 
 COMMAND = "python -m training.preflight.memory_table > docs/memory.md"

@@ -22,9 +22,9 @@ from tests.helpers.pictures import generate_images
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.datasets.examine import examine
-from training.preflight.estimates import step_memory
 from training.preflight.network import count_parameters, network_tensors
 from training.preflight.on_device import EstimatedRun
+from training.preflight.step import step_memory
 
 TOLERANCE = 0.10
 EDGE = 128

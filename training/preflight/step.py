@@ -1,0 +1,75 @@
+"""What a training step keeps on its device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.config.precisions import PRECISIONS, compute_precision
+from trainer_engine.datasets.report import DatasetReport
+from training.preflight.activations import activation_numbers
+from training.preflight.on_device import EstimatedRun, OnDevice, relieved
+from training.preflight.weights import (
+    frozen_network_bytes,
+    gradient_bytes,
+    layer_count,
+    numbers_in,
+    state_bytes,
+    trained_weights,
+    weight_bytes,
+)
+
+
+def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
+    """Returns what a training step keeps on the device. ``report`` gives the sizes of its batches."""
+    options, spec = run.options, run.spec
+    weights = trained_weights(options, spec, run.parameters, run.tensors)
+    numbers, is_full = numbers_in(weights), options.model.model_type == "full"
+    flavour = options.model.model_flavour or spec.default_flavour
+    each = int(compute_precision(options.precision.mixed_precision).weight_bytes)
+    # A ControlNet keeps about as much as the half of the frozen network that needs no gradients would.
+    of_network = (spec.beside.parameters.get(flavour, 0), spec.beside, None) if spec.beside else (run.parameters, spec, run.tensors)
+    kept = activation_numbers(options, of_network[0], report, *of_network[1:])
+    held = OnDevice(
+        weights=numbers * weight_bytes(options),
+        gradients=numbers * gradient_bytes(options),
+        state=state_bytes(options, weights),
+        average=numbers * average_bytes(options),
+        frozen=(0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors))
+        + _bytes_beside(options, spec, flavour)
+        + each * run.assistant,
+        activations=each * kept.total,
+    )
+    held = _spread(held, run, report.effective.processes) if options.distributed.fsdp_enable else held
+    held = replace(held, freed=0 if _keeps_gradients(options, report) else _freed(held, each * kept.block))
+    return relieved(held, run)
+
+
+def _spread(held: OnDevice, run: EstimatedRun, processes: int) -> OnDevice:
+    """What a process keeps of sharded weights, with the complete weights of what is gathered at once: of two blocks, or of all."""
+    spread, layers = run.options.distributed, layer_count(run.parameters)
+    frees = spread.fsdp_reshard_after_forward and bool(spread.wrapped_blocks(run.spec.repeated_blocks))
+    gathered = int(held.weights * min(1, 2 / layers)) if frees else held.weights
+    each = {name: getattr(held, name) // processes for name in ("weights", "gradients", "state", "average")}
+    return replace(held, **{**each, "weights": each["weights"] + gathered})
+
+
+def _bytes_beside(options: TrainingOptions, spec: FamilySpec, flavour: str) -> int:
+    """Bytes of the frozen network beside a ControlNet."""
+    return frozen_network_bytes(options, spec.beside, spec.beside.parameters.get(flavour, 0), None) if spec.beside else 0
+
+
+def _keeps_gradients(options: TrainingOptions, report: DatasetReport) -> bool:
+    """Whether gradients live during the forward pass: those of earlier micro-batches, or the buckets that ranks exchange."""
+    return options.run.gradient_accumulation_steps > 1 or report.effective.processes > 1
+
+
+def _freed(held: OnDevice, block: int) -> int:
+    """Bytes of activations that are freed while the gradients are computed, so that the two never need room at once."""
+    return min(held.gradients, max(0, held.activations - block))
+
+
+def average_bytes(options: TrainingOptions) -> int:
+    """Bytes that the average of the weights takes for one number; it is kept in float32."""
+    return int(PRECISIONS["fp32"].weight_bytes) if options.run.use_ema else 0

@@ -102,7 +102,9 @@ def prepare(place: Path) -> None:
 
 
 def datasets(place: Path, options: TrainingOptions) -> Dataloader:
-    found, _ = parse_dataloader([{"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}], options)
+    pictures: dict[str, Any] = {"id": "pictures", "type": "local", "instance_data_dir": str(place / "images")}
+    steered = [{"type": "canny"}] if options.model.controlnet else []
+    found, _ = parse_dataloader([{**pictures, **({"conditioning": steered} if steered else {})}], options)
     return found
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, compute_precision
 from trainer_engine.datasets.report import DatasetReport
-from training.preflight.activations import activation_numbers
+from training.preflight.beside import bytes_beside, kept_with_beside
 from training.preflight.on_device import EstimatedRun, OnDevice, relieved
 from training.preflight.weights import (
     frozen_network_bytes,
@@ -26,18 +25,15 @@ def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
     options, spec = run.options, run.spec
     weights = trained_weights(options, spec, run.parameters, run.tensors)
     numbers, is_full = numbers_in(weights), options.model.model_type == "full"
-    flavour = options.model.model_flavour or spec.default_flavour
     each = int(compute_precision(options.precision.mixed_precision).weight_bytes)
-    # A ControlNet keeps about as much as the half of the frozen network that needs no gradients would.
-    of_network = (spec.beside.parameters.get(flavour, 0), spec.beside, None) if spec.beside else (run.parameters, spec, run.tensors)
-    kept = activation_numbers(options, of_network[0], report, *of_network[1:])
+    kept = kept_with_beside(run, report)
     held = OnDevice(
         weights=numbers * weight_bytes(options),
         gradients=numbers * gradient_bytes(options),
         state=state_bytes(options, weights),
         average=numbers * average_bytes(options),
         frozen=(0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors))
-        + _bytes_beside(options, spec, flavour)
+        + bytes_beside(run)
         + each * run.assistant,
         activations=each * kept.total,
     )
@@ -53,11 +49,6 @@ def _spread(held: OnDevice, run: EstimatedRun, processes: int) -> OnDevice:
     gathered = int(held.weights * min(1, 2 / layers)) if frees else held.weights
     each = {name: getattr(held, name) // processes for name in ("weights", "gradients", "state", "average")}
     return replace(held, **{**each, "weights": each["weights"] + gathered})
-
-
-def _bytes_beside(options: TrainingOptions, spec: FamilySpec, flavour: str) -> int:
-    """Bytes of the frozen network beside a ControlNet."""
-    return frozen_network_bytes(options, spec.beside, spec.beside.parameters.get(flavour, 0), None) if spec.beside else 0
 
 
 def _keeps_gradients(options: TrainingOptions, report: DatasetReport) -> bool:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, QUANTISED, activated
-from trainer_engine.config.routing import parse_routes
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.datasets.report import DatasetReport
 from training.preflight.adapter import of_class
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_of_blocks
+from training.preflight.tokens import Tokens, routed_tokens
 from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
 from training.preflight.weights import NUMBERS_A_WIDTH, Tensors, layer_count, split_layers
 
@@ -62,18 +62,6 @@ class Kept:
     total: int
     block: int = 0
     """Those of the largest block; the others are freed before the last gradients are computed."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Sizes of one micro-batch, over all samples."""
-
-    image: int
-    """Tokens of the image and of its reference images."""
-    prompt: int
-    """Tokens of the prompts; 0 if they are few, and only cross-attention sees them."""
-    joined: bool = True
-    """Whether prompts are part of the sequence of the image."""
 
 
 def activation_numbers(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> Kept:
@@ -161,7 +149,7 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
             outside += int(share * (shape[0] + shape[1]) * tokens.prompt)
     adds_weights = options.model.model_type == "lora" and options.adapter.lora_type == "lycoris" and not is_beside(options)
     numbers = []
-    routed = _routed_tokens(blocks, tokens, options, spec)
+    routed = routed_tokens(blocks, tokens, options, spec)
     for block, layers in blocks.items():
         width, seen = min(shapes[next(iter(layers))][:2]), routed.get(block, tokens)
         whole, feed_forward, attention = (_passed(_named(layers, pattern), seen) for pattern in (None, FEED_FORWARD, ATTENTION))
@@ -175,21 +163,6 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
         kept += 2 * widest * (tokens.image + tokens.prompt * tokens.joined)
     largest = max((block.whole for block in numbers), default=0) * (RECOMPUTED if options.model.gradient_checkpointing else 1)
     return Kept(int(outside + kept), int(largest))
-
-
-def _routed_tokens(blocks: Iterable[str], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> dict[str, Tokens]:
-    """Block -> the tokens that it computes, for the blocks that some tokens skip (``tread_config``)."""
-    routes, _ = parse_routes(options.objective.tread_config)
-    if not routes or spec.routing is None:
-        return {}
-    order = [block for name in spec.routing.blocks for block in _numbered(blocks, name)]
-    chosen = {order[index]: route for route in routes for index in route.within(len(order)) if 0 <= index < len(order)}
-    return {block: replace(tokens, image=tokens.image - int(route.ratio * tokens.image)) for block, route in chosen.items()}
-
-
-def _numbered(blocks: Iterable[str], name: str) -> list[str]:
-    """Those of one list of blocks, in order."""
-    return sorted((block for block in blocks if block.rpartition(".")[0] == name), key=lambda block: int(block.rpartition(".")[2]))
 
 
 def _rounds_inputs(options: TrainingOptions) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,10 @@ def refusal(report: PreflightReport) -> Problem:
 
 def codes(report: PreflightReport) -> set[str]:
     return {problem.code for problem in report.problems}
+
+
+def memory_of_training(understood: Mapping[str, Any]) -> Mapping[str, int]:
+    """The memory estimate of the training alone, whatever phase needs the most."""
+    training: Mapping[str, int]
+    [training] = [phase for phase in understood["memory"]["phases"] if phase["name"] == "training"]
+    return training

@@ -8,6 +8,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.family_costs import AutoencoderFacts, TextEncoderFacts
+
 IMAGES = "image"
 """The medium of still images in ``LatentSpec.media``; every other one holds clips."""
 
@@ -100,6 +102,10 @@ class PromptSpec:
     """Whether every prompt is padded to ``token_limit`` for the network."""
     encoder_parameters: tuple[int, ...] = ()
     """Weights of each of ``text_encoder_folders``; empty where they are not known."""
+    encoder_layers: int = 0
+    """As ``TextEncoderFacts.layers``."""
+    flavour_encoders: Mapping[str, TextEncoderFacts] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> its text encoders, if they are others than the family's."""
     width: int = 4096
     """Numbers in the state of one token, of all text encoders together."""
     pooled: int = 0
@@ -113,6 +119,11 @@ class PromptSpec:
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Subfolders of a pipeline that hold the tokenizers, one for each text encoder."""
         return tuple(map(tokenizer_of, self.text_encoder_folders))
+
+    def encoders_of(self, flavour: str | None) -> TextEncoderFacts:
+        """Returns the text encoders of a flavour; None is the default one."""
+        usual = TextEncoderFacts(names=self.text_encoders, parameters=self.encoder_parameters, layers=self.encoder_layers, width=self.width)
+        return self.flavour_encoders.get(flavour or "", usual)
 
     def is_masked(self, values: Mapping[str, Any]) -> bool:
         """Whether attention gets the mask, with these options."""
@@ -136,6 +147,7 @@ class LatentSpec:
     """Whether the family's own autoencoder decodes previews, if there is no ``preview_decoder``."""
     memory_options: frozenset[str] = frozenset({"vae_enable_tiling", "vae_enable_slicing", "vae_enable_patch_conv"})
     """The options ``vae_enable_...`` that change how the autoencoder computes."""
+    autoencoder: AutoencoderFacts = AutoencoderFacts()
 
     @property
     def has_previews(self) -> bool:

@@ -216,9 +216,10 @@ def _paired(report: SetReport, images: Discovery, references: Sequence[Reference
         except (OSError, ValueError) as error:
             _add_unusable(report, one, error, context)
             return report.samples
+        report.pending_references += [(one, found.pending)] if found.pending and context.fetches_later else []
         pairings.append(Pairing(report.entry, one, found, context.planner(one.as_images(report.entry), found)))
     paired = pair(report.samples, pairings)
-    report.problems += [problem for pairing in pairings for problem in pairing.problems()]
+    report.problems += [problem for pairing in pairings for problem in pairing.problems(fetches_later=context.fetches_later)]
     return paired
 
 

@@ -102,11 +102,11 @@ def set_problems(report: SetReport, effective: Effective) -> Iterator[Problem]:
             message = f"dataset {entry.id}: {len(files)} of {report.files} files are left out: {_named_files(files)}."
             yield make(option, code, message, hint="repair or remove them" if broken else "")
     yield from _remarks(entry, report.samples)
-    if not report.samples and not report.pending:
+    if not report.samples and not report.waits_for_files:
         what = "evaluated" if entry.is_eval else "trained"
         message = f"dataset {entry.id}: none of the {report.files} files in {folder} can be {what} on. {_reasons(report.left_out)}."
         yield Problem.error(option, "no_usable_images", message, got=folder, expected=f"at least one usable {entry.noun}")
-    elif entry.is_trained and not report.pending:
+    elif entry.is_trained and not report.waits_for_files:
         short = short_buckets(entry, report.counts, effective)
         if short:
             yield short

@@ -98,11 +98,16 @@ class Pairing:
             return None
         return planned._replace(captions=self.references.captions)
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self, *, fetches_later: bool = False) -> Iterator[Problem]:
+        """``fetches_later``: a run fetches files that are not here, so that none of them is missing yet."""
         images, option, noun = self.images, self.references.place_option, self.references.noun
         folder = printable(self.references.place)
         title = f"dataset {self.references.id}"
-        if self.missing:
+        if self.found.pending and fetches_later:
+            message = f"{title}: {self.found.pending.files} {noun}s are fetched when the run starts."
+            hint = f"images of {images.id} whose {noun} is not here yet are counted then"
+            yield Problem.note(option, "files_pending", message, got=self.found.pending.files, hint=hint)
+        elif self.missing:
             message = f"{title}: {len(self.missing)} images of {images.id} have no {noun} in {folder}: {_named(self.missing)}."
             hint = f"give each image a {noun} of the same name, or remove the image"
             yield Problem.error(option, "missing_reference", message, got=folder, expected=f"a {noun} of the same name", hint=hint)

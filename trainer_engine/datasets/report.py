@@ -29,6 +29,8 @@ class SetReport:
     """Number of files of the source that may hold samples."""
     pending: Pending = NONE_PENDING
     """The files that are fetched when a run starts."""
+    pending_references: list[tuple[ReferenceSet, Pending]] = field(default_factory=list)
+    """Its references and masks of which files are fetched then."""
     samples: list[Sample] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     buckets: dict[str, list[int]] = field(default_factory=dict)
@@ -43,6 +45,11 @@ class SetReport:
     """Fits images into its sizes; None for a set that could not be examined."""
     at_least: int = 0
     """Least number of samples that a bucket gives in an epoch; those of smaller buckets are repeated."""
+
+    @property
+    def waits_for_files(self) -> bool:
+        """Whether files of the set, or of its references and masks, are fetched when a run starts."""
+        return bool(self.pending or self.pending_references)
 
     @property
     def samples_per_epoch(self) -> int:
@@ -104,7 +111,7 @@ class DatasetReport:
     @property
     def is_incomplete(self) -> bool:
         """Whether files are missing here that a run fetches or measures when it starts."""
-        return any(found.not_fetched or found.measured_later or found.pending for found in (*self.sets, *self.eval_sets))
+        return any(found.not_fetched or found.measured_later or found.waits_for_files for found in (*self.sets, *self.eval_sets))
 
     @cached_property
     def timeline(self) -> Timeline:

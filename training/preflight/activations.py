@@ -17,6 +17,7 @@ from trainer_engine.contract.files import read_small_json
 from trainer_engine.datasets.report import DatasetReport
 from training.preflight.adapter import of_class
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_of_blocks
+from training.preflight.tokens import Tokens, routed_tokens
 from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
 from training.preflight.weights import NUMBERS_A_WIDTH, Tensors, layer_count, split_layers
 
@@ -24,8 +25,8 @@ HIDDEN_PX = 1152
 """Width of the transformers that the model without shapes was fitted to."""
 KEPT_WIDTHS = 34
 """What one layer keeps, as a multiple of its width and of the tokens (Korthikanti et al., 2022, section 4.1)."""
-PATCH = 2
-"""Edge of the square of latents that one token stands for."""
+UNET_CELLS = 2
+"""Edge of the square of latents that one token stands for in a UNet whose shapes are not known."""
 BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+|layers\.\d+)\.")
 PER_SAMPLE = ("norm", "adaln", "embed", "_mod.")
 """Parts of the names of layers that see one vector a sample instead of one a token."""
@@ -63,25 +64,13 @@ class Kept:
     """Those of the largest block; the others are freed before the last gradients are computed."""
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Sizes of one micro-batch, over all samples."""
-
-    image: int
-    """Tokens of the image and of its reference images."""
-    prompt: int
-    """Tokens of the prompts; 0 if they are few, and only cross-attention sees them."""
-    joined: bool = True
-    """Whether prompts are part of the sequence of the image."""
-
-
 def activation_numbers(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> Kept:
     """Numbers that a step keeps for its backward pass, modelled from the number of ``parameters`` if there are no ``tensors``."""
     buckets = [bucket for one in report.sets for bucket in one.counts]
     cells = max((bucket.size[0] * bucket.size[1] * spec.latent_frames(bucket.frames) for bucket in buckets), default=0)
     references = max((len(one.samples[0].references) for one in report.sets if one.samples), default=0)
     seen = cells * (1 + (0 if options.model.sees_control else references))  # control images add no tokens to the sequence
-    image_tokens = seen // (spec.latents.scale_factor_px * PATCH) ** 2 // options.distributed.group_size
+    image_tokens = seen // token_px(spec) ** 2 // options.distributed.group_size
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     prompt_tokens = spec.tokens_of(options.model.model_flavour, options.model.tokenizer_max_length)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
@@ -94,12 +83,21 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
         return Kept(unet + prompts.total, int(unet * (0.7 if options.model.gradient_checkpointing else 0.125)))
     if tensors:
         return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, tokens, options, spec)
-    layer_number = layer_count(parameters)
-    width = min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_number // NUMBERS_A_WIDTH)))
+    layer_number, width = layer_count(parameters), modelled_width(parameters)
     row = (tokens.image + tokens.prompt * tokens.joined) * width
     modelled = [BlockNumbers(row, row * KEPT_WIDTHS, row * 8, row * 10)] * layer_number
     around = row * (40 - KEPT_WIDTHS) if options.model.gradient_checkpointing else 0
     return Kept(int(kept_of_blocks(modelled, options)) + around, row * KEPT_WIDTHS)
+
+
+def token_px(spec: FamilySpec) -> int:
+    """Edge of the square of pixels that one token of the network stands for."""
+    return UNET_CELLS * spec.latents.scale_factor_px if spec.convolution_share else spec.sampling.multiple_px
+
+
+def modelled_width(parameters: int) -> int:
+    """Width of a transformer with so many weights, if their shapes are not known."""
+    return min(HIDDEN_PX, max(16, math.isqrt(parameters // layer_count(parameters) // NUMBERS_A_WIDTH)))
 
 
 def is_beside(options: TrainingOptions) -> bool:
@@ -151,9 +149,10 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
             outside += int(share * (shape[0] + shape[1]) * tokens.prompt)
     adds_weights = options.model.model_type == "lora" and options.adapter.lora_type == "lycoris" and not is_beside(options)
     numbers = []
-    for layers in blocks.values():
-        width = min(shapes[next(iter(layers))][:2])
-        whole, feed_forward, attention = (_passed(_named(layers, pattern), tokens) for pattern in (None, FEED_FORWARD, ATTENTION))
+    routed = routed_tokens(blocks, tokens, options, spec)
+    for block, layers in blocks.items():
+        width, seen = min(shapes[next(iter(layers))][:2]), routed.get(block, tokens)
+        whole, feed_forward, attention = (_passed(_named(layers, pattern), seen) for pattern in (None, FEED_FORWARD, ATTENTION))
         if adds_weights:  # the sums of weights and adapter
             whole += sum(math.prod(shapes[name]) for name in layers)
         border = BORDER * width * (tokens.image + tokens.prompt * tokens.joined)

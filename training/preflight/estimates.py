@@ -5,29 +5,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from trainer_engine.config.family_spec import FamilySpec
-from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.precisions import PRECISIONS, compute_precision
-from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
-from training.engine.command_line import visible_gpus
-from training.preflight.activations import activation_numbers
-from training.preflight.on_device import EstimatedRun, OnDevice, relieved, spread
-from training.preflight.weights import (
-    Tensors,
-    frozen_network_bytes,
-    gradient_bytes,
-    numbers_in,
-    state_bytes,
-    trained_weights,
-    weight_bytes,
-)
+from training.preflight.on_device import EstimatedRun
+from training.preflight.step import average_bytes, step_memory
+from training.preflight.weights import Tensors, numbers_in, state_bytes, trained_weights, weight_bytes
 
 ERROR_SHARE = 0.35
 """Error of the modelled part in both directions, as a share of it."""
@@ -37,7 +23,7 @@ HELD_ON_CPU = 2.2
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one process needs on its device during a step."""
+    """Bytes that one process needs on its device."""
 
     counted: int
     """Weights, gradients and optimizer state."""
@@ -45,19 +31,25 @@ class Memory:
     """Activations."""
     slack: float = 1.0
     """Memory that the allocator may hold, as a multiple of the memory in use."""
+    least: int | None = None
+    """Activations if memory runs out and the engine takes smaller batches; None if it does not."""
+
+    @property
+    def middle(self) -> int:
+        return self.counted + self.modelled
 
     @property
     def low(self) -> int:
-        return int(self.counted + self.modelled * (1 - ERROR_SHARE))
+        modelled = self.modelled if self.least is None else self.least
+        return int(self.counted + modelled * (1 - ERROR_SHARE))
 
     @property
     def high(self) -> int:
         return int((self.counted + self.modelled) * (1 + ERROR_SHARE) * self.slack)
 
-    def as_dict(self) -> dict[str, Any]:
-        middle = self.counted + self.modelled
-        text = f"about {size(middle)} per device while training ({size(self.low)} to {size(self.high)})"
-        return {"bytes": middle, "low_bytes": self.low, "high_bytes": self.high, "text": text}
+    @property
+    def numbers(self) -> dict[str, int]:
+        return {"bytes": self.middle, "low_bytes": self.low, "high_bytes": self.high}
 
 
 def memory_numbers(understood: Mapping[str, Any]) -> dict[str, int]:
@@ -90,56 +82,13 @@ def estimate_memory(
     return Memory(held.counted, held.activations - held.freed)
 
 
-def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
-    """Returns what a training step keeps on the device. ``report`` gives the sizes of its batches."""
-    options, spec = run.options, run.spec
-    weights = trained_weights(options, spec, run.parameters, run.tensors)
-    numbers, is_full = numbers_in(weights), options.model.model_type == "full"
-    flavour = options.model.model_flavour or spec.default_flavour
-    each = int(compute_precision(options.precision.mixed_precision).weight_bytes)
-    # A ControlNet keeps about as much as the half of the frozen network that needs no gradients would.
-    of_network = (spec.beside.parameters.get(flavour, 0), spec.beside, None) if spec.beside else (run.parameters, spec, run.tensors)
-    kept = activation_numbers(options, of_network[0], report, *of_network[1:])
-    held = OnDevice(
-        weights=numbers * weight_bytes(options),
-        gradients=numbers * gradient_bytes(options),
-        state=state_bytes(options, weights),
-        average=numbers * _average_bytes(options),
-        frozen=(0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors)) + _bytes_beside(options, spec, flavour),
-        activations=each * kept.total,
-    )
-    held = spread(held, run, report.effective.processes)
-    held = replace(held, freed=0 if _keeps_gradients(options, report) else _freed(held, each * kept.block))
-    return relieved(held, run)
-
-
-def _bytes_beside(options: TrainingOptions, spec: FamilySpec, flavour: str) -> int:
-    """Bytes of the frozen network beside a ControlNet."""
-    return frozen_network_bytes(options, spec.beside, spec.beside.parameters.get(flavour, 0), None) if spec.beside else 0
-
-
-def _keeps_gradients(options: TrainingOptions, report: DatasetReport) -> bool:
-    """Whether gradients live during the forward pass: those of earlier micro-batches, or the buckets that ranks exchange."""
-    return options.run.gradient_accumulation_steps > 1 or report.effective.processes > 1
-
-
-def _freed(held: OnDevice, block: int) -> int:
-    """Bytes of activations that are freed while the gradients are computed, so that the two never need room at once."""
-    return min(held.gradients, max(0, held.activations - block))
-
-
-def _average_bytes(options: TrainingOptions) -> int:
-    """Bytes that the average of the weights takes for one number; it is kept in float32."""
-    return int(PRECISIONS["fp32"].weight_bytes) if options.run.use_ema else 0
-
-
 def estimate_disk(
     options: TrainingOptions, parameters: int, spec: FamilySpec, tensors: Tensors | None = None, *, steps: int, encoder_bytes: int
 ) -> dict[str, int]:
     """Returns the bytes of what a run keeps in ``output_dir``: one ``checkpoint``, all ``checkpoints`` and the ``pipeline``."""
     weights = trained_weights(options, spec, parameters, tensors)
     numbers = numbers_in(weights)
-    checkpoint = numbers * (weight_bytes(options) + _average_bytes(options)) + state_bytes(options, weights)
+    checkpoint = numbers * (weight_bytes(options) + average_bytes(options)) + state_bytes(options, weights)
     chosen = options.checkpointing
     kept = _kept(steps // chosen.checkpoint_step_interval + 1, chosen.checkpoints_total_limit)
     if chosen.checkpointing_rolling_steps:
@@ -153,22 +102,6 @@ def estimate_disk(
 def _kept(saved: int, limit: int) -> int:
     """Most checkpoints of one kind on the disk at once: the oldest is deleted after the new one is saved."""
     return min(saved, limit + 1) if limit > 0 else saved
-
-
-def check_memory(memory: Memory, processes: int, variables: Mapping[str, str]) -> list[Problem]:
-    """Refuses a run that cannot fit even if the estimate is too high by its whole error."""
-    if visible_gpus(variables):
-        available = gpu_memory()
-        needed = memory.low
-    else:
-        available = psutil.virtual_memory().total
-        needed = memory.low * processes
-    if available is None or needed <= available:
-        return []
-    message = f"The run needs at least {size(needed)} of memory, and this machine has {size(available)}."
-    lean = ", ".join(row.name for row in OPTIMIZERS.values() if row.moments == 0 or row.is_factored)
-    hint = f"lower train_batch_size or the resolution, or choose an optimizer that keeps little state: {lean}"
-    return [Problem.error("train_batch_size", "memory_too_small", message, hint=hint)]
 
 
 def gpu_memory() -> int | None:

@@ -49,6 +49,21 @@ def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[
     return (spec.widened.widened(found) if spec.widened else found) or None
 
 
+def component_tensors(model: ModelOptions, spec: FamilySpec, folder: str, cache: Path) -> dict[str, Shape] | None:
+    """Tensor -> shape of a component in a folder of its own; empty if the base model is on this machine and lacks it.
+
+    None if it is not known: it has to be downloaded, or is in one file with others.
+    """
+    source = component_source(model, spec, folder)
+    part = find_component(source, cache)
+    if part is None or part.file is not None:
+        return {} if part is None and source.config is None and Path(source.name).is_absolute() else None
+    try:
+        return _folder_shapes(part.folder)
+    except BROKEN_HEADER:
+        return None
+
+
 def _folder_shapes(folder: Path) -> dict[str, Shape]:
     return {name: shape for path in sorted(folder.glob("*.safetensors"))[:MOST_SHARDS] for name, shape in shapes_in(path).items()}
 

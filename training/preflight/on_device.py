@@ -7,14 +7,17 @@ with it; an option that only changes what a backward pass keeps belongs in ``act
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from training.preflight.streamed import streamed_share
 from training.preflight.weights import Tensors, layer_count, trained_weights, weight_bytes
+
+CAPTIONS, LATENTS = "captions", "latents"
+"""What encoders make: of texts, and of images and clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,18 @@ class EstimatedRun:
     """Weights of the trained components."""
     tensors: Tensors | None
     """Tensor -> shape of the trained components; None if it is not known."""
+    parts: Mapping[str, Tensors] = field(default_factory=dict)
+    """Subfolder of a pipeline -> tensor -> shape, of the frozen components that are known; empty for one that the base model lacks."""
+    on_cpu: bool = False
+    """Whether the run has no GPU: encoders then compute in float32."""
+    first: frozenset[str] = frozenset()
+    """What is encoded before the training: ``CAPTIONS``, ``LATENTS``."""
+    meanwhile: frozenset[str] = frozenset()
+    """What is encoded while training, so that its encoders stay on the device."""
+    captions_at_once: int = 1
+    """Captions that are encoded together before the training."""
+    assistant: int = 0
+    """Numbers in the file of the assistant adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +56,8 @@ class OnDevice:
     average: int = 0
     """Average of the trained weights (``use_ema``)."""
     frozen: int = 0
-    """Base weights under an adapter, with the scales of a quantised type."""
+    """Weights that are not trained: those under an adapter, with the scales of a quantised type, those beside a ControlNet, and those of
+    an assistant adapter."""
     activations: int = 0
     """What the forward pass keeps for the backward pass."""
     freed: int = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer_engine.contract.errors import Problem, errors_in
-from trainer_engine.datasets.report import DatasetReport, SetReport
+from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.sources.base import RemoteFacts, kind_of
 from training.preflight.disk import DiskUse
 
@@ -39,16 +39,19 @@ def ask_servers(report: DatasetReport, variables: Mapping[str, str]) -> RemoteDa
         what = f"the downloaded files of {entry.place}"
         found.uses.append(DiskUse(entry.place_option, Path(facts.folder), what, facts.size_bytes, facts.size_bytes))
     found.problems += _measured_later(report)
-    found.uses += [use for one in (*report.sets, *report.eval_sets) for use in _pending_use(one)]
+    found.uses += _pending_uses(report)
     return found
 
 
-def _pending_use(found: SetReport) -> Iterator[DiskUse]:
-    """Files of a dataset that a run fetches into a folder of the dataset. Their sizes are not known before."""
-    for name, kind in found.entry.source.paths.items():
-        if kind == "cache" and found.pending:
-            what = f"the downloaded files of dataset {found.entry.id}"
-            yield DiskUse(found.entry.option(name), Path(found.entry.own_fields[name]), what, found.pending.size_bytes)
+def _pending_uses(report: DatasetReport) -> Iterator[DiskUse]:
+    """Files that a run fetches into folders of datasets: of each set once, whatever other sets it belongs to. Sizes are estimates."""
+    reports = (*report.sets, *report.eval_sets)
+    waiting = [pair for found in reports for pair in ((found.entry, found.pending), *found.pending_references)]
+    for entry, pending in {entry.id: (entry, pending) for entry, pending in waiting}.values():
+        for name, kind in entry.source.paths.items():
+            if kind == "cache" and pending:
+                what = f"the downloaded files of dataset {entry.id}"
+                yield DiskUse(entry.option(name), Path(entry.own_fields[name]), what, pending.size_bytes)
 
 
 def _measured_later(report: DatasetReport) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,12 @@ from training.preflight.disk import DiskUse, disk_answer, file_systems, free_byt
 from training.preflight.disk_uses import download_use, other_stage_download, run_uses, weights_use
 from training.preflight.evaluation import understood_evaluation
 from training.preflight.init_lora import init_problems
+from training.preflight.known_run import known_run
 from training.preflight.model_files import model_problems, network_problems, weights_problems
-from training.preflight.network import Shape, adaptable_layers, count_parameters, layer_shapes, network_tensors, text_encoder_bytes
+from training.preflight.network import adaptable_layers, layer_shapes, network_tensors, text_encoder_bytes
+from training.preflight.on_device import EstimatedRun
 from training.preflight.output import output_problems, saving_problems, with_copy
+from training.preflight.phases import memory_answer, memory_problems, phases
 from training.preflight.publishing import publishing_problems
 from training.preflight.remote_data import ask_servers
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
@@ -112,23 +115,13 @@ def examine_run(
     remote = ask_servers(report, variables)
     problems += [*report.problems, *remote.problems]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
-    uses = [
-        *cache_uses(options, spec, resolved.dataloader, report, on_cpu=expected_device(variables) == "cpu"),
-        *download_use(sources[BASE], base, options, spec, hub),
-        *other_stage_download(options, spec, hub),
-        *remote.uses,
-    ]
-    kept = _keeps_encoders(options, resolved.dataloader)
-    weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache), keeps_encoders=kept)
-    understood, more = _understand(options, spec, report, weights, variables, home, uses)
+    caches = list(cache_uses(options, spec, resolved.dataloader, report, on_cpu=expected_device(variables) == "cpu"))
+    uses = [*caches, *download_use(sources[BASE], base, options, spec, hub), *other_stage_download(options, spec, hub), *remote.uses]
+    known = known_run(options, spec, resolved.dataloader, tensors, caches, hub, on_cpu=not visible_gpus(variables))
+    weights = _Weights(sources[BASE], text_encoder_bytes(options.model, spec, hub.cache))
+    understood, more = _understand(known, report, weights, variables, home, uses)
     problems += progress_problems(saved, options, understood["steps"]) if saved and not report.is_incomplete else []
     return PreflightReport(resolved, problems + more, understood, tuple(targets))
-
-
-def _keeps_encoders(options: TrainingOptions, dataloader: Dataloader) -> bool:
-    """Whether prompts are encoded while training, so that the text encoders stay in memory."""
-    texts = any(text.text_cache_ondemand or text.text_cache_disable for text in dataloader.text_sets)
-    return texts or options.data.text_cache_ondemand or options.data.text_cache_disable
 
 
 def _examine_datasets(dataloader: Dataloader, options: TrainingOptions, spec: FamilySpec, home: Home, reach: Reach) -> DatasetReport:
@@ -155,32 +148,20 @@ class _Weights:
     """What is known of the base model before it is loaded."""
 
     source: str
-    tensors: dict[str, Shape] | None
-    """Tensor -> shape of the trained components; None if it is not known."""
     encoder_bytes: int
-    keeps_encoders: bool = False
-    """Whether the text encoders stay in memory, because prompts are encoded while training."""
+    """Size of the files of the text encoders."""
 
 
 def _understand(
-    options: TrainingOptions,
-    spec: FamilySpec,
-    report: DatasetReport,
-    weights: _Weights,
-    variables: Mapping[str, str],
-    home: Home,
-    uses: Sequence[DiskUse],
+    run: EstimatedRun, report: DatasetReport, weights: _Weights, variables: Mapping[str, str], home: Home, uses: Sequence[DiskUse]
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The numbers of the run, and the problems that follow from them on this machine."""
+    options, spec = run.options, run.spec
     summary = summarise(report)
     steps = run_steps(options, report.timeline)
-    flavour = options.model.model_flavour or spec.default_flavour
-    parameters = count_parameters(weights.tensors) if weights.tensors else spec.parameters.get(flavour, 0)
-    memory = estimates.estimate_memory(options, parameters, report, spec, weights.tensors, on_cpu=not visible_gpus(variables))
-    if weights.keeps_encoders:
-        memory = replace(memory, counted=memory.counted + weights.encoder_bytes)
-    disk = estimates.estimate_disk(options, parameters, spec, weights.tensors, steps=steps, encoder_bytes=weights.encoder_bytes)
-    weights_on_disk = weights_use(options, spec, parameters, weights.tensors)
+    found = list(phases(run, report))
+    disk = estimates.estimate_disk(options, run.parameters, spec, run.tensors, steps=steps, encoder_bytes=weights.encoder_bytes)
+    weights_on_disk = weights_use(options, spec, run.parameters, run.tensors)
     disks = file_systems([*run_uses(options, home, disk, steps), *weights_on_disk, *uses])
     disk["caches"] = sum(use.bytes for use in uses if use.what in CACHED)
     output_dir = Path(options.run.output_dir)
@@ -193,18 +174,16 @@ def _understand(
             "title": spec.title,
             "type": options.model.model_type,
             "weights": weights.source,
-            "parameters": parameters,
+            "parameters": run.parameters,
         },
         **understood_length(options, report.timeline),
         "batch_size": report.effective.batch,
         "effective_batch_size": summary["samples_per_step"],
-        "memory": with_copy(memory.as_dict(), disk["checkpoint"]),
+        "memory": with_copy(memory_answer(found), disk["checkpoint"]),
         "disk": disk_answer(disk, disks, output_dir),
     }
     problems = (
-        notes
-        + estimates.check_memory(memory, report.effective.processes, variables)
-        + list(saving_problems(options, free_bytes(output_dir)))
+        notes + list(memory_problems(found, report.effective.processes, variables)) + list(saving_problems(options, free_bytes(output_dir)))
     )
     problems += [problem for one in disks if (problem := one.problem())]
     return understood, problems + list(_speed_notes(options, variables))

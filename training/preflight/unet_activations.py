@@ -17,11 +17,15 @@ Layers = Mapping[str, tuple[int, ...]]
 """Module name -> (out, in, *kernel)."""
 
 BLOCK = re.compile(r"^(down|up)_blocks\.(\d+)\.")
+CONTROL = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.(\d+))$")
+"""Layers of a ControlNet that see the pixels of its image."""
 UNIT = re.compile(r"^.*\b(?:resnets|transformer_blocks)\.\d+(?=\.)")
 """Parts that gradient checkpointing recomputes as one."""
 PROMPT_SIDE = re.compile(r"\battn2\.to_[kv]$")
 KEPT: tuple[tuple[re.Pattern[str], float, float], ...] = (
-    (re.compile(r"time_emb|add_embedding|class_embedding|encoder_hid_proj|conv_shortcut$"), 0, 0),
+    (re.compile(r"time_emb|add_embedding|class_embedding|encoder_hid_proj|conv_shortcut$|^controlnet_(?:down|mid)_block"), 0, 0),
+    (re.compile(r"^controlnet_cond_embedding\.conv_out$"), 0, 0),
+    (re.compile(r"^controlnet_cond_embedding\."), 0, 2),
     (re.compile(r"\bresnets\.\d+\.conv\d$|^conv_out$"), 3, 0),
     (re.compile(r"\.proj_in$"), 2, 0),
     (re.compile(r"\.to_q$"), 2, 1),
@@ -92,10 +96,13 @@ class _Levels:
 
     def __init__(self, layers: Layers) -> None:
         self._down = {int(match[1]) for name in layers if (match := re.match(r"down_blocks\.(\d+)\.downsamplers\.", name))}
+        self._halvings = sum(name.startswith("controlnet_cond_embedding.blocks.") for name in layers) // 2
         self._up = {int(match[1]) for name in layers if (match := re.match(r"up_blocks\.(\d+)\.upsamplers\.", name))}
 
     def of(self, name: str) -> int:
-        block = BLOCK.match(name)
+        block, control = BLOCK.match(name), CONTROL.match(name)
+        if control:  # every second layer halves an image, until it has the size of the latents
+            return (int(control[1]) + 1) // 2 - self._halvings if control[1] else -self._halvings
         if block is None:
             return len(self._down) if name.startswith("mid_block.") else 0
         index = int(block[2])

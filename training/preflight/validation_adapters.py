@@ -52,6 +52,15 @@ def _source_problems(
     yield from _header_problems(file, source, spec, layers)
 
 
+def adapter_file(source: ValidationAdapterSource, hub: base_model.HubSettings) -> Path | None:
+    """The file of an adapter, or None if it is not on this machine."""
+    file, there = _local_file(Path(source.path)), hub_file(source.path)
+    if not Path(source.path).is_absolute() and there is not None:
+        snapshot = base_model.cached_snapshot(hub, there.repository, None)
+        return snapshot / there.file if snapshot and is_file(snapshot / there.file) else None
+    return file if is_file(file) else None
+
+
 def _local_file(path: Path) -> Path:
     return path / USUAL_FILE if is_folder(path) else path
 

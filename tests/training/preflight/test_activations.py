@@ -11,7 +11,8 @@ import pytest
 from tests.helpers.models import options_with
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
-from training.preflight.activations import BESIDE, BORDER, KEPT, RECOMPUTED, Tokens, kept_numbers
+from training.preflight.activations import BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
+from training.preflight.tokens import Tokens, routed_tokens
 
 SHAPES = {
     "blocks.0.attn.to_q": (8, 8),
@@ -89,3 +90,22 @@ def test_lycoris_counts_the_sums_of_weights_unless_it_is_computed_beside_the_lay
     assert counted() == pytest.approx(KEPT["lycoris", ""] * wanted + weights, abs=3)
     beside = BESIDE * (16 * 10 + 16 * 4) + KEPT["standard", ""] * 40 * 14
     assert counted(bypass_mode=True) == pytest.approx(beside, abs=3)
+
+
+def test_blocks_that_tokens_skip_compute_the_others_and_the_whole_prompt() -> None:
+    routes = '{"routes": [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2}]}'
+    blocks = [f"single_transformer_blocks.{number}" for number in (10, 2, 1, 0)] + ["transformer_blocks.0", "transformer_blocks.1"]
+    options = options_with(model_family="flux", tread_config=routes)
+    routed = routed_tokens(blocks, Tokens(100, 40), options, FLUX)
+    inner = ["transformer_blocks.1", *(f"single_transformer_blocks.{number}" for number in (0, 1, 2))]
+    assert routed == dict.fromkeys(inner, Tokens(50, 40)), "all but the first and the last, which is number 10"
+    assert routed_tokens(blocks, Tokens(100, 40), options_with(model_family="flux"), FLUX) == {}
+
+
+def test_a_token_stands_for_as_many_pixels_as_the_network_makes_it_of() -> None:
+    assert {name: token_px(spec) for name, spec in specs().items() if name in ("flux", "flux2", "wan", "sd1x")} == {
+        "flux": 16,
+        "flux2": 16,
+        "wan": 16,
+        "sd1x": 16,
+    }

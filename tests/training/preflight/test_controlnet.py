@@ -10,6 +10,7 @@ import pytest
 
 from environments.paths import Home
 from environments.resolve.run import resolve_run
+from tests.helpers.checked_runs import memory_of_training
 from tests.helpers.models import tiny_model
 from tests.trainer_engine.families.controlnet.runs import controlled_datasets
 from tests.trainer_engine.families.controlnet.test_unets import awake, steered
@@ -46,7 +47,7 @@ def test_a_run_of_a_new_controlnet_is_accepted_and_counted(training: Training, t
 def test_the_frozen_network_is_a_part_of_the_memory(training: Training, tmp_path: Path) -> None:
     plain, quantised = (examined(training, tmp_path, base_model_precision=name) for name in ("no_change", "int8-quanto"))
     assert plain.understood is not None and quantised.understood is not None
-    saved = plain.understood["memory"]["bytes"] - quantised.understood["memory"]["bytes"]
+    saved = memory_of_training(plain.understood)["bytes"] - memory_of_training(quantised.understood)["bytes"]
     assert saved > 0.3 * 859_520_964
 
 

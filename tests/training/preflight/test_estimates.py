@@ -10,6 +10,7 @@ import pytest
 
 from environments.paths import Home
 from environments.resolve.run import resolve_run
+from tests.helpers.checked_runs import memory_of_training
 from tests.helpers.models import options_with, tiny_model
 from tests.training.conftest import Training, write_model
 from trainer_engine.config.families import specs
@@ -138,4 +139,4 @@ def test_a_network_of_convolutions_counts_the_latents_that_they_see(training: Tr
     pixels = max(bucket["width"] * bucket["height"] for one in understood["datasets"] for bucket in one["buckets"])
     kept = 3 * 64 * (pixels // 64) * understood["batch_size"]
     weights = 4 * 64 * 64 * 9
-    assert understood["memory"]["bytes"] == 2 * weights + 4 * kept // 8, "gradients take the room of activations that are freed"
+    assert memory_of_training(understood)["bytes"] == 2 * weights + 4 * kept // 8, "gradients take the room of activations that are freed"

@@ -15,17 +15,21 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, WanTransformer3DModel
+from safetensors.torch import load_file, save_file
 
 from tests.bench.adapters import assembled, datasets
 from tests.helpers.live_bytes import LiveBytes, tensors_of
+from tests.helpers.models import options_with
 from tests.helpers.pictures import generate_images
 from trainer_engine.config.components import spec_of_run
 from trainer_engine.config.families import specs
 from trainer_engine.config.parse import parse_options
 from trainer_engine.datasets.examine import examine
-from training.preflight.estimates import step_memory
-from training.preflight.network import count_parameters, network_tensors
+from trainer_engine.families.load import load_family
+from trainer_engine.runtime.devices import resolve_devices
+from training.preflight.network import component_tensors, count_parameters, network_tensors
 from training.preflight.on_device import EstimatedRun
+from training.preflight.step import step_memory
 
 TOLERANCE = 0.10
 EDGE = 128
@@ -35,6 +39,11 @@ WIDER: dict[str, tuple[str, Any, dict[str, Any]]] = {
 }
 """Family -> what makes its smallest model wide enough."""
 LOKR = {"algo": "lokr", "multiplier": 1.0, "full_matrix": True, "linear_alpha": 1, "factor": 8}
+STEERED = ("sd1x", "pixart_sigma", "flux")
+"""Families whose ControlNet is measured."""
+SKIPPED = {"tread_config": '{"routes": [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2}]}'}
+"""Half the tokens skip the middle blocks."""
+CONTROLNET = {"model_type": "full", "controlnet": True}
 ATTENTION = {"flux": "FluxAttention", "pixart_sigma": "Attention"}
 
 
@@ -46,13 +55,33 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         importlib.import_module(f"trainer_engine.families.{family}.tiny").make_tiny(place / family, size="demo")
         document = {**LOKR, "apply_preset": {"target_module": [ATTENTION[family], "FeedForward"]}}
         (place / f"{family}.json").write_text(json.dumps(document))
+        make_assistant(place, family)
     for family, (folder, network, changes) in WIDER.items():
         importlib.import_module(f"trainer_engine.families.{family}.tiny").make_tiny(place / family)
         config = {**network.load_config(place / family / folder), **changes}
         shutil.rmtree(place / family / folder)
         with torch.random.fork_rng(devices=[]):
             network.from_config(config).save_pretrained(place / family / folder)
+    for family in STEERED:
+        options = options_with(model_family=family, pretrained_model_name_or_path=str(place / family), controlnet=True)
+        network: Any = load_family(options, resolve_devices(options, torch.device("cpu"))).load_network()
+        network.save_pretrained(place / f"{family}-controlnet")
     return place
+
+
+def make_assistant(place: Path, family: str) -> None:
+    """An adapter of random numbers on every layer that makes queries."""
+    options = options_with(model_family=family, pretrained_model_name_or_path=str(place / family))
+    tensors = network_tensors(options.model, specs()[family], place) or {}
+    layers = {name.removesuffix(".weight"): shape for name, shape in tensors.items() if name.endswith("to_q.weight")}
+    sides = {f"transformer.{name}.lora_A.weight": torch.randn(64, shape[1]) for name, shape in layers.items()}
+    sides |= {f"transformer.{name}.lora_B.weight": torch.randn(shape[0], 64) for name, shape in layers.items()}
+    save_file(sides, place / f"{family}-assistant.safetensors")
+
+
+def numbers_of(adapter: str | None) -> int:
+    """Numbers in an adapter file; 0 for none."""
+    return sum(tensor.numel() for tensor in load_file(adapter).values()) if adapter else 0
 
 
 def measured_and_estimated(place: Path, family: str, values: dict[str, Any]) -> tuple[int, int]:
@@ -78,14 +107,28 @@ def measured_and_estimated(place: Path, family: str, values: dict[str, Any]) -> 
     }
     if values.get("lora_type") == "lycoris":
         values = {**values, "lycoris_config": str(place / f"{family}.json")}
+    if values.get("controlnet"):
+        values = {**values, "controlnet_model_name_or_path": str(place / f"{family}-controlnet")}
+    if "assistant_lora_path" in values:
+        values = {**values, "assistant_lora_path": str(place / f"{family}-assistant.safetensors")}
     options = parse_options({**usual, **({"lora_rank": 16} if "lycoris_config" not in values else {}), **values})
     trainer = assembled(place, options)
-    with LiveBytes(tensors_of(trainer.step.network)) as live:
+    networks = (trainer.step.network, *trainer.step.family.beside.values())
+    with LiveBytes([tensor for network in networks for tensor in tensors_of(network)]) as live:
         trainer.fit()
     spec = spec_of_run(options.model, specs()[family])
     tensors = network_tensors(options.model, spec, place)
     assert tensors is not None
-    run = EstimatedRun(options=options, spec=spec, parameters=count_parameters(tensors), tensors=tensors)
+    folders = [spec.components[name].folder for name in spec.networks_beside]
+    parts = {folder: component_tensors(options.model, spec, folder, place) or {} for folder in folders}
+    run = EstimatedRun(
+        options=options,
+        spec=spec,
+        parameters=count_parameters(tensors),
+        tensors=tensors,
+        parts=parts,
+        assistant=numbers_of(values.get("assistant_lora_path")),
+    )
     return live.peak, step_memory(run, examine(datasets(place, options), options, spec)).total
 
 
@@ -99,9 +142,15 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("pixart_sigma", {"model_type": "full", "gradient_accumulation_steps": 2}),
     ("pixart_sigma", {"model_type": "full", "optimizer": "torch-sgd"}),
     ("flux", {"lora_rank": 64}),
+    *((family, SKIPPED) for family in ("flux", "pixart_sigma", "wan")),
+    ("pixart_sigma", {"model_type": "full", **SKIPPED}),
+    ("flux", {"assistant_lora_path": "assistant"}),
+    *((family, CONTROLNET) for family in STEERED),
     ("pixart_sigma", {"control": True}),
 ]
 SLOW = [pytest.param(("flux", {"control": True}), marks=pytest.mark.slow)]
+OVERESTIMATED = [("flux", CONTROLNET)]
+"""With gradient checkpointing the estimate is up to 20 % above what is measured."""
 
 
 def title(row: tuple[str, dict[str, Any]]) -> str:
@@ -114,8 +163,15 @@ def test_the_estimate_is_what_a_step_holds(row: tuple[str, dict[str, Any]], plac
     assert estimated == pytest.approx(measured, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("row", [*ROWS, *SLOW], ids=title)
+@pytest.mark.parametrize("row", [*(row for row in ROWS if row not in OVERESTIMATED), *SLOW], ids=title)
 def test_the_estimate_is_what_a_step_with_gradient_checkpointing_holds(row: tuple[str, dict[str, Any]], place: Path) -> None:
     family, values = row
     measured, estimated = measured_and_estimated(place, family, {**values, "gradient_checkpointing": True})
     assert estimated == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("row", OVERESTIMATED, ids=title)
+def test_the_estimate_of_a_large_controlnet_is_no_lower_than_what_it_holds(row: tuple[str, dict[str, Any]], place: Path) -> None:
+    family, values = row
+    measured, estimated = measured_and_estimated(place, family, {**values, "gradient_checkpointing": True})
+    assert measured <= estimated <= 1.25 * measured

@@ -47,3 +47,21 @@ def test_shorter_types_take_less_memory(smaller: str, larger: str) -> None:
 def test_flux_in_4_bits_fits_where_bfloat16_does_not() -> None:
     sizes = {row["type"]: float(row["cells"].split(" | ")[0]) for row in rows() if row["family"] == "Flux.1" and row["kind"] == "LoRA"}
     assert sizes["`nf4-bnb`"] < 16 < 24 < sizes["bfloat16"]
+
+
+def test_the_phase_that_needs_the_most_decides() -> None:
+    phases = [
+        line.strip("| ").split(" | ")
+        for line in document()
+        if line.endswith(("| captions |", "| latents |", "| training |", "| validation |"))
+    ]
+    assert len(phases) >= 2 * len(specs())
+    names = ("captions", "latents", "training", "validation")
+    for title, base, *cells, decides in phases:
+        sizes = dict(zip(names, map(float, cells), strict=True))
+        assert sizes[decides] == max(sizes.values()), f"{title} {base}"
+
+
+def test_each_flavour_of_flux2_has_its_own_text_encoder() -> None:
+    lines = [line for line in document() if line.startswith("| Flux.2 | ") and "| bfloat16 |" in line]
+    assert [line.split(" | ")[1] for line in lines] == ["Qwen3 8B", "Mistral Small 3", "Qwen3 4B"]

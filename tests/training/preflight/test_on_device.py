@@ -11,8 +11,9 @@ from tests.helpers.models import options_with
 from trainer_engine.config.families import specs
 from trainer_engine.datasets.buckets import Effective
 from trainer_engine.datasets.report import DatasetReport
-from training.preflight.estimates import estimate_memory, step_memory
+from training.preflight.estimates import estimate_memory
 from training.preflight.on_device import EstimatedRun, OnDevice, paged_state_leaves_the_device, relieved
+from training.preflight.step import step_memory
 
 SPEC = specs()["pixart_sigma"]
 TENSORS = {"weight": (1000, 1000)}

@@ -14,6 +14,7 @@ import pytest
 
 from environments.paths import Home
 from environments.resolve.run import resolve_run
+from tests.helpers.checked_runs import memory_of_training
 from tests.training.conftest import Training, write_model
 from trainer_engine.config.families import specs
 from trainer_engine.config.options.model import ModelOptions
@@ -151,7 +152,7 @@ def test_weights_larger_than_the_memory_are_refused(training: Training) -> None:
 def test_estimates_grow_with_what_they_depend_on(training: Training) -> None:
     plain = examine(training).understood
     averaged = examine(training, use_ema="true").understood
-    assert averaged["memory"]["bytes"] > plain["memory"]["bytes"]
+    assert memory_of_training(averaged)["bytes"] > memory_of_training(plain)["bytes"]
     assert averaged["disk"]["checkpoint_bytes"] > plain["disk"]["checkpoint_bytes"]
     often = examine(training, checkpoint_step_interval="5", checkpoints_total_limit="0").understood
     assert often["disk"]["checkpoints_bytes"] > plain["disk"]["checkpoints_bytes"]

@@ -129,3 +129,18 @@ def test_an_adapter_keeps_less_than_full_training(make: Callable[[], Any], tmp_p
 def test_a_transformer_is_no_unet() -> None:
     assert not is_unet({"pos_embed.proj": (8, 4, 2, 2), "transformer_blocks.0.attn1.to_q": (8, 8)})
     assert is_unet({"down_blocks.0.resnets.0.conv1": (8, 8, 3, 3)})
+
+
+def test_a_controlnet_keeps_what_it_makes_of_the_pixels_of_its_image() -> None:
+    first, halved, last = (f"controlnet_cond_embedding.{name}" for name in ("conv_in", "blocks.1", "conv_out"))
+    layers: Layers = {first: (16, 3, 3, 3), last: (64, 256, 3, 3)}
+    layers = {**layers, **{f"controlnet_cond_embedding.blocks.{number}": (32, 32, 3, 3) for number in range(6)}}
+    options = options_with(gradient_checkpointing=False)
+
+    def kept(*names: str) -> int:
+        others = {name: (0, 0, 3, 3) for name in layers if name not in names}
+        return unet_numbers({**others, **{name: layers[name] for name in names}}, UnetInputs(cells=100, prompt_tokens=0), options)
+
+    assert kept(first) == 2 * 16 * 100 * 64, "each cell of the latents stands for 8 x 8 pixels"
+    assert kept(halved) == 2 * 32 * 100 * 16
+    assert kept(last) == 0

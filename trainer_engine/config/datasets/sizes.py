@@ -42,7 +42,7 @@ def caption_bytes(
     """
     prompts, limit = spec.prompts, spec.tokens_of(flavour, limit)
     stored = limit if prompts.stores_padding and not unpadded else min(tokens, limit)
-    return (stored * prompts.width + prompts.pooled) * number
+    return (stored * prompts.encoders_of(flavour).width + prompts.pooled) * number
 
 
 def stores_padding(spec: FamilySpec, values: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.distillation import DistillationSpec
+from trainer_engine.config.family_costs import TextEncoderFacts
 from trainer_engine.config.family_parts import (
     AdapterSpec,
     Component,
@@ -30,6 +31,7 @@ FLAVOURS = MappingProxyType(
     }
 )
 DISTILLED = ("klein-4b-distilled", "klein-9b-distilled")
+QWEN3_4B = TextEncoderFacts(names=("Qwen3 4B",), parameters=(3_215_021_568,), layers=28, width=7_680)
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj")
 
 
@@ -57,10 +59,17 @@ SPEC = FamilySpec(
     ),
     prompts=PromptSpec(
         token_limit=512,
-        text_encoders=("Qwen3 8B, or Mistral Small 3",),
+        text_encoders=("Qwen3 8B",),
         joins_sequence=True,
         encoder_parameters=(6_024_834_048,),
+        encoder_layers=28,
         width=12_288,
+        flavour_encoders=MappingProxyType(
+            {
+                "dev": TextEncoderFacts(names=("Mistral Small 3",), parameters=(17_899_514_880,), layers=31, width=15_360),
+                **dict.fromkeys(("klein-4b", "klein-4b-distilled"), QWEN3_4B),
+            }
+        ),
         stores_padding=True,
     ),
     latents=LatentSpec(alignment_px=16, channels=128, scale_factor_px=16, previews_in_full=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.family_costs import AutoencoderFacts
 from trainer_engine.config.family_parts import LatentSpec, PromptSpec, frozen_components
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.families.common import unet_facts
@@ -34,7 +35,13 @@ SPEC = FamilySpec(
         }
     ),
     prompts=PromptSpec(token_limit=77, text_encoders=("OpenCLIP ViT-H/14",), width=1024, stores_padding=True),
-    latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesd"),
+    latents=LatentSpec(
+        alignment_px=64,
+        channels=4,
+        scale_factor_px=8,
+        preview_decoder="madebyollin/taesd",
+        autoencoder=AutoencoderFacts(tile_px=768),
+    ),
     sampling=unet_facts.SAMPLING,
     repeated_blocks=unet_facts.REPEATED_BLOCKS,
     distillation=unet_facts.distillation(FLAVOURS["2.1"]),

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trainer_engine.config.distillation import FEW_STEP_WORDS, DistillationSpec
+from trainer_engine.config.family_costs import CAUSAL_AUTOENCODER
 from trainer_engine.config.family_parts import (
     AdapterSpec,
     ClipSpec,
@@ -91,7 +92,9 @@ SPEC = FamilySpec(
         encoder_parameters=(5_680_910_336,),
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
-    latents=LatentSpec(media=("image", "clip"), alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
+    latents=LatentSpec(
+        media=("image", "clip"), alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True, autoencoder=CAUSAL_AUTOENCODER
+    ),
     routing=RoutingSpec(blocks=("blocks",), along=MappingProxyType({"rotary_emb": 1}), cells=(1, 2, 2)),
     splitting=SplittingSpec(),
     distillation=DistillationSpec(

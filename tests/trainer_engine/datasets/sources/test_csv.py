@@ -353,6 +353,31 @@ def test_validate_names_the_limit_of_a_set_and_a_set_that_is_beyond_it(web: WebS
     assert (larger.files, larger.size_bytes, larger.largest_bytes) == (7, 5, len(picture()) + 5)
 
 
+def test_validate_counts_references_that_a_run_downloads(web: WebServer, tmp_path: Path) -> None:
+    images, texts = tiny_datasets(tmp_path)
+    folder = Path(images["instance_data_dir"])
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*"))
+    web.files |= {f"/{name}": (folder / name).read_bytes() for name in names}
+    write_csv(tmp_path, [(f"{web.url}/{name}", "") for name in names])
+    place = {"type": "csv", "csv_file": str(tmp_path / "addresses.csv"), "csv_cache_dir": str(tmp_path / "files")}
+    masks = {"id": "masks", "conditioning_type": "mask", **place, "csv_hash_filenames": False}
+    datasets = [{**images, "conditioning_data": ["masks"]}, texts, masks]
+    report = checked(tmp_path, datasets=datasets)
+    assert report.errors == [], "masks that are downloaded later are not missing"
+    [note] = [problem for problem in report.problems if problem.code == "files_pending"]
+    assert note.message == f"dataset masks: {len(names)} masks are fetched when the run starts."
+    what = "the downloaded files of dataset masks"
+    assert any(what in one["what"] and one["bytes"] >= len(names) * USUAL_FILE_BYTES for one in report.understood["disk"]["file_systems"])
+    for name in names[1:]:
+        (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / name).write_bytes((folder / name).read_bytes())
+    [note] = [problem for problem in checked(tmp_path, datasets=datasets).problems if problem.code == "files_pending"]
+    assert note.got == "1"
+    (tmp_path / "files" / names[0]).write_bytes((folder / names[0]).read_bytes())
+    complete = checked(tmp_path, datasets=datasets)
+    assert complete.errors == [] and what not in complete.understood["disk"]["text"]
+
+
 def test_a_run_beyond_the_limit_of_a_set_ends_and_names_it(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = on_the_web(tmp_path, web)
     monkeypatch.setenv("SIMPLETUNER_DOWNLOAD_GB", str(200 / GB))

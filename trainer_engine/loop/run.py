@@ -67,9 +67,7 @@ def train(
     """
     at_start = resident_bytes()
     prepare_arithmetic(options)
-    spread = options.distributed
-    on_host = spread.fsdp_enable and spread.fsdp_cpu_offload
-    processes = Processes(environment, spread.group_size, in_step=spread.fsdp_enable, sends_from_host=on_host)
+    processes = _processes(environment, options)
     requests.raise_if_stopped()
     try:
         with (
@@ -107,6 +105,12 @@ def train(
         ) from error
     finally:
         processes.leave()
+
+
+def _processes(environment: LaunchEnvironment, options: TrainingOptions) -> Processes:
+    spread = options.distributed
+    on_host = spread.fsdp_enable and spread.fsdp_cpu_offload
+    return Processes(environment, spread.group_size, in_step=spread.fsdp_enable, sends_from_host=on_host)
 
 
 def _fit(trainer: Trainer, options: TrainingOptions, sink: EventSink, requests: ControlRequests) -> Ended:

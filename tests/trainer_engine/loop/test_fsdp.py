@@ -12,10 +12,11 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from safetensors.torch import load_file
 
-from tests.helpers.models import tiny_pixart
+from tests.helpers.models import tiny_model, tiny_pixart
 from tests.helpers.pictures import assert_same_images
 from tests.helpers.resuming import assert_same_files
 from tests.helpers.tiny_run import TinyRun, files_of, run_of_ranks, train_here, with_held_out
+from trainer_engine.config.families import specs
 from trainer_engine.contract.checkpoint_files import EMA_TENSORS
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import EVALUATION
@@ -159,6 +160,21 @@ def test_other_ways_of_wrapping_give_the_same_numbers(runs: Runs) -> None:
     for number, options in enumerate(({"fsdp_auto_wrap_policy": "NO_WRAP"}, {"fsdp_reshard_after_forward": False})):
         other = run_two(runs.place, f"wrapped-{number}", fsdp_enable=True, **options)
         assert values(other, "loss") == pytest.approx(values(runs.sharded, "loss"), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [name for name in specs() if name != "pixart_sigma"])
+def test_networks_of_every_family_learn_sharded_what_they_learn_complete(family: str, tmp_path: Path) -> None:
+    quiet = {"model_family": family, "model": str(tiny_model(family)), "max_train_steps": 2, "gradient_checkpointing": True}
+    flavour = {"model_flavour": "base"} if family == "z_image" else {}
+    how = dict.fromkeys(("fsdp_enable", "fsdp_cpu_offload", "fsdp_cpu_ram_efficient_loading"), True)
+    complete, sharded = (
+        run_of_ranks(tmp_path, f"run-{name}", output_dir=str(tmp_path / name), **quiet, **flavour, **spread)
+        for name, spread in (("complete", {}), ("sharded", how))
+    )
+    for name in ("loss", "grad_norm"):
+        assert values(sharded, name) == pytest.approx(values(complete, name), rel=1e-5), name
+    assert sorted(files_of(sharded.newest_checkpoint().path)) == sorted(files_of(complete.newest_checkpoint().path))
 
 
 def test_one_process_has_nothing_to_spread_weights_over(tmp_path: Path) -> None:

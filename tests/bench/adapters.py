@@ -30,9 +30,8 @@ from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.run import RunFolder
-from trainer_engine.families.common.latent_squares import pack
+from trainer_engine.families.common.latent_squares import pack, positions
 from trainer_engine.families.flux.tiny import make_tiny
-from trainer_engine.families.flux.tokens import positions
 from trainer_engine.families.load import load_family
 from trainer_engine.loop.assemble import assemble
 from trainer_engine.loop.callbacks.base import Callbacks

@@ -23,9 +23,8 @@ from trainer_engine.batches.loader import StepBatches
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
-from trainer_engine.families.common.latent_squares import pack
+from trainer_engine.families.common.latent_squares import pack, positions
 from trainer_engine.families.flux.family import Flux
-from trainer_engine.families.flux.tokens import positions
 from trainer_engine.loop.step import Step
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.optim.lr_schedules import Schedule

@@ -1,4 +1,4 @@
-"""Latents as tokens of 2 x 2 cells, as Flux.1 and Qwen-Image see them."""
+"""Latents as tokens of 2 x 2 cells, as Flux.1 and Qwen-Image see them; their positions and masks as Flux.1 has them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,20 @@ def token_count(latent_shape: Sequence[int]) -> int:
     """Tokens of latents (C, h, w)."""
     _, height, width = latent_shape
     return height * width // (CELLS * CELLS)
+
+
+def positions(height: int, width: int, image: int = 0) -> Tensor:
+    """(h/2 w/2, 3): number of the image (0 is the generated one), row, column. ``height`` and ``width`` in latent cells."""
+    rows, columns = torch.meshgrid(torch.arange(height // CELLS), torch.arange(width // CELLS), indexing="ij")
+    return torch.stack([torch.full_like(rows, image), rows, columns], dim=-1).reshape(-1, 3).float()
+
+
+def positions_of(sizes: Sequence[tuple[int, int]], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(N, 3) positions on ``device`` of images of these sizes, (h_i, w_i) in latent cells; each has an image number of its own."""
+    return torch.cat([positions(height, width, number) for number, (height, width) in enumerate(sizes)]).to(device, dtype)
+
+
+def attention_mask(prompt: Tensor, image_tokens: int) -> Tensor:
+    """(B, T) of 1 for real tokens -> (B, 1, 1, T + image_tokens), true where attention may go; prompts come first."""
+    seen = torch.cat([prompt.bool(), prompt.new_ones(len(prompt), image_tokens, dtype=torch.bool)], dim=1)
+    return seen[:, None, None]

@@ -20,13 +20,12 @@ from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.control import control_latents, fit_to_control
 from trainer_engine.families.common.controlnet import control_picture
-from trainer_engine.families.common.latent_squares import packed, token_count, unpack
+from trainer_engine.families.common.latent_squares import attention_mask, packed, positions_of, token_count, unpack
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux.components import FluxParts
 from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, in_type, make_pipeline, with_masks
 from trainer_engine.families.flux.spec import SPEC
-from trainer_engine.families.flux.tokens import attention_mask, positions_of
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap

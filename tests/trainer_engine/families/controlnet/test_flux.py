@@ -23,9 +23,8 @@ from tests.trainer_engine.families.flux.test_numerics import LATENTS, NOISE, PRO
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.contract.events import ImageEvent
-from trainer_engine.families.common.latent_squares import pack, unpack
+from trainer_engine.families.common.latent_squares import pack, positions, unpack
 from trainer_engine.families.flux.components import controlnet_of
-from trainer_engine.families.flux.tokens import positions
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.objectives.build import make_objective
 

@@ -16,9 +16,8 @@ from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.common.latent_squares import pack, unpack
+from trainer_engine.families.common.latent_squares import attention_mask, pack, positions, unpack
 from trainer_engine.families.flux.spec import CONTROL_LAYERS, SPEC
-from trainer_engine.families.flux.tokens import attention_mask, positions
 from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.inputs import SampleFacts
 from trainer_engine.objectives.randomness import sample_generators

@@ -80,7 +80,7 @@ BROKEN = [
     form("lycoris_config", "not_found", model_type="lora", lora_type="lycoris", lycoris_config="nowhere.json"),
     form("init_lora", "not_found", model_type="lora", init_lora="nowhere"),
     form("report_to", "unknown_tracker", report_to="comet_ml"),
-    form("control", "not_available", control="true"),
+    form("crepa_enabled", "not_available", crepa_enabled="true"),
     form("gradient_checkpointing", "not_a_boolean", gradient_checkpointing="perhaps"),
     form("validation_resolution", "not_a_size", validation_resolution="1001x7"),
     form("validation_guidance", "out_of_range", validation_guidance="99"),

@@ -95,7 +95,7 @@ PUT = [
     ({"optimzer": "adamw_bf16"}, ("optimzer", "unknown_option")),
     ({"optimizer": "soap"}, ("optimizer", "not_available")),
     ({"peft_lora_mode": "singlora"}, ("peft_lora_mode", "not_available")),
-    ({"control": True}, ("control", "not_available")),
+    ({"crepa_enabled": True}, ("crepa_enabled", "not_available")),
     ({"model_family": "hunyuanvideo"}, ("model_family", "not_available")),
     ({"model_family": "x\0"}, ("model_family", "not_text")),
     ({"model_flavour": "x"}, ("model_flavour", "unknown_flavour")),

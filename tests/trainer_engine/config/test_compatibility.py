@@ -129,7 +129,7 @@ def test_every_refused_option_says_what_it_is_for() -> None:
 
 def test_only_options_of_distribution_and_epochs_are_refused_as_not_implemented_yet() -> None:
     bare = {name for name in not_available() if name not in HINTS and refusal_of(name).reason is Reason.LATER}
-    later = {"deepspeed_config", "control", "slider_lora_target"}
+    later = {"deepspeed_config", "slider_lora_target"}
     assert {name for name in bare if not name.startswith(("fsdp_", "context_parallel_"))} <= later
 
 

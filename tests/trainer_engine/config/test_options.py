@@ -100,7 +100,7 @@ def test_the_parser_reports_every_problem_at_once() -> None:
         ("validation_resolution", "64", "not_a_size"),
         ("validation_guidance", 99, "out_of_range"),
         ("prediction_type", "flow_matching", "not_for_family"),
-        ("control", True, "not_available"),
+        ("crepa_enabled", True, "not_available"),
         ("push_checkpoints_to_hub", True, "needs_another"),
         ("hub_model_id", "a/b/c", "not_a_repository"),
         ("peft_lora_mode", "singlora", "not_available"),

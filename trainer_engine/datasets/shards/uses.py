@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -44,6 +45,7 @@ class HeldUse:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
+        self.inode = os.fstat(descriptor).st_ino
         self._close = weakref.finalize(self, _let_go, descriptor)
 
     def let_go(self) -> None:
@@ -106,8 +108,22 @@ def note_use(folder: Path, addresses: Iterable[str], facts: Mapping[str, Any]) -
         os.utime(path)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        _write_new(path, content)
     return path
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Writes a list that is not there, and never in the place of one that another run has just written and holds."""
+    staging = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    write_atomically(staging, content)
+    try:
+        os.link(staging, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def use_heads(folder: Path) -> Iterator[tuple[float, Mapping[str, Any], int]]:

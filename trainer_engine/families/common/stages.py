@@ -27,6 +27,8 @@ class OtherNetwork:
         self.stage = stage
         self.family = family
         """The family with the weights of the other stage. Its autoencoder is not used."""
+        self.free_text: Callable[[], None] = family.free_encoders
+        """Lets go of its text encoders."""
         self._network: nn.Module | None = None
         self._prompts: dict[str, PromptEmbedding] = {}
 
@@ -51,7 +53,8 @@ class OtherNetwork:
         try:
             self._prompts |= {text: self.family.encode_prompts([text])[0] for text in missing}
         finally:
-            self.family.free_encoders()
+            self.free_text()
+            free_device_memory(self.family.devices.device)
 
     def prompt(self, text: str) -> PromptEmbedding:
         """The embedding of a text by the text encoders of the other stage."""

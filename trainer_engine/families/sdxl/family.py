@@ -77,12 +77,16 @@ class StableDiffusionXL(UNetFamily):
         found = other_network(self, stage)
         assert isinstance(found.family, StableDiffusionXL)
         found.family.autoencoder, found.family.continues = self.autoencoder, not stage.is_first
+        found.free_text = found.family.free_text_encoders  # the run may still need the autoencoder
         found.find(*(folder for name in found.family.clip_outputs for folder in (name, tokenizer_of(name))))
         return found
 
     def _with_flavour(self, stage: OtherStage) -> OtherStage:
         """A second network with both text encoders is no refiner, but was made from the base."""
-        first = next(name for name in self.spec.flavours if name not in REFINERS)
+        published = {repository: name for name, repository in self.spec.flavours.items()}
+        first = published.get(stage.name, next(name for name in self.spec.flavours if name not in REFINERS))
+        if first in REFINERS:
+            return stage
         as_base = stage.model.model_copy(update={"model_flavour": first})
         is_refiner = SdxlComponents(as_base, self.spec).find_if_present("text_encoder") is None
         return stage if is_refiner else replace(stage, model=as_base)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,28 @@ def test_two_runs_hold_one_list_and_the_last_one_frees_it(tmp_path: Path) -> Non
     two.let_go()
     assert [found.is_held for found in use_lists(tmp_path)] == [False] and remove_unheld(one.path)
     assert list(use_lists(tmp_path)) == [] and not remove_unheld(one.path)
+
+
+def test_runs_that_begin_at_once_hold_the_list_that_is_there(tmp_path: Path) -> None:
+    """Beside a cleaning that removes the list whenever nobody holds it."""
+    until, wrong, removed = time.monotonic() + 1.5, list[str](), list[bool]()
+
+    def run() -> None:
+        while time.monotonic() < until:
+            held = hold_use(tmp_path, ["aa" * 32], {"kind": "latents"})
+            if not held.path.exists() or held.path.stat().st_ino != held.inode:
+                wrong.append("it holds another list")
+            held.let_go()
+
+    def clean() -> None:
+        while time.monotonic() < until:
+            removed.extend(filter(None, map(remove_unheld, (tmp_path / "uses").glob("*.use"))))
+
+    with ThreadPoolExecutor(5) as pool:
+        running = [pool.submit(work) for work in (run, run, run, clean, clean)]
+    assert [one.result() for one in running] == [None] * 5
+    assert wrong == [] and removed
+    assert sorted(path.suffix for path in (tmp_path / "uses").iterdir()) in ([], [".use"])
 
 
 def test_gc_leaves_a_shard_alone_that_a_run_is_writing_to(tmp_path: Path) -> None:

@@ -180,6 +180,17 @@ def test_a_validation_lets_go_of_the_other_network_and_encodes_its_prompts_once(
         gc.enable()
 
 
+def test_prompts_of_the_other_network_leave_the_autoencoder_of_the_run_alone() -> None:
+    """A run that encodes its images while it trains keeps the autoencoder."""
+    family = trained_base()
+    family.keeps_encoders, model = True, family.vae()
+    family.expect_prompts([TEXT, NEGATIVE])
+    assert family.vae() is model
+    family.make_pipeline(family.load_network())
+    family.release_encoders()
+    assert family.vae() is model
+
+
 def test_a_base_whose_text_encoders_are_trained_hands_over_to_a_refiner_with_its_own(tmp_path: Path) -> None:
     frozen, live = (trained_base(output_dir=str(tmp_path), **VALIDATION, train_text_encoder=value) for value in (False, True))
     one = rendered(frozen, tmp_path)

@@ -68,8 +68,7 @@ def train(
     at_start = resident_bytes()
     prepare_arithmetic(options)
     spread = options.distributed
-    on_host = spread.fsdp_enable and spread.fsdp_cpu_offload
-    processes = Processes(environment, spread.group_size, in_step=spread.fsdp_enable, sends_from_host=on_host)
+    processes = Processes(environment, spread.group_size, in_step=spread.fsdp_enable, sends_from_host=spread.keeps_parts_on_host)
     requests.raise_if_stopped()
     try:
         with (

@@ -210,7 +210,7 @@ def _shard(run_context: RunContext, family: Family, trainable: Trainable) -> Non
         processes.count,
         family.devices.device,
         frees_after_forward=spread.fsdp_reshard_after_forward,
-        waits_on_host=spread.fsdp_cpu_offload,
+        waits_on_host=spread.keeps_parts_on_host,
         from_first=spread.reads_weights_once,
         complete=trainable.unsharded,
     )

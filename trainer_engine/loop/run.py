@@ -109,8 +109,7 @@ def train(
 
 def _processes(environment: LaunchEnvironment, options: TrainingOptions) -> Processes:
     spread = options.distributed
-    on_host = spread.fsdp_enable and spread.fsdp_cpu_offload
-    return Processes(environment, spread.group_size, in_step=spread.fsdp_enable, sends_from_host=on_host)
+    return Processes(environment, spread.group_size, in_step=spread.fsdp_enable, sends_from_host=spread.keeps_parts_on_host)
 
 
 def _fit(trainer: Trainer, options: TrainingOptions, sink: EventSink, requests: ControlRequests) -> Ended:

@@ -129,7 +129,7 @@ def spread(held: OnDevice, run: EstimatedRun, processes: int) -> OnDevice:
     frees = chosen.fsdp_reshard_after_forward and bool(chosen.wrapped_blocks(run.spec.repeated_blocks))
     gathered = int(of_base * min(1, 2 / layer_count(run.parameters))) if frees else of_base
     parts = {name: getattr(held, name) // processes for name in (base, *others)}
-    if chosen.fsdp_cpu_offload:
+    if chosen.keeps_parts_on_host:
         return replace(held, **{**dict.fromkeys(parts, 0), base: gathered}, host=held.host + sum(parts.values()))
     return replace(held, **{**parts, base: parts[base] + gathered})
 

@@ -157,6 +157,11 @@ class DistributedOptions(OptionGroup):
         """Whether only the first process reads the weights of the network."""
         return self.fsdp_enable and self.fsdp_cpu_ram_efficient_loading
 
+    @property
+    def keeps_parts_on_host(self) -> bool:
+        """Whether the parts of spread weights lie in the memory of the host."""
+        return self.fsdp_enable and self.fsdp_cpu_offload
+
     def wrapped_blocks(self, usual: Sequence[str]) -> tuple[str, ...]:
         """Class names of the modules that gather their sharded weights on their own. ``usual``: those of the family."""
         if self.fsdp_auto_wrap_policy == "NO_WRAP":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,15 +14,21 @@ from trainer_engine.config.precisions import compute_precision
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
+from training.preflight.activations import BLOCK, modelled_width, token_px
 from training.preflight.autoencoder import autoencoder_bytes, decoding_bytes, encoding_bytes
 from training.preflight.estimates import HELD_ON_CPU, Memory, gpu_memory, size
 from training.preflight.on_device import CAPTIONS, LATENTS, EstimatedRun, OnDevice
-from training.preflight.sampling import sampling_numbers
 from training.preflight.step import step_memory
 from training.preflight.text_encoders import text_encoder_memory
+from training.preflight.unet_activations import is_unet
+from training.preflight.weights import split_layers
 
 TRAINING, VALIDATION = "training", "validation"
 LEAN = ", ".join(row.name for row in OPTIMIZERS.values() if row.moments == 0 or row.is_factored)
+SAMPLED = 12.7
+"""Numbers that live at the largest moment of a block, as a multiple of its tokens and its width; times the family's share."""
+UNET_SAMPLED = 25
+"""The same of a UNet, as a multiple of its positions at full resolution and of its first width; its skip connections are among them."""
 HINTS: Mapping[str, tuple[str, str]] = {
     CAPTIONS: ("text_encoder_1_precision", "quantise the text encoders, or set group_offload_text_encoder"),
     LATENTS: ("vae_batch_size", "set vae_enable_tiling, or lower the resolution"),
@@ -112,4 +119,19 @@ def _validation(run: EstimatedRun, held: OnDevice, kept: OnDevice) -> Phase:
     autoencoder = 0 if LATENTS in run.meanwhile else autoencoder_bytes(run)
     counted = replace(held, gradients=0).counted + run.on_cpu * held.host + copies + autoencoder + kept.counted
     each = int(compute_precision(run.options.precision.mixed_precision).weight_bytes)
-    return _phase(run, VALIDATION, counted, max(each * sampling_numbers(run), decoding_bytes(run)))
+    return _phase(run, VALIDATION, counted, max(each * _sampling_numbers(run), decoding_bytes(run)))
+
+
+def _sampling_numbers(run: EstimatedRun) -> int:
+    """What lives in a pass without gradients, for the largest image or clip of a validation; both prompts are in one batch."""
+    validation, spec = run.options.validation, run.spec.beside or run.spec
+    pixels = max((math.prod(size) for size in validation.resolutions), default=0) * spec.latent_frames(validation.frames)
+    cells = pixels // spec.latents.scale_factor_px**2
+    samples = 2 if validation.validation_guidance > 1 else 1
+    layers, _ = split_layers(run.tensors or {}, run.spec)
+    if is_unet(layers):
+        return samples * cells * UNET_SAMPLED * layers.get("conv_in", (0,))[0]
+    prompt = spec.tokens_of(run.options.model.model_flavour, run.options.model.tokenizer_max_length) * spec.prompts.joins_sequence
+    blocks = (min(shape[:2]) for name, shape in layers.items() if BLOCK.search(f"{name}."))
+    width = next(blocks, None) or modelled_width(run.parameters)
+    return int(samples * (pixels // token_px(spec) ** 2 + prompt) * width * SAMPLED * spec.activation_share)

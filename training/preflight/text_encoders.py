@@ -71,7 +71,8 @@ def text_encoder_memory(run: EstimatedRun, batch: int) -> TextEncoderMemory:
         weights += _weight_bytes(tensors, count, row, run.options, plain)
         encoder = _sizes_of(tensors)
         layers = max(layers, encoder.layers if encoder else 1)
-        lives = _lives(encoder, run, batch) * plain if encoder else int(UNKNOWN_SHARE * count * plain * batch)
+        known = sum(map(math.prod, tensors.values())) or count
+        lives = _lives(encoder, run, batch) * plain if encoder else int(UNKNOWN_SHARE * known * plain * batch)
         reading = max(reading, lives)
     if not run.options.memory.streams_encoders:
         return TextEncoderMemory(weights, 0, reading)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import UNet2DConditionModel
 
 from environments.paths import Home
 from environments.resolve.run import resolve_run
@@ -48,7 +49,9 @@ def test_the_frozen_network_is_a_part_of_the_memory(training: Training, tmp_path
     plain, quantised = (examined(training, tmp_path, base_model_precision=name) for name in ("no_change", "int8-quanto"))
     assert plain.understood is not None and quantised.understood is not None
     saved = memory_of_training(plain.understood)["bytes"] - memory_of_training(quantised.understood)["bytes"]
-    assert saved > 0.3 * 859_520_964
+    network = UNet2DConditionModel.from_pretrained(tiny_model("sd1x"), subfolder="unet")
+    numbers = sum(weight.numel() for weight in network.parameters())
+    assert 2.8 * numbers < saved < 3 * numbers, "as it is on this machine, in one byte a weight instead of four"
 
 
 def test_own_weights_are_accepted_and_an_adapter_is_counted_on_them(training: Training, tmp_path: Path) -> None:

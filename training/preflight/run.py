@@ -38,7 +38,7 @@ from training.engine.machines import ONE_MACHINE, MachineRule, Machines
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
 from training.preflight.adapter import adapter_problems
-from training.preflight.cache_stock import CACHED, cache_uses
+from training.preflight.cache_stock import CACHED, cache_uses, padding_notes
 from training.preflight.data import data_problems
 from training.preflight.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
 from training.preflight.disk_uses import download_use, run_uses, weights_use
@@ -116,6 +116,7 @@ def examine_run(
         *download_use(sources[BASE], base, options, spec, hub),
         *remote.uses,
     ]
+    problems += padding_notes(uses, options, spec)
     kept = _keeps_encoders(options, resolved.dataloader)
     weights = _Weights(sources[BASE], tensors, text_encoder_bytes(options.model, spec, hub.cache), keeps_encoders=kept)
     understood, more = _understand(options, spec, report, weights, variables, home, uses)

@@ -11,12 +11,14 @@ from trainer_engine.config.datasets import Dataloader, ReferenceSet
 from trainer_engine.config.datasets.sizes import FLOAT32_BYTES, SHORT_BYTES, bytes_with_frame, caption_bytes, latent_bytes, stores_padding
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.shards import older
 from trainer_engine.datasets.shards.folder import SHARDS, ShardFolder
 from training.preflight.disk import DiskUse
+from training.preflight.estimates import size as size_text
 
 HEADER_BYTES = 512
 """Upper bound for the header of an entry."""
@@ -25,6 +27,8 @@ MOST_TOKENS = 300
 BYTES_OF_TOKEN_ID = 2 * 8
 """Of a prompt that is encoded in every step: its number and its mask."""
 LATENTS, EMBEDDINGS, GENERATED = CACHED = ("latents", "text embeddings", "generated images")
+LARGE_EMBEDDINGS_BYTES = 10_000_000_000
+"""From here on ``validate`` names the options that store less."""
 BYTES_OF_PIXEL = 3
 """Upper bound for a pixel of a PNG in colour."""
 
@@ -71,6 +75,21 @@ def cache_uses(
     each = spec.tokens_of(flavour, limit) * BYTES_OF_TOKEN_ID * encoders if encoders else each
     for (option, folder), texts in prompts.items():
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
+
+
+def padding_notes(uses: Iterable[DiskUse], options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:
+    """Notes what embeddings take where most of it is padding, and which options store less."""
+    data, values = options.data, options.as_values()
+    if not stores_padding(spec, values) or data.compress_disk_cache:
+        return
+    shrinking = ["compress_disk_cache=true keeps the same values in a tenth to a third"]
+    shrinking += ["t5_padding=zero trains without the states of padding"] if spec.prompts.t5_folder else []
+    shrinking += [f"{spec.prompts.unpadded_option}=true hides the padding from the network"] if spec.prompts.unpadded_option else []
+    for use in uses:
+        if use.what == EMBEDDINGS and use.bytes >= LARGE_EMBEDDINGS_BYTES:
+            message = f"The embeddings of the captions take about {size_text(use.bytes)} in {use.folder}, most of it for padding."
+            hint = "; ".join([*shrinking, "text_cache_disable=true stores none"])
+            yield Problem.note(use.option, "large_embeddings", message, got=use.bytes, hint=hint)
 
 
 def _generated_uses(found: SetReport, partners: Sequence[ReferenceSet]) -> Iterator[DiskUse]:

@@ -333,5 +333,6 @@ of CLIP, those of Flux.2, and those of T5 for Flux and Stable Diffusion 3.5 with
 Flux caption therefore takes 4.2 MB, with one of these options a tenth of it, and nothing with `text_cache_disable`. With
 `compress_disk_cache` the embeddings are the same and take a tenth to a third: the states of padding differ by 0 to 0.3 percent from one
 position to the next. These shares were measured with random weights of T5's architecture (`python -m tests.bench padding`); `simpletuner
-cache stats` shows what a cache takes. Coding the differences between positions would save a seventh more.
+cache stats` shows what a cache takes. Coding the differences between positions would save a seventh more. `validate` says what the
+captions of a run take from 10 GB on where padding is stored, with the options that store less.
 """

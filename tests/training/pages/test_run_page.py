@@ -305,7 +305,7 @@ def test_curves_can_be_compared_with_those_of_other_runs_that_trained(home: Path
     job, other = (make_job(tmp_path, Status.COMPLETED, progress=PROGRESS, environment="demo") for _ in range(2))
     assert "<select" in get(client, job)
     make_job(tmp_path)
-    offered = re.findall(r'<option value="(.+?)">(.*?)</option>', get(client, job))
+    offered = re.findall(r'<option value="([^"]+)">(.*?)</option>', get(client, job))
     assert offered == [(f"/api/training/jobs/{other.pk}/metrics", "Run 2 – demo")]
     assert client.get(offered[0][0]).status_code == 200
     Job.objects.filter(pk=other.pk).delete()

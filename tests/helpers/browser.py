@@ -119,12 +119,12 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_until(self, expression: str, seconds: float = 600.0) -> Any:
-        """The first true value of an expression."""
+    def wait_until(self, expression: str, seconds: float = 600.0) -> None:
+        """Return once an expression is true. An element counts as true."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if found := self.value_of(expression):
-                return found
+            if self.value_of(f"Boolean({expression})"):
+                return
             time.sleep(0.1)
         text = self.value_of("document.body.innerText.slice(0, 600)")
         raise AssertionError(f"not within {seconds:g} s: {expression}; console: {self.console}; page: {text}")

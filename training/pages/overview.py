@@ -17,6 +17,7 @@ from training.pages.numbers import NOTHING, ShownImage, bytes_text, number_text,
 
 SHOWN_IMAGES = 200
 SHOWN_CHECKPOINTS = 8
+SHOWN_OTHERS = 30
 STAGE_ORDER = {key.value: place for place, key in enumerate(StageKey)}
 
 
@@ -71,6 +72,12 @@ def newest_checkpoints(job: Job) -> list[tuple[Checkpoint, str]]:
     """The checkpoints that were announced last, and what became of each."""
     rows = job.checkpoints.order_by("-step", "-pk")[:SHOWN_CHECKPOINTS]
     return [(row, run_overview.state_of(row.path, row.is_final)) for row in rows]
+
+
+def other_runs(job: Job) -> list[Job]:
+    """The newest runs that have curves to compare with."""
+    trained = Job.objects.filter(progress__isnull=False).exclude(pk=job.pk).order_by("-number")
+    return list(trained.only("number", "environment")[:SHOWN_OTHERS])
 
 
 def has_dataset_report(job: Job) -> bool:

@@ -98,6 +98,7 @@ def run_context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "log": details.log_tail(job),
         "options": details.chosen_options(job, previous),
         "previous": previous,
+        "others": overview.other_runs(job),
     }
 
 

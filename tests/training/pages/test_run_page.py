@@ -301,6 +301,17 @@ def test_options_are_those_that_differ_from_the_family_and_from_the_previous_run
     assert "<code>max_grad_norm</code>" not in alone
 
 
+def test_curves_can_be_compared_with_those_of_other_runs_that_trained(home: Path, client: Client, tmp_path: Path) -> None:
+    job, other = (make_job(tmp_path, Status.COMPLETED, progress=PROGRESS, environment="demo") for _ in range(2))
+    assert "<select" in get(client, job)
+    make_job(tmp_path)
+    offered = re.findall(r'<option value="([^"]+)">(.*?)</option>', get(client, job))
+    assert offered == [(f"/api/training/jobs/{other.pk}/metrics", "Run 2 – demo")]
+    assert client.get(offered[0][0]).status_code == 200
+    Job.objects.filter(pk=other.pk).delete()
+    assert "<select" not in get(client, job)
+
+
 def test_secrets_of_options_are_not_on_the_page(home: Path, client: Client, tmp_path: Path) -> None:
     hook = '[{"webhook_type": "raw", "callback_url": "http://127.0.0.1:9/", "auth_token": "canary"}]'
     page = get(client, make_job(tmp_path, options={"webhook_config": hook, "seed": 7}))

@@ -66,19 +66,22 @@ class Chart {
     this.svg.addEventListener("pointerleave", () => { this.cursor = null; this.readout(); });
   }
 
-  // curve: { steps, values, smooth (values or null), log, marks: { kind: [step] } }
+  // curve: { steps, values, smooth (values or null), log, marks: { kind: [step] }, other: { steps, values } of another run }
   draw(curve) {
     this.curve = curve;
     const width = this.svg.clientWidth || 320, height = this.svg.clientHeight || 176;
     const scale = (value) => (curve.log ? (value > 0 ? Math.log10(value) : null) : value);
-    const shown = [...curve.values, ...(curve.smooth || [])].filter((value) => value !== null).map(scale).filter((value) => value !== null);
+    const other = curve.other || { steps: [], values: [] };
+    const shown = [...curve.values, ...(curve.smooth || []), ...other.values].filter((value) => value !== null).map(scale).filter((value) => value !== null);
     this.svg.replaceChildren();
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.figure.hidden = !shown.length;
     if (!shown.length) return;
     let low = shown.reduce((a, b) => Math.min(a, b)), high = shown.reduce((a, b) => Math.max(a, b));
-    if (low === high) { const pad = Math.abs(low) * 0.1 || 1; low -= pad; high += pad; }
-    const first = curve.steps[0], last = Math.max(curve.steps[curve.steps.length - 1], first + 1);
+    // A curve without a height, but for rounding, stands in the middle; ticks need a height that numbers can count.
+    if (high - low <= 1e-6 * Math.max(Math.abs(low), Math.abs(high))) { const pad = Math.abs(low) * 0.1 || 1; low -= pad; high += pad; }
+    const first = Math.min(curve.steps[0], ...other.steps.slice(0, 1));
+    const last = Math.max(curve.steps[curve.steps.length - 1], first + 1, ...other.steps.slice(-1));
     this.x = (step) => LEFT + ((step - first) / (last - first)) * (width - LEFT - RIGHT);
     this.step = (pixel) => first + ((pixel - LEFT) / (width - LEFT - RIGHT)) * (last - first);
     const y = (value) => TOP + ((high - value) / (high - low)) * (height - TOP - BOTTOM);
@@ -90,10 +93,11 @@ class Chart {
       element(this.svg, "text", { x: this.x(tick), y: height - 4, "text-anchor": tick === last ? "end" : "middle" }, tick.toLocaleString("en"));
     }
     this.drawMarks(curve.marks || {}, first, last, width, height);
-    const path = (values) => values.reduce(([text, pen], value, place) => {
+    const path = (values, steps = curve.steps) => values.reduce(([text, pen], value, place) => {
       const at = value === null ? null : scale(value);
-      return at === null ? [text, "M"] : [`${text}${pen}${this.x(curve.steps[place]).toFixed(1)},${y(at).toFixed(1)}`, "L"];
+      return at === null ? [text, "M"] : [`${text}${pen}${this.x(steps[place]).toFixed(1)},${y(at).toFixed(1)}`, "L"];
     }, ["", "M"])[0];
+    if (other.steps.length) element(this.svg, "path", { class: "other", d: path(other.values, other.steps) });
     element(this.svg, "path", { class: curve.smooth ? "raw" : "line", d: path(curve.values) });
     if (curve.smooth) element(this.svg, "path", { class: "line", d: path(curve.smooth) });
     if (curve.steps.length <= 60) {
@@ -150,9 +154,10 @@ export class Curves {
     this.marks = { checkpoint: [], validation: [] };
     this.evaluations = new Map();
     this.isComplete = true;
+    this.other = null;
     root.replaceChildren();
     this.charts = new Map(Object.entries(CURVES).map(([name, title]) => [name, new Chart(root, title)]));
-    for (const control of Object.values(controls)) control.addEventListener("input", () => this.draw());
+    for (const control of [controls.log, controls.smoothing]) control.addEventListener("input", () => this.draw());
     new ResizeObserver(() => this.draw()).observe(root);
   }
 
@@ -202,6 +207,12 @@ export class Curves {
     this.draw();
   }
 
+  // Lays another run over this one; null takes it away.
+  compare(metrics) {
+    this.other = metrics;
+    this.draw();
+  }
+
   // At most one drawing for each frame of the screen, and none while the page is hidden.
   draw() {
     if (this.isWaiting) return;
@@ -214,11 +225,14 @@ export class Curves {
 
   drawNow() {
     const log = this.controls.log.checked, strength = Number(this.controls.smoothing.value) / 99;
-    const smooth = (values) => (strength > 0 && this.steps.length > 2 ? smoothed(this.steps, values, strength) : null);
+    const mean = (steps, values) => (strength > 0 && steps.length > 2 ? smoothed(steps, values, strength) : null);
+    const smooth = (values) => mean(this.steps, values);
+    const beside = (name) => this.other && { steps: this.other.steps, values: mean(this.other.steps, this.other[name]) || this.other[name] };
+    const otherRate = this.other && { steps: this.other.steps, values: this.other.learning_rate };
     const { loss, learning_rate: rate, grad_norm: norm } = this.values;
-    this.charts.get("loss").draw({ steps: this.steps, values: loss, smooth: smooth(loss), log, marks: this.marks });
-    this.charts.get("learning_rate").draw({ steps: this.steps, values: rate });
-    this.charts.get("grad_norm").draw({ steps: this.steps, values: norm, smooth: smooth(norm) });
+    this.charts.get("loss").draw({ steps: this.steps, values: loss, smooth: smooth(loss), log, marks: this.marks, other: beside("loss") });
+    this.charts.get("learning_rate").draw({ steps: this.steps, values: rate, other: otherRate });
+    this.charts.get("grad_norm").draw({ steps: this.steps, values: norm, smooth: smooth(norm), other: beside("grad_norm") });
     for (const { steps, values, chart } of this.evaluations.values()) chart.draw({ steps, values, marks: { checkpoint: this.marks.checkpoint } });
     this.controls.note.hidden = this.isComplete;
     this.controls.note.textContent = `${this.steps.length.toLocaleString("en")} points of a longer run are shown.`;

@@ -182,13 +182,19 @@ function connect() {
   }
 }
 
+async function fetchMetrics(address) {
+  const answer = await fetch(address, { headers: { Accept: "application/json" } });
+  return answer.ok ? answer.json() : null;
+}
+
 async function begin() {
   if (page.page === "run") {
     const controls = Object.fromEntries([["log", "log-scale"], ["smoothing", "smoothing"], ["note", "thinned"]].map(([name, id]) => [name, document.getElementById(id)]));
     curves = new Curves(document.getElementById("charts"), controls);
-    const answer = await fetch(page.metrics, { headers: { Accept: "application/json" } });
-    if (answer.ok) {
-      const metrics = await answer.json();
+    const other = document.getElementById("other");
+    other?.addEventListener("input", async () => curves.compare(other.value ? await fetchMetrics(other.value) : null));
+    const metrics = await fetchMetrics(page.metrics);
+    if (metrics) {
       curves.load(metrics);
       if (metrics.next_index) place = String(metrics.next_index - 1);
     }

@@ -60,6 +60,10 @@ def _waits(job: Job) -> bool:
     return job.status == Status.QUEUED
 
 
+def _can_start(job: Job) -> bool:
+    return job.has_ended and environment_of(job) is not None
+
+
 def _sample(job: Job) -> Pressed:
     services.request_command(job, Command.VALIDATE)
     return Pressed("Validation images are generated after the current step.", page_of(job))
@@ -92,6 +96,12 @@ def _start_again(job: Job) -> Pressed:
     return Pressed(f"Run {started.job.number} was started from {environment.name}.{waits}", page_of(started.job))
 
 
+def _go_on(job: Job) -> Pressed:
+    started = services.resume_training(job, {})
+    waits = f" It waits at position {started.queue_position}." if started.queue_position else ""
+    return Pressed(f"Run {started.job.number} goes on from the newest checkpoint of run {job.number}.{waits}", page_of(started.job))
+
+
 def _delete(job: Job) -> Pressed:
     delete_job(job)
     return Pressed(f"Run {job.number} was deleted. What it saved stays in {job.output_dir}.", reverse("home"))
@@ -111,7 +121,8 @@ ALL = (
         is_dangerous=True,
     ),
     Button("dequeue", "Take out of the queue", _stop, _waits, is_on_list=True),
-    Button("start-again", "Start again", _start_again, lambda job: job.has_ended and environment_of(job) is not None),
+    Button("go-on", "Go on", _go_on, lambda job: _can_start(job) and bool(job.checkpoint)),
+    Button("start-again", "Start again", _start_again, _can_start),
     Button(
         "delete",
         "Delete",

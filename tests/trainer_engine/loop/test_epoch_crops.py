@@ -6,7 +6,6 @@ import gc
 import shutil
 import time
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def read_epochs(place: Path, family: Family) -> list[tuple[int, Sample, torch.Te
 
 
 def epoch_of(samples: list[Sample], epoch: int) -> list[Sample]:
-    return [replace(one, epoch=epoch) for one in samples]
+    return [one._replace(epoch=epoch) for one in samples]
 
 
 def test_the_epoch_of_a_run_that_lives_is_in_use_and_another_run_leaves_it_alone(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def test_each_status_has_its_buttons(home: Path, tmp_path: Path) -> None:
     for one in (Status.COMPLETED, Status.STOPPED, Status.CANCELLED, Status.ERROR):
         assert shown(one, tmp_path) == ["delete"]
         assert shown(one, tmp_path, environment="demo") == ["start-again", "delete"]
-        assert shown(one, tmp_path, environment="gone") == ["delete"]
+        assert shown(one, tmp_path, environment="demo", checkpoint="checkpoint-4") == ["go-on", "start-again", "delete"]
+        assert shown(one, tmp_path, environment="gone", checkpoint="checkpoint-4") == ["delete"]
 
 
 def test_the_list_has_the_buttons_that_end_a_run(home: Path, tmp_path: Path) -> None:
@@ -101,6 +102,18 @@ def test_start_again_starts_the_environment_and_shows_the_new_run(training: Trai
     started = Job.objects.get(number=job.number + 1)
     assert answer["Location"] == f"/runs/{started.number}" and says == [f"Run {started.number} was started from demo."]
     assert started.environment == "demo" and started.status == Status.QUEUED
+
+
+def test_go_on_resumes_with_the_options_of_the_run(training: Training, client: Client) -> None:
+    job = Job.objects.get(pk=training.start()["job_id"])
+    Job.objects.filter(pk=job.pk).update(status=Status.STOPPED, checkpoint="checkpoint-4")
+    row = environments.find(job.environment)
+    environments.update_environment(row.name, config={**row.config, "seed": 99}, actor="test")
+    answer, says = press(client, job, "go-on")
+    started = Job.objects.get(number=job.number + 1)
+    assert answer["Location"] == f"/runs/{started.number}"
+    assert says == [f"Run {started.number} goes on from the newest checkpoint of run {job.number}."]
+    assert started.options == {**job.options, "resume_from_checkpoint": "latest"}
 
 
 def test_a_start_that_is_refused_names_its_problems(home: Path, client: Client, tmp_path: Path) -> None:

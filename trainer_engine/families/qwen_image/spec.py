@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.distillation import DistillationSpec
+from trainer_engine.config.family_costs import CAUSAL_AUTOENCODER
 from trainer_engine.config.family_parts import (
     AdapterSpec,
     Component,
@@ -67,7 +68,7 @@ SPEC = FamilySpec(
         width=3584,
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
-    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True),
+    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True, autoencoder=CAUSAL_AUTOENCODER),
     splitting=SplittingSpec(splits_prompt=True, splits_masks=True),
     repeated_blocks=("QwenImageTransformerBlock",),
     distillation=DistillationSpec(base=FLAVOURS["v2.0"]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,7 +140,7 @@ def test_less_memory_halves_the_batch_of_conditions_too() -> None:
 
 
 def test_a_batch_has_the_cached_conditions_of_its_samples_beside_those_of_facts(tmp_path: Path, samples: list[Sample]) -> None:
-    items = [Item("pictures", replace(sample, captions=("a picture",))) for sample in samples[:2]]
+    items = [Item("pictures", sample._replace(captions=("a picture",))) for sample in samples[:2]]
     read: Callable[[str, Sample], Conditions] = lambda set_id, sample: {"seen": torch.full((2, 3), float(ord(sample.name[0])))}  # noqa: E731
     made = builder(family=Stacking(), read_conditions=read).build(items, ["a", "b"], reference_sets=())
     assert set(made.conditions) == {"time_ids", "guidance", "seen"} and made.conditions["seen"].shape == (2, 2, 3)

@@ -19,7 +19,7 @@ class Callback:
         """One optimizer step was taken, or skipped."""
 
     def after_checkpoint(self, state: TrainState, saved: CheckpointInfo) -> None:
-        """A checkpoint is whole on disk and was announced. Between two steps, or after the last; only on the first process.
+        """A checkpoint was saved to disk and was announced. Between two steps, or after the last; only on the first process.
 
         ``state`` may be some steps beyond ``saved.step``, because checkpoints are written beside the steps.
         """

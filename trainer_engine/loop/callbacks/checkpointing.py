@@ -41,7 +41,7 @@ class UnderWay:
 
 @dataclass
 class CheckpointCallback(Callback):
-    """Saves at the intervals, when asked to, and when the run ends; says so once the checkpoint is whole on disk.
+    """Saves at the intervals, when asked to, and when the run ends; says so once all of the checkpoint is on disk.
 
     Steps go on while a checkpoint is written, from a copy in host memory. One is written at a time: the next that is due waits for it.
     Processes other than the first neither write nor wait.
@@ -181,7 +181,7 @@ class CheckpointCallback(Callback):
         self.stages.sink.emit(
             CheckpointEvent(
                 title="Rolling checkpoint saved" if info.is_rolling else "Checkpoint saved",
-                message=f"{info.name} is whole on disk.",
+                message=f"{info.name} was saved to disk.",
                 path=str(info.path),
                 label=info.name,
                 step=info.step,

@@ -68,6 +68,7 @@ lint-rest: $(STAMP)
 	$(BIN)/python -m training.preflight.memory_table | diff docs/memory.md -
 	$(BIN)/python -m training.preflight.families_page | diff docs/families.md -
 	$(BIN)/python -m trainer_engine.config.datasets.docs | diff docs/datasets.md -
+	$(BIN)/python manage.py api_page | diff docs/http.md -
 
 lint-schema: $(STAMP)
 	$(BIN)/python -m pytest tests/site/test_schema_linters.py

@@ -34,7 +34,7 @@ class Button:
     slug: str
     label: str
     press: Callable[[Job], Pressed]
-    """Raises TrainingRefused if the run cannot do it."""
+    """Raises TrainingRefused or EnvironmentRefused if the run cannot do it."""
     applies: Callable[[Job], bool]
     question: str = ""
     """What the page asks before; empty for a button that acts at once."""

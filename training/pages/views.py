@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.views import View
 from django.views.generic import TemplateView
 
+from environments.errors import EnvironmentRefused
 from trainer_engine.contract.errors import Problem
 from training.errors import TrainingRefused
 from training.jobs import queue
@@ -121,7 +122,7 @@ class RunButton(View):
             return redirect(back)
         try:
             pressed = button.press(job)
-        except TrainingRefused as refused:
+        except (TrainingRefused, EnvironmentRefused) as refused:
             messages.error(request, str(refused.detail))
             for problem in refused.problems[:10]:
                 messages.error(request, _sentence(problem))

@@ -116,6 +116,20 @@ def test_go_on_resumes_with_the_options_of_the_run(training: Training, client: C
     assert started.options == {**job.options, "resume_from_checkpoint": "latest"}
 
 
+def test_a_start_that_finds_its_disk_full_says_so(training: Training, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job.objects.get(pk=training.start()["job_id"])
+    Job.objects.filter(pk=job.pk).update(status=Status.STOPPED, checkpoint="checkpoint-4")
+    row = environments.find(job.environment)
+    environments.update_environment(row.name, config={**row.config, "seed": 99}, actor="test")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "config.json")
+
+    monkeypatch.setattr("environments.writing.write_config", full)
+    answer, says = press(client, job, "go-on")
+    assert answer.status_code == 302 and "No space left" in says[0] and Job.objects.count() == 1
+
+
 def test_a_start_that_is_refused_names_its_problems(home: Path, client: Client, tmp_path: Path) -> None:
     environments.create_environment(NewEnvironment(name="demo", model_family="pixart_sigma", model_type="full"), actor="test")
     job = make_job(tmp_path, Status.ERROR, environment="demo")

@@ -10,6 +10,7 @@ from environments.api.compatibility import Compatibility
 from environments.api.options import Options
 from simpletuner_site.views import HealthView, HomePageView
 from training.api.models import Models
+from training.api.system import System
 from training.urls import cache_urlpatterns, page_urlpatterns, webhook_urlpatterns
 
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -27,6 +28,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^api/options/compatibility/?$", Compatibility.as_view(), name="compatibility"),
     re_path(r"^api/options/?$", Options.as_view(), name="options"),
     re_path(r"^api/models/?$", Models.as_view(), name="models"),
+    re_path(r"^api/system/?$", System.as_view(), name="system"),
     path("api/configs", include("environments.urls")),
     path("api/training", include("training.urls")),
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from django.test.utils import CaptureQueriesContext
 from simpletuner_site.security.guard import follows_link_to_page
 from tests.helpers.jobs import make_job
 from tests.training.pages.test_run_page import PROGRESS, Elements, append, image, progress
-from training.models import Job, Status
+from training.engine.hardware import Gpu
+from training.models import Status
 from training.pages import machine, rows
-from training.pages.numbers import bytes_text, number_text, seconds_text, sparkline
 
 pytestmark = pytest.mark.django_db
 
@@ -102,65 +101,18 @@ def test_a_link_from_another_site_opens_the_pages_and_nothing_else() -> None:
 
 
 # ---- the machine ----
-SMI = "NVIDIA H200, 1024, 144384, 37, 41\nGPU, with a comma, 0, 1024, [N/A], [N/A]\nbroken\nNo memory, [N/A], [N/A], 1, 2\n"
+def test_the_bars_say_how_full_each_gpu_the_memory_and_the_disk_are(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(name="H200", used_bytes=1 << 30, total_bytes=141 << 30, busy_percent=37, temperature_celsius=41, driver="1")
+    bare = Gpu(name="bare", used_bytes=0, total_bytes=1 << 30, busy_percent=None, temperature_celsius=None, driver="1")
+    monkeypatch.setattr(machine.hardware, "gpus", lambda: (gpu, bare))
+    first, second, *others = machine.meters()
+    assert (first.name, first.text) == ("H200", "1.0 GB of 141.0 GB used, 37 % busy, 41 °C")
+    assert first.used == pytest.approx(100 / 141) and not first.is_scarce
+    assert (second.name, second.text) == ("bare", "0 bytes of 1.0 GB used")
+    assert [meter.name for meter in others] == ["Memory", "Disk"] and all("free" in meter.text for meter in others)
 
 
-def test_each_gpu_is_read_from_its_line() -> None:
-    first, second, *rest = [meter for line in SMI.splitlines() if (meter := machine.gpu_meter(line)) is not None]
-    assert rest == [] and (first.name, first.text) == ("NVIDIA H200", "1.0 GB of 141.0 GB used, 37 % busy, 41 °C")
-    assert first.used == pytest.approx(100 * 1024 / 144384) and not first.is_scarce
-    assert (second.name, second.text) == ("GPU, with a comma", "0 bytes of 1.0 GB used")
-
-
-@pytest.mark.parametrize("failure", [OSError("gone"), subprocess.TimeoutExpired("nvidia-smi", 2), subprocess.CalledProcessError(9, "x")])
-def test_a_driver_that_fails_costs_the_page_nothing_but_its_gpus(
-    home: Path, client: Client, monkeypatch: pytest.MonkeyPatch, failure: Exception
-) -> None:
-    def run(*_: object, **__: object) -> Any:
-        raise failure
-
-    monkeypatch.setattr(machine.shutil, "which", lambda name: "/bin/true")
-    monkeypatch.setattr(machine.subprocess, "run", run)
-    machine.gpus.cache_clear()
-    assert [meter.name for meter in machine.meters()] == ["Memory", "Disk"]
-    machine.gpus.cache_clear()
+def test_a_home_that_is_gone_has_no_disk(client: Client, settings: Any, tmp_path: Path) -> None:
+    settings.HOME = tmp_path / "gone"
+    assert "Disk" not in [meter.name for meter in machine.meters()]
     assert client.get("/").status_code == 200
-
-
-def test_the_driver_is_asked_once_for_many_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\necho called >> {tmp_path}/calls\nprintf '%s' '{SMI}'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    machine.gpus.cache_clear()
-    assert [meter.name for meter in machine.gpus(1)] == ["NVIDIA H200", "GPU, with a comma"]
-    machine.gpus(1)
-    machine.gpus(2)
-    machine.gpus.cache_clear()
-    assert (tmp_path / "calls").read_text() == "called\n" * 2
-
-
-def test_a_home_that_is_gone_has_no_disk(tmp_path: Path) -> None:
-    assert machine.disk(tmp_path / "gone") == []
-    assert "free" in machine.disk(tmp_path)[0].text
-
-
-# ---- numbers ----
-def test_numbers_are_short() -> None:
-    assert [seconds_text(value) for value in (None, 0.3512, 9.94, 75, 3723)] == ["–", "0.35 s", "9.9 s", "1:15", "1:02:03"]
-    assert [number_text(value) for value in (None, 0.123456, 1e-9)] == ["–", "0.1235", "1e-09"]
-    assert bytes_text(None) == "–" and bytes_text(3 * 2**30) == "3.0 GB"
-
-
-def test_a_sparkline_stays_in_its_box() -> None:
-    assert sparkline([]) == sparkline([1.0]) == ""
-    assert sparkline([2.0, 1.0, 2.0]) == "0.0,1.0 60.0,31.0 120.0,1.0"
-    assert sparkline([5.0, 5.0]) == "0.0,1.0 120.0,1.0"
-
-
-def test_the_stream_of_a_server_without_jobs_begins_at_the_first_one(home: Path, tmp_path: Path) -> None:
-    assert rows.stream_query() == "media=url"
-    job: Job = make_job(tmp_path)
-    assert rows.stream_query() == "media=url"
-    append(job, image(1))
-    assert rows.stream_query() == f"media=url&last_event_id={job.pk}:0"

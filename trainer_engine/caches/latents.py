@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -18,12 +19,15 @@ from trainer_engine.caches.encoding import LATENTS, BatchEncoder, Entry
 from trainer_engine.caches.ranks import ALONE, Ranks, Share, exchange
 from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache, address_by, entries_of
 from trainer_engine.caches.writer import GroupWriter
+from trainer_engine.contract.errors import DiskFull
 from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.scanning import MANY_OBJECTS
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import Conditions
 from trainer_engine.runtime.stages import Advance
+
+log = logging.getLogger(__name__)
 
 THREADS_PER_CORE = 2
 MOST_CUTS = 1024
@@ -122,7 +126,10 @@ class LatentCache:
         if self.when is Encoded.NEVER_STORED:
             return 0
         kept = set(map(self.address, needed))
-        self.note_epoch(kept)
+        try:
+            self.note_epoch(kept)
+        except (DiskFull, OSError) as error:  # an entry that another process removes is made again, and what is removed here makes room
+            log.warning("The cache %s does not know that this run reads it: %s", self.store.folder, error)
         return self.store.release({self.address(sample) for sample in samples}.difference(kept), self._shard, self.run)
 
     def note_epoch(self, addresses: Iterable[str]) -> None:

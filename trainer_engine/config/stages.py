@@ -68,7 +68,7 @@ def other_flavour(stages: StagesSpec, flavour: str, trained: Literal[1, 2]) -> s
 def other_stage(options: TrainingOptions, spec: FamilySpec) -> OtherStage | None:
     """The other network of the run's validation images, or None if they are made by the trained network alone."""
     stages, values, strength = spec.stages, options.as_values(), options.objective.refiner_training_strength
-    if stages is None or values[stages.mode] != FULL_PIPELINE or options.validation.validation_disable or options.model.controlnet:
+    if stages is None or values[stages.mode] != FULL_PIPELINE or options.validation.validation_disable or options.model.sees_control:
         return None
     flavour = options.model.model_flavour or spec.default_flavour
     trained = trained_stage(values, stages, flavour)

@@ -183,6 +183,7 @@ def render(
             _raise_together(group, failure, image)
             if group.is_first:
                 on_image(images[-1])
+        pipeline = None  # it holds what is released here, which is the network of another stage as well
     if not_finite is not None:
         raise not_finite
     return images

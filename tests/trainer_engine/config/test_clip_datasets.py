@@ -118,6 +118,13 @@ def test_keys_without_an_effect_are_notes() -> None:
     assert notes(problems) == [("dataloader[0].video.frame_interval", "no_effect"), ("dataloader[0].video.is_i2v", "no_effect")]
 
 
+@pytest.mark.parametrize("video", [{}, {"video": None}, {"video": {}}])
+@pytest.mark.parametrize("flavour", ["t2v-480p-1.3b-2.1", "i2v-14b-2.1", "i2v-14b-2.1-720p"])
+def test_clips_need_no_lengths_of_their_own_whatever_they_begin_with(video: dict[str, Any], flavour: str) -> None:
+    dataloader, problems = parse({**CLIPS, **video}, model_flavour=flavour)
+    assert only(dataloader) and errors_in(problems) == []
+
+
 def test_a_model_of_images_refuses_clips_and_says_what_to_do() -> None:
     _, problems = parse(CLIPS, model_family="pixart_sigma")
     [problem] = [one for one in errors_in(problems) if one.code == "not_for_family"]

@@ -24,7 +24,7 @@ from trainer_engine.caches.latents import LatentCache, cache_latents
 from trainer_engine.caches.masks import MaskCache
 from trainer_engine.caches.store import CacheStore, Encoded, InMemoryCache
 from trainer_engine.config.parse import parse_options
-from trainer_engine.contract.errors import CheckpointUnusable, ExitCode
+from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, ExitCode
 from trainer_engine.contract.events import ProgressEvent
 from trainer_engine.datasets.crops import crop_window
 from trainer_engine.datasets.samples import Sample
@@ -125,6 +125,23 @@ def read_epochs(place: Path, family: Family) -> list[tuple[int, Sample, torch.Te
     cache.take_stock(samples, 1)
     moved = [(epoch, one._replace(epoch=epoch)) for epoch in range(3) for one in samples]
     return [(epoch, sample, cache.read(sample)) for epoch, sample in moved]
+
+
+def test_a_full_disk_at_the_end_of_an_epoch_keeps_no_entry_from_being_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate_images(tmp_path / "images", count=3, size=(160, 80))
+    samples = samples_of(sorted((tmp_path / "images").iterdir()), crop_style="random")
+    options = parse_options(tiny_options(tmp_path))
+    family = load_family(options, resolve_devices(options, torch.device("cpu")))
+    settings = {"seed": 7, "batch_size": 2, "write_batch_size": 2, "workers": 1, "when": Encoded.ON_DEMAND}
+    cache = cache_latents(family, samples, CacheStore(tmp_path / "vae"), **settings, crops_change=True)
+    for sample in epoch_of(samples, 0):
+        cache.read(sample)
+
+    def full(*_: object) -> None:
+        raise DiskFull("no space left")
+
+    monkeypatch.setattr(cache, "note_epoch", full)
+    assert cache.release(epoch_of(samples, 0), epoch_of(samples, 1)) == len(samples)
 
 
 def epoch_of(samples: list[Sample], epoch: int) -> list[Sample]:

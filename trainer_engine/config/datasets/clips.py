@@ -101,6 +101,6 @@ def _check(draft: EntryDraft, clips: ClipLength, frames: int, *, animates: bool)
     if clips.frame_interval is not None and clips.bucket_strategy != "resolution_frames":
         what = "frame_interval has no effect without bucket_strategy=resolution_frames: every clip has num_frames."
         draft.note(f"{FIELD}.frame_interval", "no_effect", what, got=clips.frame_interval)
-    if animates is not clips.is_i2v and FIRST_FRAME in draft.raw[FIELD]:
+    if animates is not clips.is_i2v and FIRST_FRAME in (draft.raw.get(FIELD) or ()):
         known = "is always given the first frame" if animates else "is given the prompt alone, not a first frame"
         draft.note(f"{FIELD}.{FIRST_FRAME}", "no_effect", f"{FIRST_FRAME} has no effect: this model {known}.", got=clips.is_i2v)

@@ -73,10 +73,19 @@ def hold_use(folder: Path, addresses: Iterable[str], facts: Mapping[str, Any]) -
             os.close(descriptor)
 
 
+def is_in_use(path: Path) -> bool:
+    """Whether a run holds a list. Raises OSError."""
+    descriptor = _opened(path)
+    try:
+        return not _is_free(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_unheld(path: Path) -> bool:
     """Removes a list, unless a run holds it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = _opened(path)
     except OSError:
         return False
     try:
@@ -86,6 +95,15 @@ def remove_unheld(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _opened(path: Path) -> int:
+    """A descriptor that an exclusive lock is asked for with: NFS refuses that for one which only reads. Raises OSError."""
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    except PermissionError:  # a list of another account
+        return os.open(path, os.O_RDONLY | flags)
 
 
 def _is_free(descriptor: int) -> bool:
@@ -146,8 +164,8 @@ def use_lists(folder: Path) -> Iterator[UseList]:
     """The lists of a cache. Damaged ones are passed over: their entries count from when they were written."""
     for path in sorted((folder / USES).glob(f"*{SUFFIX}")):
         try:
+            is_held = is_in_use(path)
             with open_regular(path) as stream:
-                is_held = not _is_free(stream.fileno())
                 content, used = stream.read(), os.fstat(stream.fileno()).st_mtime
             head, _, packed = content.partition(b"\n")
             facts = read_document(head)

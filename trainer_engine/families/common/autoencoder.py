@@ -49,6 +49,12 @@ class Autoencoder:
             self._vae = vae
         return vae
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other thread computes with it in the block: for pipelines that call the model themselves."""
+        with self._computing:
+            yield
+
     @property
     def is_loaded(self) -> bool:
         return self._vae is not None

@@ -101,7 +101,8 @@ def other_network(family: Family, stage: OtherStage) -> OtherNetwork:
     options, stages, devices = family.options, family.spec.stages, family.devices
     assert stages is not None
     own = options.families[family.spec.name].model_copy(update={stages.mode: TRAINED_STAGE})
-    frozen = {"model": stage.model, "families": {**options.families, family.spec.name: own}}
+    complete = options.distributed.model_copy(update={"fsdp_enable": False})  # nothing spreads this network, so it is placed at once
+    frozen = {"model": stage.model, "families": {**options.families, family.spec.name: own}, "distributed": complete}
     # Outside autocast, both networks of an image compute in the type of their inputs.
     dtype = devices.network if devices.compute == devices.weights else devices.frozen
     other = type(family)(options.model_copy(update=frozen), replace(devices, network=dtype))

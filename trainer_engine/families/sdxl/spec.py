@@ -74,6 +74,10 @@ SPEC = FamilySpec(
     licenses=MappingProxyType(dict.fromkeys(("base-1.0", "refiner-1.0"), MappingProxyType({"license": "openrail++"}))),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.2}),
     flavour_defaults=MappingProxyType(dict.fromkeys(sorted(REFINERS), MappingProxyType({"refiner_training": True}))),
+    convolution_share=0.13,
+    controlnet=unet_facts.controlnet(
+        "StableDiffusionXLControlNetPipeline", MappingProxyType(dict.fromkeys(sorted(FLAVOURS.keys() - REFINERS), 1_251_014_160))
+    ),
     stages=StagesSpec(
         mode="sdxl_validation_pipeline_mode",
         models=("sdxl_validation_stage1_model", "sdxl_validation_stage2_model"),

@@ -2,69 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from trainer_engine.config.options.computation import AutoencoderOptions
-from trainer_engine.families.common.autoencoder import ImageNotFinite
-from trainer_engine.families.common.autoencoder_memory import save_memory
+from trainer_engine.families.common.autoencoder import Autoencoder
 
 
-class ClipAutoencoder:
-    """Loaded when it is first needed."""
+class ClipAutoencoder(Autoencoder):
+    """Takes clips (B, 3, F, H, W), whose latents are (B, C, f, h, w): (mode - mean) / standard deviation of the channel.
 
-    def __init__(self, load: Callable[[], AutoencoderKLWan], device: torch.device, memory: AutoencoderOptions) -> None:
-        self._load = load
-        self._device = device
-        self._memory = memory
-        self._vae: AutoencoderKLWan | None = None
+    NOTE: diffusers keeps the last frames of every layer in the model itself. Two threads that compute with it at once get wrong numbers.
+    """
 
-    @property
-    def model(self) -> AutoencoderKLWan:
-        vae = self._vae  # another thread may drop it at any time
-        if vae is None:
-            vae = self._load().eval().requires_grad_(False).to(self._device)
-            save_memory(vae, self._memory)
-            self._vae = vae
-        return vae
+    layout = torch.preserve_format
 
-    def free(self) -> None:
-        self._vae = None
-
-    @torch.no_grad()
-    def encode(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        """(B, 3, F, H, W) in [-1, 1] -> (B, C, f, h, w) on the CPU: (mode - mean) / standard deviation of the channel.
-
-        The latents have the type that was computed in; ``exact`` computes in float32.
-        """
-        vae = self.model
-        usual = vae.dtype
-        try:
-            if exact:
-                vae.to(torch.float32)
-            latents = vae.encode(pixels.to(self._device, vae.dtype)).latent_dist.mode().float()
-        finally:
-            vae.to(usual)
+    def _scaled(self, vae: Any, latents: Tensor) -> Tensor:
         mean, deviation = self._statistics(vae, latents)
-        scaled: Tensor = (latents - mean) / deviation
-        return scaled.to(torch.float32 if exact else usual).cpu()
+        return (latents - mean) / deviation
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, f, h, w) scaled latents -> (B, 3, F, H, W) float32 in about [-1, 1]. Raises ImageNotFinite."""
-        vae = self.model
-        mean, deviation = self._statistics(vae, latents.to(self._device).float())
-        unscaled = latents.to(self._device).float() * deviation + mean
-        pixels: Tensor = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float()
-        if not pixels.isfinite().all():
-            raise ImageNotFinite("its pixels are not finite")
-        return pixels
+    def _unscaled(self, vae: Any, latents: Tensor) -> Tensor:
+        mean, deviation = self._statistics(vae, latents)
+        return latents * deviation + mean
 
     @staticmethod
-    def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, standard deviation), each (1, C, 1, 1, 1)."""
         mean, deviation = (like.new_tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
         return mean, deviation

@@ -81,10 +81,11 @@ class Wan(Family):
 
     def encode_conditions(self, pixels: Tensor, *, exact: bool = False) -> Conditions:
         """The latents of each first frame with blank frames behind it, and what the image encoder makes of the frame."""
-        return {
-            LATENTS: self.autoencoder.encode(with_blank_frames(pixels), exact=exact),
-            EMBEDDING: self.frames.encode(first_of(pixels), exact=exact),
-        }
+        with self.autoencoder.alone():
+            return {
+                LATENTS: self.autoencoder.encode(with_blank_frames(pixels), exact=exact),
+                EMBEDDING: self.frames.encode(first_of(pixels), exact=exact),
+            }
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
@@ -161,6 +162,8 @@ class Wan(Family):
         if self.animates:
             parts["image_encoder"], parts["image_processor"] = self.frames.parts
         pipeline = ExactEncoding(**parts) if self.animates else WanPipeline(**parts)
+        if self.animates:
+            pipeline.alone = self.autoencoder.alone
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

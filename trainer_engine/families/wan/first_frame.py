@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -95,10 +96,13 @@ def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
 class ExactEncoding(WanImageToVideoPipeline):  # type: ignore[misc]
     """The pipeline of diffusers, whose encoders keep their own type under ``torch.autocast``, as they do for the cache."""
 
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    """``ClipAutoencoder.alone``: the thread that prepares batches may encode with the same modules."""
+
     def encode_image(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(self._execution_device.type, enabled=False):
+        with self.alone(), torch.autocast(self._execution_device.type, enabled=False):
             return super().encode_image(*args, **kwargs)
 
     def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(self._execution_device.type, enabled=False):
+        with self.alone(), torch.autocast(self._execution_device.type, enabled=False):
             return super().prepare_latents(*args, **kwargs)

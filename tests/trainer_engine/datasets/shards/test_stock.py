@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -177,6 +179,22 @@ def test_gc_never_removes_what_a_run_that_lives_has_noted(tmp_path: Path) -> Non
     assert time.time() - 60 < held.path.stat().st_mtime < NOW - 40 * DAY, "the time of the last use is the end of the run"
     assert collect([cache], unused_days=30, remove_now=True, now=NOW).entries == 5
     assert numbers_in(cache) == set() and not held.path.exists()
+
+
+def test_gc_sees_the_locks_of_file_systems_that_want_to_write_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS refuses an exclusive lock to a descriptor that only reads, with EBADF."""
+    cache = filled(tmp_path, range(3), days=40, used=False)
+    held = held_by_a_run(cache, range(3), days=40)
+    lock = fcntl.flock
+
+    def as_nfs_does(descriptor: int, how: int) -> None:
+        if how & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_nfs_does)
+    assert collect([cache], unused_days=30, remove_now=True, now=NOW).entries == 0
+    held.let_go()
 
 
 def test_a_list_of_a_run_that_was_killed_is_free(tmp_path: Path) -> None:

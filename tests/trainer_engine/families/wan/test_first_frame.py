@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,18 @@ def test_what_follows_the_first_frame_changes_nothing_of_it() -> None:
 def test_pixels_become_the_picture_that_they_were_made_of() -> None:
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 48, 3), dtype=np.uint8))
     assert np.array_equal(np.asarray(picture_of(pixels_of(picture))), np.asarray(picture))
+
+
+def test_threads_that_encode_at_once_get_what_each_gets_alone() -> None:
+    """diffusers keeps the last frames of every layer in the model: batches are prepared while validations generate."""
+    family, lengths = animating(), (1, 5, 9)
+    alone = {frames: family.encode_images(clip_of(frames)) for frames in lengths}
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(4):
+            made = list(pool.map(lambda frames: family.encode_images(clip_of(frames)), lengths))
+            assert all(torch.equal(one, alone[frames]) for one, frames in zip(made, lengths, strict=True))
+            both = list(pool.map(lambda frames: family.encode_conditions(clip_of(frames)), lengths))
+            assert all(one["first_frame_latents"].isfinite().all() for one in both if "first_frame_latents" in one)
 
 
 def test_exact_encoding_is_float32_and_leaves_the_type_as_it_was() -> None:

@@ -11,12 +11,12 @@ from environments.create.names import name_problem
 from environments.errors import EnvironmentExists, EnvironmentProblems
 from environments.files.adapter_file import OPTION as ADAPTER_OPTION
 from environments.files.config_files import DATASETS_FILE, LYCORIS_FILE, folder_of, read_text, remove_files, writable
-from environments.files.datasets_file import OPTION
+from environments.files.datasets_file import OPTION, locate, new_file
 from environments.files.json_text import BadJson, parse_json, write_json
 from environments.files.own_files import write_own_text
 from environments.home import current_home
 from environments.models import Action, Environment
-from environments.paths import Home
+from environments.paths import Home, resolve
 from environments.resolve.changes import Changed, changes
 from environments.resolve.path_options import LOCAL
 from environments.secrets import store
@@ -28,6 +28,8 @@ from environments.writing import change, locked, write_row
 from trainer_engine.contract.errors import Problem
 
 OUTPUT = "output_dir"
+OUTPUTS = "output"
+"""Folder of the home in which a new environment writes."""
 OWN_FILES = {OPTION: DATASETS_FILE, ADAPTER_OPTION: LYCORIS_FILE}
 """Option -> the usual name of the file that it names, in an environment's folder."""
 
@@ -67,7 +69,7 @@ def _write_copy(row: Environment, values: dict[str, Any], source: Path, actor: s
             if _copy_file(source / file_name, folder_of(home, row.name) / file_name, home):
                 written.append(file_name)
         write_row(row, values, Action.COPIED, actor, home)
-    except OSError:
+    except Exception:  # also of a database whose disk is full
         remove_files(home, row.name, *written)
         raise
 
@@ -77,16 +79,17 @@ def rename_environment(name: str, target: str, *, actor: str) -> Copied:
 
     Raises EnvironmentNotFound, EnvironmentExists, EnvironmentProblems, FilesNotWritable.
     """
-    source = _usable(name)
+    _usable(name)
     _is_free(target, "new_name")
-    values = with_secrets(current_home(), name, source.config)
-    renamed = {**values, **_paths_of_renamed(values, name, target, current_home())}
     with change() as home:
         row = locked(name)
+        _keeps_its_runs(row, home)
+        before, values = row.config, with_secrets(home, name, row.config)
+        renamed = {**values, **_paths_of_renamed(values, name, target, home)}
         record(row, Action.RENAMED, actor, home)
         row.name = target
         _move(row, renamed, name, actor, home)
-    return Copied(row, _differing(source, row))
+    return Copied(row, changes(before, {}, row.config))
 
 
 def _move(row: Environment, values: dict[str, Any], former: str, actor: str, home: Home) -> None:
@@ -94,17 +97,20 @@ def _move(row: Environment, values: dict[str, Any], former: str, actor: str, hom
     old, new = folder_of(home, former), folder_of(home, row.name)
     for folder in (old, new):
         writable(home, folder)
-    owner = of_file(own_datasets_file(former, home))
+    named = locate(row.config, home).path
+    inside = {own_datasets_file(former, home), *([named] if named else [])}
+    files = {of_file(path): new / path.relative_to(old.resolve()) for path in inside if path.is_relative_to(old.resolve())}
     old.rename(new)
     try:
-        store.copy(home, owner, of_file(own_datasets_file(row.name, home)))
+        owners = {owner: of_file(path) for owner, path in files.items()}
+        for owner, owner_now in owners.items():
+            store.copy(home, owner, owner_now)
         write_row(row, values, Action.RENAMED, actor, home)
-    except OSError:
+    except Exception:  # also of a database whose disk is full
         new.rename(old)
         raise
-    if owner != of_file(own_datasets_file(row.name, home)):  # equal if the folder is a symbolic link
+    for owner in (store.of_environment(former), *(owner for owner, now in owners.items() if now != owner)):  # equal if the folder is a link
         store.forget(home, owner)
-    store.forget(home, store.of_environment(former))
 
 
 def _usable(name: str) -> Environment:
@@ -114,6 +120,14 @@ def _usable(name: str) -> Environment:
         message, hint = f"config/{name}/config.json cannot be used.", "fix the file, or PUT the configuration to replace it"
         raise EnvironmentProblems.of([Problem.error("name", "unusable_file", message, got=name, hint=hint)])
     return environment
+
+
+def _keeps_its_runs(row: Environment, home: Home) -> None:
+    """Raises EnvironmentProblems if the folder also holds what runs write, which would move with it, also while one trains."""
+    output = row.config.get(OUTPUT)
+    if isinstance(output, str) and _lies_in(folder_of(home, row.name), OUTPUT, output, home):
+        message, hint = f"{OUTPUT} lies in the folder of the environment.", "choose another output_dir first, or copy the environment"
+        raise EnvironmentProblems.of([Problem.error(OUTPUT, "inside_environment", message, got=output, hint=hint)])
 
 
 def _is_free(target: str, option: str) -> None:
@@ -132,7 +146,9 @@ def _paths_of_copy(values: Mapping[str, Any], name: str, target: str, home: Home
     if not isinstance(output, str) or not output:
         return kept
     path = PurePath(output)
-    return {**kept, OUTPUT: str(path.with_name(target) if path.name == name else path.with_name(f"{path.name}-{target}"))}
+    beside = str(path.with_name(target if path.name == name else f"{path.name}-{target}")) if path.name else ""
+    is_allowed = beside and not isinstance(resolve(beside, OUTPUT, home=home, kind=LOCAL[OUTPUT].kind, writing=True), Problem)
+    return {**kept, OUTPUT: beside if is_allowed and output != "~" else f"{OUTPUTS}/{target}"}
 
 
 def _paths_of_renamed(values: Mapping[str, Any], name: str, target: str, home: Home) -> dict[str, str]:
@@ -142,9 +158,18 @@ def _paths_of_renamed(values: Mapping[str, Any], name: str, target: str, home: H
     found = {}
     for option, path in given.items():
         prefix = next((one for one in prefixes if isinstance(path, str) and path.startswith(one)), None)
-        if prefix is not None and isinstance(path, str):
+        if prefix is not None and isinstance(path, str) and _lies_in(folder_of(home, name), option, path, home):
             found[option] = f"{prefix[: -len(name) - 1]}{target}/{path[len(prefix) :]}"
     return found
+
+
+def _lies_in(folder: Path, option: str, path: str, home: Home) -> bool:
+    """Whether an option's path leads into a folder: a relative one may begin like it and lie below the home instead."""
+    found = resolve(path, option, home=home, kind=LOCAL[option].kind, writing=LOCAL[option].writing)
+    if isinstance(found, Problem):
+        return False
+    meant = found.path if found.exists or option not in OWN_FILES else new_file(path, home)
+    return meant.resolve().is_relative_to(folder.resolve())
 
 
 def _copy_file(source: Path, target: Path, home: Home) -> bool:

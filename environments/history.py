@@ -12,6 +12,7 @@ from environments.errors import EnvironmentExists, EnvironmentNotFound, Environm
 from environments.files.adapter_file import OPTION as ADAPTER_OPTION
 from environments.files.adapter_file import find_adapter_file
 from environments.files.config_files import LYCORIS_FILE
+from environments.files.own_files import replace_problem
 from environments.home import current_home
 from environments.models import Action, Environment, Revision
 from environments.paths import Home
@@ -24,6 +25,8 @@ from environments.writing import change, locked, write_datasets, write_own, writ
 from trainer_engine.config.options.secrets import hidden_problems, hide_options
 
 MOST_LISTED = 1000
+CONTENTS = ("config", "datasets_text", "adapter_text", "replaced_text")
+"""Fields that may be megabytes long each; a list leaves them out."""
 MOST_LINES = 1000
 """Lines of a text that a comparison reads: the time that it takes grows with their square."""
 CUT = f"(compared up to line {MOST_LINES})"
@@ -54,9 +57,9 @@ class Restored:
 
 
 def revisions(name: str) -> list[Revision]:
-    """The newest revisions of a name, newest first, also of a deleted environment. Raises EnvironmentNotFound."""
+    """The newest revisions of a name without their contents, newest first, also of a deleted environment. Raises EnvironmentNotFound."""
     sync_from_disk(name, current_home())
-    found = list(Revision.objects.filter(environment_name=name).order_by("-number")[:MOST_LISTED])
+    found = list(Revision.objects.filter(environment_name=name).defer(*CONTENTS).order_by("-number")[:MOST_LISTED])
     if not found:
         raise EnvironmentNotFound(name)
     return found
@@ -136,8 +139,11 @@ def _write_files(row: Environment, revision: Revision, values: Mapping[str, Any]
     """Write the datasets and adapter file of a revision, where they differ from those that are there. Raises OSError."""
     meant = Environment(name=row.name, config=dict(values))
     datasets, adapter = revision.datasets_text, revision.adapter_text
+    adapter = None if adapter == adapter_text(meant, home) else adapter
+    path = find_adapter_file(values, row.name, home).path
+    if adapter is not None and (problem := replace_problem(path, ADAPTER_OPTION, name=row.name, usual=LYCORIS_FILE, home=home)):
+        raise EnvironmentProblems.of([problem])  # before the datasets file is replaced
     if datasets is not None and shown_text(datasets) != shown_datasets(meant, home):
         write_datasets(row, values, shown_text(datasets), home)
-    if adapter is not None and adapter != adapter_text(meant, home):
-        path = find_adapter_file(values, row.name, home).path
+    if adapter is not None:
         write_own(path, ADAPTER_OPTION, adapter, row.name, LYCORIS_FILE, home)

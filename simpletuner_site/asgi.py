@@ -15,12 +15,14 @@ from django.urls import re_path  # noqa: E402
 from simpletuner_site.security.guard import Application, Guard, Receive, Scope, Send  # noqa: E402
 from simpletuner_site.security.request_limits import (
     BodyLimit,  # noqa: E402
+    Downloads,  # noqa: E402
     Turns,  # noqa: E402
 )
 
 django_application = cast(Application, get_asgi_application())  # sets Django up, so that the imports below may import models
 
 from training.api.fast_reads import QuickReads  # noqa: E402
+from training.streams.backpressure import PatientSend  # noqa: E402
 from training.urls import http_stream_patterns, websocket_urlpatterns  # noqa: E402
 
 NO_STREAM_HERE = 4404
@@ -35,7 +37,7 @@ async def close_socket(scope: Scope, receive: Receive, send: Send) -> None:
 def build_application() -> Guard:
     """Wrap everything in the guard, so that no route is left out."""
     # A Django streaming response holds one thread per stream; the consumer does not, so it comes first.
-    pages = QuickReads(BodyLimit(Turns(django_application), settings.BIGGEST_BODY_BYTES))
+    pages = PatientSend(QuickReads(BodyLimit(Downloads(Turns(django_application)), settings.BIGGEST_BODY_BYTES)))
     http = URLRouter([*http_stream_patterns, re_path(r"", pages)])  # type: ignore[arg-type]
     sockets = URLRouter([*websocket_urlpatterns, re_path(r"", close_socket)])  # type: ignore[arg-type]
     router = cast(Application, ProtocolTypeRouter({"http": http, "websocket": sockets}))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rest_framework.exceptions import APIException
 
 from trainer_engine.contract.errors import Problem, limited
@@ -52,6 +55,48 @@ class NotEnded(TrainingRefused):
 
     def __init__(self, job: Job) -> None:
         super().__init__(f"Training job {job.pk} has not ended: it is {job.status}.")
+
+
+class NothingSaved(TrainingRefused):
+    """The run left no checkpoint to go on from."""
+
+    status_code = 409
+
+    def __init__(self, job: Job) -> None:
+        message = f"Training job {job.pk} saved no checkpoint that a run could go on from."
+        problem = Problem.error("output_dir", "no_checkpoint", message, got=job.output_dir, hint="start its environment again")
+        super().__init__(message, (problem,))
+
+
+class OtherModel(TrainingRefused):
+    """The environment of the run is for another model by now."""
+
+    status_code = 409
+
+    def __init__(self, job: Job) -> None:
+        name = job.environment
+        message = f"The environment {name!r} has another model family, flavour or base model than the run had."
+        hint = f"bring it back with POST /api/configs/{name}/restore, or make a copy for the run"
+        super().__init__(message, (Problem.error("environment", "other_model", message, got=name, hint=hint),))
+
+
+class NotWritten(TrainingRefused):
+    """A file that the request needs could not be written."""
+
+    status_code = 409
+
+    def __init__(self, error: OSError) -> None:
+        where = error.filename if isinstance(error.filename, str) else "The folder of the server"
+        super().__init__(f"{where} cannot be written: {error.strerror or error}.")
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """A block that writes files. Raises NotWritten in place of OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(error) from error
 
 
 class EnvironmentGone(TrainingRefused):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,21 @@ from environments.errors import EnvironmentNotFound
 from environments.files.config_files import without_marks
 from environments.home import current_home
 from environments.models import Environment
-from environments.resolve.changes import RunRecord, is_one_off, laid_under
+from environments.resolve.changes import BASE, CONSENT, FAMILY, FLAVOUR, RunRecord, is_one_off, laid_under
+from environments.resolve.checks import effective_defaults
 from environments.resolve.run import RESUME, resolve_run
 from environments.secrets.store import with_secrets
 from trainer_engine.config.datasets.secrets import hide_datasets
 from trainer_engine.config.options import REGISTRY, canonical_name
 from trainer_engine.config.options.secrets import hide_options, reveal_options
 from trainer_engine.contract import commands
+from trainer_engine.contract.checkpoint_files import list_checkpoints
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import Problem
 from training.api import representations
 from training.engine import process
 from training.engine.launcher import LaunchSettings
-from training.errors import CannotStart, EnvironmentGone, NoActiveJob, NotEnded
+from training.errors import CannotStart, EnvironmentGone, NoActiveJob, NotEnded, NothingSaved, OtherModel, writing
 from training.jobs import log, outcome, queue, secrets
 from training.jobs.queue import enqueue_next
 from training.models import ACTIVE, Job, Status
@@ -81,10 +84,10 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
 
 def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: Environment | None = None) -> Started:
     """Check, freeze and queue a run. The same key returns the same job again. Raises CannotStart with every problem."""
-    key = key if len(key) <= LONGEST_KEY else hashlib.sha256(key.encode()).hexdigest()
-    known = Job.objects.filter(idempotency_key=key).first() if key else None
+    known = _of_key(key)
     if known is not None:
-        return Started(known, queue.position(known), None)
+        return known
+    key = _stored_key(key)
     active = environment or environments.active()
     report = check(submitted, active)
     if report.errors or report.resolved.options is None:
@@ -92,29 +95,49 @@ def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: 
     one_off = environment is None and active is not None and is_one_off(active.config, submitted)
     record: RunRecord | None = None
     try:
-        job, record = _queue(report, None if one_off else active, key)
+        with writing():
+            job, record = _queue(report, None if one_off else active, key)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
         job = Job.objects.get(idempotency_key=key)
     return Started(job, queue.position(job), report, record)
 
 
+def _stored_key(key: str) -> str:
+    return key if len(key) <= LONGEST_KEY else hashlib.sha256(key.encode()).hexdigest()
+
+
+def _of_key(key: str) -> Started | None:
+    """The job that was accepted under a key before."""
+    known = Job.objects.filter(idempotency_key=_stored_key(key)).first() if key else None
+    return None if known is None else Started(known, queue.position(known), None)
+
+
 def resume_training(job: Job, submitted: Mapping[str, Any], *, key: str = "") -> Started:
     """Go on with a run that has ended, from its newest checkpoint: its options, with those of ``submitted`` over them.
 
     The options in which its environment differs by now are written into it again. The datasets file is read as it is today. Raises
-    NotEnded, EnvironmentGone, and CannotStart with every problem.
+    NotEnded, NothingSaved, EnvironmentGone, OtherModel, and CannotStart with every problem.
     """
+    known = _of_key(key)
+    if known is not None:
+        return known
     if not job.has_ended:
         raise NotEnded(job)
+    submitted = without_marks(submitted)
     try:
         environment = environments.find(job.environment)
     except EnvironmentNotFound as error:
         raise EnvironmentGone(job) from error
     home = current_home()
-    now = resolve_run(home, with_secrets(home, environment.name, environment.config), {}).values
+    run = resolve_run(home, with_secrets(home, environment.name, environment.config), {})
+    now = run.values if run.options else {**effective_defaults(run.given), **run.values}
     then = reveal_options(job.options, secrets.of_options(job))
-    differing = {name: value for name, value in then.items() if name in REGISTRY and now.get(name) != value}
+    if is_one_off(environment.config, {name: then.get(name) for name in (FAMILY, FLAVOUR, BASE) if then.get(name)}):
+        raise OtherModel(job)
+    if not list_checkpoints(Path(job.output_dir)):
+        raise NothingSaved(job)
+    differing = {name: value for name, value in then.items() if name in REGISTRY and name not in CONSENT and now.get(name) != value}
     given = {canonical_name(name) for name in submitted}
     kept = {name: value for name, value in {**differing, RESUME: "latest"}.items() if name not in given}
     return start_training({**kept, **submitted}, key=key, environment=environment)
@@ -154,7 +177,8 @@ def stop_training(job: Job) -> Job:
     asked = log.status_event(Status.STOPPING, "The run finishes its step, saves, and ends.")
     if log.move(job.pk, Status.STOPPING, [asked], stop_requested_at=timezone.now()):
         job = _fresh(job)
-        commands.request(job.folder, Command.STOP)
+        with suppress(OSError):  # a full disk: the signal is enough
+            commands.request(job.folder, Command.STOP)
         if job.engine is not None:
             process.ask_to_end(job.engine, job.folder)
     return _fresh(job)
@@ -180,7 +204,8 @@ def request_command(job: Job | None, command: Command) -> Job:
     """
     if job is None or not (job.status in (Status.STARTING, Status.RUNNING) or queue.is_about_to_start(job)):
         raise NoActiveJob
-    commands.request(job.folder, command)
+    with writing():
+        commands.request(job.folder, command)
     return job
 
 

@@ -8,6 +8,7 @@ would use up the limit of open files.
 from __future__ import annotations
 
 import asyncio
+import re
 
 from simpletuner_site.edge.refusals import too_long
 from simpletuner_site.security.guard import Application, Message, Receive, Scope, Send, announced_bytes, send_json
@@ -71,3 +72,28 @@ class Turns:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._turns:
             await self._inner(scope, receive, send)
+
+
+DOWNLOAD = re.compile(r"/api/training/jobs/[^/]+/files/.+")
+MOST_DOWNLOADS = 8
+
+
+class Downloads:
+    """Refuses downloads beyond a few at once: each keeps its turn until its client has read the file, and other calls need turns too."""
+
+    def __init__(self, inner: Application, most_at_once: int = MOST_DOWNLOADS) -> None:
+        self._inner = inner
+        self._free = most_at_once
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not DOWNLOAD.match(str(scope["path"])):
+            await self._inner(scope, receive, send)
+            return
+        if not self._free:
+            await send_json(send, 503, {"detail": "Too many files are being downloaded. Try again when one is done.", "problems": []})
+            return
+        self._free -= 1
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            self._free += 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import OperationalError, transaction
 
 from environments import services
 from environments.copies import copy_environment, rename_environment
@@ -98,6 +99,55 @@ def test_a_renamed_environment_keeps_its_folder_and_its_output(home: Path) -> No
         services.find("demo")
     assert text(home, "other", "config.json")["--data_backend_config"] == "other/multidatabackend.json"
     assert [Revision.objects.filter(environment_name=name).first().action for name in ("demo", "other")] == ["renamed"] * 2  # type: ignore[union-attr]
+
+
+def test_a_datasets_file_of_another_name_keeps_its_secrets_when_its_folder_is_renamed(home: Path) -> None:
+    make()
+    sets = text(home, "demo", "multidatabackend.json")
+    del sets[0]["instance_data_dir"]
+    services.update_environment(
+        "demo",
+        config={**services.find("demo").config, "data_backend_config": "demo/data.json"},
+        datasets=json.dumps([sets[0] | BUCKET]),
+        actor="test",
+    )
+    rename_environment("demo", "other", actor="test")
+    assert services.find("other").config["data_backend_config"] == "other/data.json"
+    assert "very-secret" in json.dumps(store.read(Home(home), of_file(home / "config" / "other" / "data.json")))
+
+
+def test_a_path_that_only_begins_like_the_folder_stays(home: Path) -> None:
+    make(cache_dir_vae="demo/vae")
+    (home / "demo" / "vae").mkdir(parents=True)
+    assert rename_environment("demo", "other", actor="test").environment.config["cache_dir_vae"] == "demo/vae"
+
+
+def test_a_folder_that_runs_write_to_is_not_renamed(home: Path) -> None:
+    make(output_dir="config/demo/out")
+    with pytest.raises(EnvironmentProblems) as refused:
+        rename_environment("demo", "other", actor="test")
+    assert refused.value.problems[0].code == "inside_environment" and services.find("demo")
+
+
+def test_a_database_that_fails_leaves_no_second_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make()
+
+    def full(*_: object) -> None:
+        raise OperationalError("database or disk is full")
+
+    for act in (copy_environment, rename_environment):
+        with monkeypatch.context() as patched, pytest.raises(OperationalError), transaction.atomic():
+            patched.setattr("environments.copies.write_row", full)
+            act("demo", "other", actor="test")
+        assert [path.name for path in (home / "config").iterdir() if path.is_dir()] == ["demo"]
+    assert services.find("demo").config["data_backend_config"] == "demo/multidatabackend.json"
+
+
+@pytest.mark.parametrize("output", ["~", "/"])
+def test_a_copy_writes_only_where_its_server_may(home: Path, output: str) -> None:
+    row = make()
+    Environment.objects.filter(pk=row.pk).update(config={**row.config, "output_dir": output})
+    assert copy_environment("demo", "other", actor="test").environment.config["output_dir"] == "output/other"
 
 
 @pytest.mark.parametrize("act", [copy_environment, rename_environment])

@@ -131,6 +131,26 @@ def test_a_revision_that_does_not_exist_is_named(home: Path, number: int) -> Non
         history.revisions("nothing")
 
 
+def test_a_refused_adapter_file_keeps_the_datasets_file_as_it_is(home: Path) -> None:
+    make()
+    sets = json.loads((home / "config" / "demo" / "multidatabackend.json").read_text())
+    (home / "mine.json").write_text((home / "config" / "demo" / "lycoris_config.json").read_text())
+    update(lycoris_config="mine.json")
+    (home / "mine.json").write_text('{"algo": "lora", "linear_dim": 4}')
+    services.write_datasets_file("demo", [sets[0] | {"repeats": 3}, *sets[1:]], actor="test")
+    before = files(home)
+    with pytest.raises(EnvironmentProblems) as refused:
+        history.restore("demo", 2, actor="test")
+    assert refused.value.problems[0].code == "foreign_file" and files(home) == before
+
+
+def test_a_list_of_large_revisions_reads_none_of_their_texts(home: Path) -> None:
+    make()
+    for number in range(2, 6):
+        Revision.objects.create(environment_name="demo", number=number, action="updated", actor="test", datasets_text="x" * 1_000_000)
+    assert all(one.get_deferred_fields() == set(history.CONTENTS) for one in history.revisions("demo"))
+
+
 def test_a_datasets_file_that_belongs_to_somebody_else_is_not_replaced(home: Path) -> None:
     make()
     sets = home / "config" / "shared.json"

@@ -133,7 +133,12 @@ def _forked(task: dict[str, Any], *, place: Path, log: Path, variables: Mapping[
     connection.connect(_parent())
     request = {**task, "place": str(place), "log": str(log), "variables": {**os.environ, "OMP_NUM_THREADS": "1", **variables}}
     connection.sendall(json.dumps(request).encode() + b"\n")
-    return ForkedProcess(int(connection.recv(64)), connection)
+    pid = b""
+    while not pid.endswith(b"\n"):
+        piece = connection.recv(1)  # the code of a process that has ended already may follow
+        assert piece, "the parent of all processes is gone"
+        pid += piece
+    return ForkedProcess(int(pid), connection)
 
 
 @cache

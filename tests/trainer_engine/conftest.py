@@ -18,7 +18,11 @@ def own_signals() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def quick_collections() -> Iterator[None]:
-    """LyCORIS collects garbage for each layer of a T-LoRA: that need not walk through torch itself."""
+    """LyCORIS collects garbage for each layer of a T-LoRA: that need not walk through torch itself.
+
+    What a test leaves is collected, with the files that it holds open.
+    """
     gc.freeze()
     yield
+    gc.collect()
     gc.unfreeze()

@@ -19,7 +19,7 @@ from trainer_engine.contract import commands
 from trainer_engine.contract.commands import Command
 from training import services
 from training.engine import process
-from training.errors import CannotStart, NoActiveJob
+from training.errors import CannotStart, NoActiveJob, NotWritten
 from training.jobs.follower import Follower
 from training.models import ACTIVE, TERMINAL, Event, Job, Status
 
@@ -176,3 +176,17 @@ def test_an_engine_that_cannot_be_started_ends_the_job_with_the_reason(tmp_path:
     gone.refresh_from_db()
     assert (gone.status, gone.error_code) == (Status.ERROR, "launch_failed") and "gone.yaml" in gone.message
     assert all(job.finished_at and job.status not in ACTIVE for job in Job.objects.all())
+
+
+def test_a_stop_on_a_full_disk_is_a_signal_all_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(home, Status.RUNNING, engine_pid=12345, engine_started_at=1, engine_boot_id="x")
+    asked: list[object] = []
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.services.commands.request", full)
+    monkeypatch.setattr("training.services.process.ask_to_end", lambda engine, folder: asked.append(engine))
+    assert services.stop_training(job).status == Status.STOPPING and len(asked) == 1
+    with pytest.raises(NotWritten):
+        services.request_command(make_job(home, Status.RUNNING), Command.VALIDATE)

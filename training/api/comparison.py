@@ -11,7 +11,10 @@ from rest_framework.views import APIView
 from environments.api.history import ChangedOptionSerializer
 from environments.files.json_text import write_json
 from environments.history import lines_between, options_between
+from trainer_engine.config.datasets.secrets import hide_datasets
 from training.api import parse, schema
+from training.api.representations import shown_options
+from training.models import Job
 
 OTHER = OpenApiParameter("other", {"type": "string", "format": "uuid"}, OpenApiParameter.PATH, description="Id of the other job.")
 
@@ -35,7 +38,12 @@ class JobDiff(APIView):
             {
                 "job_id": str(one.pk),
                 "other": str(two.pk),
-                "changed": [changed.as_dict() for changed in options_between(one.options, two.options)],
-                "datasets": lines_between(write_json(one.datasets), write_json(two.datasets), str(one.pk), str(two.pk)),
+                "changed": [changed.as_dict() for changed in options_between(shown_options(one), shown_options(two))],
+                "datasets": lines_between(_datasets(one), _datasets(two), str(one.pk), str(two.pk)),
             }
         )
+
+
+def _datasets(job: Job) -> str:
+    """The datasets of a run as text. Rows of older versions may hold what is secret now."""
+    return write_json(hide_datasets(job.datasets))

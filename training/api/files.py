@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
+from urllib.parse import quote
 
-from django.http import HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -19,7 +20,8 @@ from training.api.renderers import FileNegotiation
 from training.errors import TrainingRefused
 from training.jobs import results
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 64 << 10
+"""A client that reads so much in the patience of `backpressure` is not cut off."""
 LARGEST_FILE = 1 << 60
 FILE_PATH = OpenApiParameter("path", str, OpenApiParameter.PATH, description="As listed, with slashes.")
 IF_RANGE = OpenApiParameter("If-Range", str, OpenApiParameter.HEADER, description="`ETag` of the part that is there already.")
@@ -50,7 +52,12 @@ class JobFiles(APIView):
     def get(self, request: Request, job_id: str) -> Response:
         job = parse.named_job(job_id)
         files = [
-            {"path": str(one.path), "kind": one.kind, "size_bytes": one.size_bytes, "url": f"/api/training/jobs/{job.pk}/files/{one.path}"}
+            {
+                "path": str(one.path),
+                "kind": one.kind,
+                "size_bytes": one.size_bytes,
+                "url": f"/api/training/jobs/{job.pk}/files/{quote(str(one.path))}",
+            }
             for one in results.list_files(job)
         ]
         return Response({"job_id": str(job.pk), "output_dir": job.output_dir, "files": files, "count": len(files)})
@@ -77,7 +84,11 @@ class JobFile(APIView):
         facts = os.fstat(stream.fileno())
         tag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
         is_current = request.headers.get("If-Range", tag) == tag
-        part = media.part_of(request.headers.get("Range", ""), facts.st_size, largest=LARGEST_FILE) if is_current else None
+        asked = request.headers.get("Range", "") if is_current else ""
+        if media.begins_behind(asked, facts.st_size):
+            stream.close()
+            return HttpResponse(status=416, headers={"Content-Range": f"bytes */{facts.st_size}"})
+        part = media.part_of(asked, facts.st_size, LARGEST_FILE)
         first, behind = part or (0, facts.st_size)
         headers = {
             "Content-Length": str(behind - first),
@@ -89,7 +100,18 @@ class JobFile(APIView):
         if part is not None:
             headers["Content-Range"] = f"bytes {first}-{behind - 1}/{facts.st_size}"
         status = 200 if part is None else 206
-        return StreamingHttpResponse(_pieces(stream, first, behind), status=status, content_type=media.UNKNOWN_TYPE, headers=headers)
+        return Download(_pieces(stream, first, behind), status=status, content_type=media.UNKNOWN_TYPE, headers=headers)
+
+
+class Download(StreamingHttpResponse):
+    """Closes its file with the answer: Django closes what ``__aiter__`` returns, by default a generator around ours."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], **facts: Any) -> None:
+        super().__init__(pieces, **facts)
+        self._pieces = pieces
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
 
 
 class NoSuchFile(TrainingRefused):

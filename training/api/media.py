@@ -88,7 +88,7 @@ def served_type(entry: dict[str, Any]) -> str:
     return stated if stated in MEDIA_TYPES.values() else UNKNOWN_TYPE
 
 
-def part_of(header: str, size: int, *, largest: int = LARGEST_PART_BYTES) -> tuple[int, int] | None:
+def part_of(header: str, size: int, largest: int) -> tuple[int, int] | None:
     """(first byte, byte behind the last) of the part of a file that a Range header asks for, cut to ``largest`` bytes.
 
     None means the whole file: for a header that asks for several parts, for none that the file has, or that is malformed. A server may
@@ -100,3 +100,9 @@ def part_of(header: str, size: int, *, largest: int = LARGEST_PART_BYTES) -> tup
     first = int(match[1]) if match[1] else max(0, size - int(match[2]))
     behind = min(size, int(match[2]) + 1) if match[1] and match[2] else size
     return (first, min(behind, first + largest)) if first < behind else None
+
+
+def begins_behind(header: str, size: int) -> bool:
+    """Whether a Range header asks for a part that begins behind the end of a file, as after a download that is complete."""
+    match = RANGE.match(header[:64])
+    return match is not None and bool(match[1]) and int(match[1]) >= size

@@ -245,7 +245,7 @@ class JobMedia(APIView):
             raise NoSuchMedia(index)
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400", "Accept-Ranges": "bytes"}
         kind, size = media.served_type(entry), os.fstat(stream.fileno()).st_size
-        part = media.part_of(request.headers.get("Range", ""), size)
+        part = media.part_of(request.headers.get("Range", ""), size, media.LARGEST_PART_BYTES)
         if part is None:
             return FileResponse(stream, content_type=kind, headers=headers)
         first, behind = part

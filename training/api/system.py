@@ -72,7 +72,7 @@ class System(APIView):
         return Response(
             {
                 "device": expected_device(process.passed_environment()),
-                "gpus": [asdict(gpu) for gpu in hardware.gpus()],
+                "gpus": [asdict(gpu) for gpu in hardware.DRIVER.gpus()],
                 "cpu": asdict(hardware.cpu()),
                 "memory": _space(hardware.memory()),
                 "disk": None if disk is None else _space(disk),

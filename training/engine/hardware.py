@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -74,13 +75,38 @@ def disk(folder: Path) -> Space | None:
     return Space(free_bytes=usage.free, total_bytes=usage.total)
 
 
-def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that ``nvidia-smi`` lists, at most ``FRESH_SECONDS`` ago. Without the tool there are none."""
-    return _listed(int(time.monotonic() // FRESH_SECONDS))
+class Driver:
+    """Asks NVIDIA's driver for the GPUs, at most every ``FRESH_SECONDS`` and by one question at a time.
+
+    A driver that hangs, as after a GPU has fallen off the bus, delays one request for ``LONGEST_SECONDS``; others get the last answer.
+    """
+
+    def __init__(self) -> None:
+        self._asking = threading.Lock()
+        self._asked_at = -math.inf
+        self._last: tuple[Gpu, ...] = ()
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs that ``nvidia-smi`` lists. Without the tool there are none."""
+        if time.monotonic() - self._asked_at >= FRESH_SECONDS and self._asking.acquire(blocking=False):
+            asking = threading.Thread(target=self._ask, name="nvidia-smi", daemon=True)
+            asking.start()
+            asking.join(LONGEST_SECONDS)
+        return self._last
+
+    def _ask(self) -> None:
+        try:
+            self._last = listed()
+            self._asked_at = time.monotonic()
+        finally:
+            self._asking.release()
 
 
-@lru_cache(maxsize=1)
-def _listed(moment: int) -> tuple[Gpu, ...]:
+DRIVER = Driver()
+
+
+def listed() -> tuple[Gpu, ...]:
+    """The GPUs that ``nvidia-smi`` lists now; none if it fails or takes too long."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()

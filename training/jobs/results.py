@@ -37,7 +37,7 @@ def list_files(job: Job) -> list[RunFile]:
     root = Path(job.output_dir)
     found: list[RunFile] = []
     for kind, path in _named(job, root):
-        size = _size_inside(root, path)
+        size = _size_inside(root, path) if _is_text(path) else None
         if size is not None:
             found.append(RunFile(path, size, kind))
         if len(found) == MOST_FILES:
@@ -49,12 +49,26 @@ def open_file(job: Job, name: str) -> BinaryIO | None:
     """Opens a file of the run by its path in ``list_files``; None if there is none."""
     root, wanted = Path(job.output_dir), PurePosixPath(name)
     candidates = _checkpoint_files(root, wanted.parts[0]) if _is_checkpoint(wanted) else _result_files(job, root)
-    if wanted not in candidates or _size_inside(root, wanted) is None:
+    if wanted not in candidates:
         return None
     try:
-        return open_regular(root / wanted)
+        real, inside = os.path.realpath(root / wanted), os.path.realpath(root)
+        stream = open_regular(real)
     except OSError:
         return None
+    # NOTE: a link that was put there after realpath was followed by open, so the file that is open is judged.
+    if not _path_of(stream, real).is_relative_to(inside):
+        stream.close()
+        return None
+    return stream
+
+
+def _path_of(stream: BinaryIO, opened: str) -> Path:
+    """The real path of an open file where the system tells it (Linux); else the path under which it was opened."""
+    try:
+        return Path(f"/proc/self/fd/{stream.fileno()}").readlink()
+    except OSError:
+        return Path(opened)
 
 
 def _is_checkpoint(path: PurePosixPath) -> bool:
@@ -98,10 +112,19 @@ def _files_below(path: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names))
 
 
+def _is_text(path: PurePosixPath) -> bool:
+    """Whether a path can be sent as JSON; file systems hold names that cannot."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _size_inside(root: Path, path: PurePosixPath) -> int | None:
     """The size of a file whose real path lies in the output folder; None for others."""
-    real = Path(os.path.realpath(root / path))
     try:
+        real = Path(os.path.realpath(root / path))
         return real.stat().st_size if real.is_relative_to(os.path.realpath(root)) and real.is_file() else None
     except OSError:
         return None

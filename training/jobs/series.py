@@ -96,15 +96,27 @@ def evaluations(job: Job) -> dict[str, list[tuple[int, float]]]:
     newest = _events(job, EventType.NOTIFICATION).order_by("-index").values_list("payload", flat=True)[:MOST_MEASUREMENTS]
     found: dict[str, list[tuple[int, float]]] = {}
     for payload in reversed(list(newest)):
-        data = payload.get("data", {})
+        data = part(payload, "data")
         if data.get("code") != EVALUATION:
             continue
-        details = data.get("details", {})
-        for name, value in details.get("metrics", {}).items():
+        details = part(data, "details")
+        for name, value in part(details, "metrics").items():
             number = _number(value)
             if number is not None:
-                found.setdefault(str(name), []).append((int(details.get("step") or 0), number))
+                found.setdefault(str(name), []).append((step_of(details, "step"), number))
     return found
+
+
+def part(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object in an event; an empty one if it is anything else, as in a damaged journal."""
+    found = fields.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def step_of(fields: Mapping[str, Any], name: str) -> int:
+    """A step in an event; 0 if it is anything else."""
+    found = fields.get(name)
+    return found if type(found) is int else 0
 
 
 def checkpoint_marks(job: Job) -> list[tuple[int, str]]:

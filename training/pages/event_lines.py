@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from trainer_engine.contract.events import EventType
 from training.jobs import series
+from training.jobs.series import part
 from training.models import Event, Job
 from training.pages.numbers import ShownImage, shown_image
 
@@ -54,15 +55,15 @@ def _key(event: Event) -> str:
     if event.type == EventType.PROGRESS.value:
         return event.type
     if event.type == EventType.STAGE.value:
-        return f"{event.type} {event.payload.get('stage', {}).get('key', '')}"
+        return f"{event.type} {part(event.payload, 'stage').get('key', '')}"
     if event.type == EventType.IMAGE.value:
-        return f"{event.type} {event.payload.get('data', {}).get('global_step')}"
+        return f"{event.type} {part(event.payload, 'data').get('global_step')}"
     return ""
 
 
 def _line(event: Event) -> EventLine:
     payload = event.payload
-    data = payload.get("data", {})
+    data = part(payload, "data")
     text = str(payload.get("message") or payload.get("title") or event.type)
     if event.type == EventType.IMAGE.value:
         text = f"Validation images of step {data.get('global_step')}."

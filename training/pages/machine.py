@@ -29,7 +29,7 @@ def meters() -> list[Meter]:
     """Each GPU, the memory of the host, and the disk of the server's home if it can be reached."""
     disk = hardware.disk(settings.HOME)
     spaces = {"Memory": hardware.memory(), **({"Disk": disk} if disk else {})}
-    return [*(gpu_meter(gpu) for gpu in hardware.gpus()), *(space_meter(name, space) for name, space in spaces.items())]
+    return [*(gpu_meter(gpu) for gpu in hardware.DRIVER.gpus()), *(space_meter(name, space) for name, space in spaces.items())]
 
 
 def space_meter(name: str, space: Space) -> Meter:

@@ -10,9 +10,12 @@ from django.template.defaultfilters import filesizeformat
 
 from training.api import media
 from training.api.run_overview import duration
+from training.jobs.series import part, step_of
 from training.models import Event
 
 NOTHING = "–"
+LONGEST_PROMPT = 2_000
+"""Characters of a prompt that a page shows. Each image of a page repeats it."""
 SPARK_WIDTH, SPARK_HEIGHT = 120, 32
 
 
@@ -77,14 +80,14 @@ def shown_image(event: Event) -> ShownImage | None:
     count = len(media.attached(payload))
     if not count:
         return None
-    data = payload.get("data", {})
+    data = part(payload, "data")
     kind = data.get("validation_type")
     return ShownImage(
         small=media.url(event.job_id, event.index, 0),
         large=media.url(event.job_id, event.index, count - 1),
         title=str(payload.get("title", "")).rpartition(": ")[2],
-        prompt=str(data.get("prompt") or payload.get("body", "")),
-        step=int(data.get("global_step") or 0),
+        prompt=str(data.get("prompt") or payload.get("body", ""))[:LONGEST_PROMPT],
+        step=step_of(data, "global_step"),
         is_preview=kind == "intermediary",
         is_base=kind == "base_model",
     )

@@ -54,3 +54,28 @@ def grant_farewell(send: Callable[..., Any]) -> None:
     protocol = _protocol(send)
     if hasattr(protocol, "closeHandshakeTimeout"):
         protocol.closeHandshakeTimeout = FAREWELL_SECONDS
+
+
+class PatientSend:
+    """Sends each part of a long answer when the client has read most of what was sent before. A client that stops reading is cut off."""
+
+    def __init__(self, inner: Callable[..., Any]) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: Any, receive: Any, send: Callable[..., Any]) -> None:
+        async def patient(message: Any) -> None:
+            if message.get("more_body"):
+                try:
+                    await wait_for_reader(send)
+                except ClientTooSlow:
+                    _abort(send)  # the application hears of it as of every client that leaves, and closes its files
+            await send(message)
+
+        await self._inner(scope, receive, patient)
+
+
+def _abort(send: Callable[..., Any]) -> None:
+    """Cut a connection, so that its client does not take a part of an answer for all of it."""
+    transport = getattr(getattr(_protocol(send), "channel", None), "transport", None)
+    if transport is not None:
+        transport.abortConnection()

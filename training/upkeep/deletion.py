@@ -11,7 +11,7 @@ from django.db import transaction
 from environments.home import current_home
 from environments.secrets import store
 from training.engine import process
-from training.errors import TrainingRefused
+from training.errors import TrainingRefused, writing
 from training.models import TERMINAL, Event, Job, WebhookDelivery
 
 ROWS_AT_ONCE = 20_000
@@ -38,7 +38,8 @@ def delete_job(job: Job) -> None:
         pass
     with transaction.atomic():
         Job.objects.filter(pk=fresh.pk, status__in=TERMINAL).delete()
-    store.write(current_home(), store.of_job(fresh.pk), {})
+    with writing():
+        store.write(current_home(), store.of_job(fresh.pk), {})
     remove_run_folder(Path(fresh.run_dir))
 
 

@@ -16,14 +16,18 @@ Every call of the server, printed from its schema by `{COMMAND}`.
 address as a form.
 
 - Addresses work with and without a slash at their end.
-- Names of options and fields work with and without leading dashes, in forms and in JSON. Answers have dashes: `--learning_rate`.
-- `validate`, `start`, `cancel` and `resume` answer with a piece of HTML, and with JSON for `Accept: application/json` or `?format=json`.
+- Names of options and fields work with and without leading dashes, in forms and in JSON. A `config` in an answer has dashes:
+  `--learning_rate`.
+- `validate`, `start`, `cancel` and `resume` of runs answer with a piece of HTML, and with JSON for `Accept: application/json` or
+  `?format=json`.
 - An error has a status of 400 or above and says everything that is wrong:
   `{{"detail": "...", "problems": [{{"option", "code", "message", "got", "expected", "hint"}}]}}`.
 - Secrets are shown as `***`. A request that sends `***` back keeps the secret that is stored.
 - `Idempotency-Key` on `start` and `resume`: the same key gives the same job again.
 - Changes of an environment are revisions: `revisions` lists them, `diff` compares two, `restore` brings one back, also after a deletion.
-- Files of a run are downloaded in parts where a `Range` header asks for it: `curl -C - -O` goes on where it broke.
+- A queued run keeps the paths of the files that it was accepted with: rename an environment when none of its runs waits.
+- Files of a run are downloaded in parts where a `Range` header asks for it: `curl -C - -O` goes on where it broke. At most 8 at a time; a
+  client that stops reading is cut off.
 """
 TITLES = {"configurations": "Environments", "training": "Runs"}
 METHODS = ("get", "post", "put", "delete")

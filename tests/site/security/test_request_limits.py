@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from simpletuner_site.security.request_limits import BodyLimit, Turns
+from simpletuner_site.security.request_limits import BodyLimit, Downloads, Turns
 
 LIMIT = 1000
 
@@ -120,3 +120,34 @@ def test_a_request_that_is_given_up_while_it_waits_takes_no_turn() -> None:
 
     gate = asyncio.Event()
     asyncio.run(give_up())
+
+
+def test_downloads_beyond_a_few_are_refused_and_other_calls_are_not() -> None:
+    async def run() -> list[int]:
+        statuses: list[int] = []
+        done = asyncio.Event()
+
+        async def inner(scope: Any, receive: Any, send: Any) -> None:
+            if "/files/" in scope["path"]:
+                await done.wait()
+            await send({"type": "http.response.start", "status": 200})
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        app = Downloads(inner, most_at_once=2)
+
+        def asked(path: str) -> asyncio.Task[None]:
+            return asyncio.create_task(app({"type": "http", "path": path}, send, send))
+
+        under_way = [asked("/api/training/jobs/one/files/checkpoint-1/ema.safetensors") for _ in range(2)]
+        await asyncio.sleep(0)
+        await asked("/api/training/jobs/one/files/a")
+        await asked("/api/training/status")
+        done.set()
+        await asyncio.gather(*under_way)
+        await asked("/api/training/jobs/one/files/a")
+        return statuses
+
+    assert asyncio.run(run()) == [503, 200, 200, 200, 200]

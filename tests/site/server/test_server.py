@@ -205,7 +205,8 @@ def test_a_killed_worker_is_replaced_and_the_new_one_leaves_with_a_killed_server
 
 def test_every_page_says_that_nothing_is_loaded_from_elsewhere(server: LiveServer) -> None:
     for path in ("/", "/docs", "/redoc", "/admin/", "/api/configs", "/health"):
-        assert server.get(path).headers["Content-Security-Policy"].startswith("default-src 'self';"), path
+        policy = server.get(path).headers["Content-Security-Policy"]
+        assert policy.startswith(("default-src 'self';", "default-src 'none';")) and "http" not in policy, path
 
 
 def test_the_web_process_is_small_when_idle(tmp_path: Path) -> None:

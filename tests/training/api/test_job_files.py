@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from django.test import Client
 
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.jobs import make_job
+from training.jobs import results
 from training.models import Event, Job, Status
 
 pytestmark = [pytest.mark.django_db, pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")]
@@ -79,6 +80,35 @@ def test_a_download_goes_on_where_it_broke(client: Client, job: Job, header: str
     served = client.get(address(job, "/pytorch_lora_weights.safetensors"), HTTP_RANGE=header)
     assert (served.status_code, content(served)) == (206, whole[slice(*part)])
     assert served["Content-Range"] == f"bytes {part[0]}-{part[1] - 1}/5120"
+
+
+def test_a_download_that_is_complete_has_no_further_part(client: Client, job: Job) -> None:
+    served = client.get(address(job, "/pytorch_lora_weights.safetensors"), HTTP_RANGE="bytes=5120-")
+    assert (served.status_code, served["Content-Range"], served.content) == (416, "bytes */5120", b"")
+
+
+def test_a_name_with_marks_has_an_address_and_one_that_is_no_text_is_passed_over(client: Client, job: Job) -> None:
+    folder = Path(job.output_dir) / IMAGES
+    (folder / "a#b?c%41.png").write_bytes(b"odd")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png")).write_bytes(b"x")
+    (found,) = [one for one in client.get(address(job)).json()["files"] if "#" in one["path"]]
+    assert content(client.get(found["url"])) == b"odd"
+
+
+def test_a_file_that_is_swapped_for_a_link_while_it_is_opened_is_not_sent(
+    client: Client, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(job.output_dir) / IMAGES / "step_4.png"
+    (tmp_path / "key").write_text("secret")
+    opened = results.open_regular
+
+    def swap(real: str) -> BinaryIO:
+        path.unlink()
+        path.symlink_to(tmp_path / "key")
+        return opened(real)
+
+    monkeypatch.setattr(results, "open_regular", swap)
+    assert client.get(address(job, f"/{IMAGES}/step_4.png")).status_code == 404
 
 
 def test_a_part_of_a_file_that_has_changed_is_not_added_to_the_old_one(client: Client, job: Job) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from environments import history
 from environments import services as environments
 from environments.secrets import store
 from environments.secrets.store import Owner
+from tests.helpers.checkpoint_folder import write_checkpoint
 from tests.training.conftest import Training
 from trainer_engine.contract.errors import Problem
 from training.models import Job, Status
@@ -22,7 +26,14 @@ def ended(training: Training, **changes: Any) -> Job:
     job = Job.objects.get(pk=training.start(**changes)["job_id"])
     Job.objects.filter(pk=job.pk).update(status=Status.STOPPED)
     job.refresh_from_db()
+    save(job)
     return job
+
+
+def save(job: Job) -> None:
+    """A checkpoint that the options of the run can go on from."""
+    state = {"identity": {"model_family": "pixart_sigma", "model_type": "full"}}
+    (write_checkpoint(Path(job.output_dir), 4) / "training_state.json").write_text(json.dumps(state))
 
 
 def resume(training: Training, job: Job, **options: Any) -> Any:
@@ -69,6 +80,52 @@ def test_a_run_goes_on_with_its_secrets(training: Training) -> None:
     assert "secret-path" not in str(again)
     found = store.read(environments.current_home(), Owner("jobs", answer.json()["job_id"]))
     assert "secret-path" in found["webhook_config"]
+
+
+def test_a_run_that_saved_nothing_has_nothing_to_go_on_from(training: Training) -> None:
+    job = ended(training)
+    shutil.rmtree(job.output_dir)
+    answer = resume(training, job)
+    assert answer.status_code == 409 and [one["code"] for one in answer.json()["problems"]] == ["no_checkpoint"]
+
+
+def test_an_environment_that_is_for_another_model_by_now_is_left_alone(training: Training) -> None:
+    job = ended(training)
+    row = environments.find(job.environment)
+    other = {**row.config, "model_family": "sd1x", "pretrained_model_name_or_path": "someone/other"}
+    environments.update_environment(row.name, config=other, actor="test")
+    before = environments.find(row.name).config
+    answer = resume(training, job)
+    assert answer.status_code == 409 and [one["code"] for one in answer.json()["problems"]] == ["other_model"]
+    assert environments.find(row.name).config == before
+
+
+def test_an_environment_that_cannot_be_resolved_today_gets_no_options_that_it_had_by_default(training: Training) -> None:
+    job = ended(training)
+    row = environments.find(job.environment)
+    without = {name: value for name, value in row.config.items() if name != "output_dir"}
+    environments.update_environment(row.name, config=without, actor="test")
+    changed = resume(training, job).json()["changed"]
+    assert len(changed) < 20 and "output_dir" in {one["option"] for one in changed}
+
+
+def test_a_full_disk_is_a_refusal(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ended(training)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "secrets")
+
+    monkeypatch.setattr("training.jobs.secrets.keep", full)
+    answer = resume(training, job)
+    assert answer.status_code == 409 and "No space left" in answer.json()["detail"] and Job.objects.count() == 1
+
+
+def test_a_key_gives_its_run_also_when_the_environment_is_gone(training: Training) -> None:
+    job = ended(training)
+    first = training.post(f"/jobs/{job.pk}/resume", {}, HTTP_IDEMPOTENCY_KEY="once")
+    environments.delete_environment(job.environment, actor="test")
+    again = training.post(f"/jobs/{job.pk}/resume", {}, HTTP_IDEMPOTENCY_KEY="once")
+    assert (again.status_code, again.json()["job_id"]) == (200, first.json()["job_id"])
 
 
 def test_one_key_makes_one_run(training: Training) -> None:

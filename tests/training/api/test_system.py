@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ SMI = "NVIDIA H200, 1024, 144384, 37, 41, 570.1\nGPU, with a comma, 0, 1024, [N/
 
 
 @pytest.fixture(autouse=True)
-def asked_anew() -> None:
-    hardware._listed.cache_clear()
+def asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "DRIVER", hardware.Driver())
 
 
 @pytest.fixture
@@ -50,9 +51,21 @@ def test_the_machine_is_described(client: Client, home: Path, tool: Path) -> Non
 
 
 def test_the_driver_is_asked_once_for_many_requests(tool: Path) -> None:
-    for moment in (1, 1, 2):
-        assert len(hardware._listed(moment)) == 2
-    assert (tool.parent / "calls").read_text() == "called\n" * 2
+    for _ in range(3):
+        assert len(hardware.DRIVER.gpus()) == 2
+    assert (tool.parent / "calls").read_text() == "called\n"
+
+
+def test_a_driver_that_hangs_delays_one_request_and_gives_the_others_its_last_answer(tool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = hardware.DRIVER.gpus()
+    hangs, asked = threading.Event(), []
+    monkeypatch.setattr(hardware, "FRESH_SECONDS", -1)
+    monkeypatch.setattr(hardware, "LONGEST_SECONDS", 0.05)
+    monkeypatch.setattr(hardware, "listed", lambda: asked.append(1) or hangs.wait(60) or ())
+    try:
+        assert [hardware.DRIVER.gpus() for _ in range(20)] == [known] * 20 and len(asked) == 1
+    finally:
+        hangs.set()
 
 
 @pytest.mark.django_db

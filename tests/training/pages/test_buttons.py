@@ -13,6 +13,7 @@ from django.test import Client
 from environments import services as environments
 from environments.create.plan import NewEnvironment
 from tests.helpers.jobs import make_job
+from tests.training.api.test_resuming import save
 from tests.training.conftest import Training
 from trainer_engine.contract.commands import Command, take
 from training.models import Job, Status
@@ -107,6 +108,7 @@ def test_start_again_starts_the_environment_and_shows_the_new_run(training: Trai
 def test_go_on_resumes_with_the_options_of_the_run(training: Training, client: Client) -> None:
     job = Job.objects.get(pk=training.start()["job_id"])
     Job.objects.filter(pk=job.pk).update(status=Status.STOPPED, checkpoint="checkpoint-4")
+    save(job)
     row = environments.find(job.environment)
     environments.update_environment(row.name, config={**row.config, "seed": 99}, actor="test")
     answer, says = press(client, job, "go-on")
@@ -119,6 +121,7 @@ def test_go_on_resumes_with_the_options_of_the_run(training: Training, client: C
 def test_a_start_that_finds_its_disk_full_says_so(training: Training, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job.objects.get(pk=training.start()["job_id"])
     Job.objects.filter(pk=job.pk).update(status=Status.STOPPED, checkpoint="checkpoint-4")
+    save(job)
     row = environments.find(job.environment)
     environments.update_environment(row.name, config={**row.config, "seed": 99}, actor="test")
 

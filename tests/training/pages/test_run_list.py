@@ -104,7 +104,7 @@ def test_a_link_from_another_site_opens_the_pages_and_nothing_else() -> None:
 def test_the_bars_say_how_full_each_gpu_the_memory_and_the_disk_are(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(name="H200", used_bytes=1 << 30, total_bytes=141 << 30, busy_percent=37, temperature_celsius=41, driver="1")
     bare = Gpu(name="bare", used_bytes=0, total_bytes=1 << 30, busy_percent=None, temperature_celsius=None, driver="1")
-    monkeypatch.setattr(machine.hardware, "gpus", lambda: (gpu, bare))
+    monkeypatch.setattr(machine.hardware.DRIVER, "gpus", lambda: (gpu, bare))
     first, second, *others = machine.meters()
     assert (first.name, first.text) == ("H200", "1.0 GB of 141.0 GB used, 37 % busy, 41 °C")
     assert first.used == pytest.approx(100 / 141) and not first.is_scarce

@@ -33,6 +33,7 @@ from trainer_engine.contract.events import (
 )
 from training.jobs import log
 from training.models import TERMINAL, Checkpoint, Job, Status
+from training.models import Event as StoredEvent
 
 pytestmark = pytest.mark.django_db
 PROGRESS = {
@@ -374,3 +375,27 @@ def test_the_files_of_the_pages_are_served_and_name_no_other_host(home: Path, cl
     assert answer.status_code == 200 and text
     hosts = set(re.findall(r"(?:https?:)?//[a-z0-9.]+\.[a-z]{2,}", text)) - {"http://www.w3.org"}
     assert hosts == set() and "innerHTML =" not in text and "eval(" not in text
+
+
+@pytest.mark.parametrize("query", ["", "?events=everything", "?events=problems"])
+def test_events_of_a_damaged_journal_leave_the_pages_whole(client: Client, tmp_path: Path, query: str) -> None:
+    job = make_job(tmp_path, Status.COMPLETED)
+    odd = [
+        ("validation.image", {"data": {"global_step": "x", "validation_type": 3}, "images": [{"file": "media/x.png"}]}),
+        ("validation.image", {"data": None, "images": [{"file": "media/x.png"}]}),
+        ("lifecycle.stage", {"stage": None}),
+        ("notification", {"data": {"code": "evaluation", "details": None}}),
+        ("notification", {"data": {"code": "evaluation", "details": {"step": "x", "metrics": [1]}}}),
+    ]
+    for index, (kind, payload) in enumerate(odd):
+        StoredEvent.objects.create(job=job, index=index, type=kind, timestamp="2026-01-01T00:00:00+00:00", payload=payload)
+    Job.objects.filter(pk=job.pk).update(next_index=len(odd))
+    get(client, job, query)
+    assert client.get("/").status_code == 200
+    assert client.get(f"/api/training/jobs/{job.pk}/metrics").status_code == 200
+
+
+def test_a_long_prompt_is_shown_in_part(client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    append(job, *(image(step, prompt="p" * 400_000) for step in range(5)))
+    assert len(get(client, job)) < 200_000

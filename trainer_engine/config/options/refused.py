@@ -67,6 +67,11 @@ _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.RESEARCH, "it belongs to DiffusionBlocks, a training in blocks", ("diffusion_blocks_config",)),
     (Reason.RESEARCH, _SCREEN, ("enable_nsfw_check", "nsfw_check_*")),
     (Reason.RESEARCH, "it belongs to SingLoRA, an adapter of one matrix", ("peft_lora_mode", "singlora_*")),
+    (
+        Reason.NOT_OFFERED,
+        "the text encoder is that of the base model: put another one into its folder",
+        ("qwen_text_encoder_model_name_or_path",),
+    ),
     (Reason.NOT_OFFERED, _FIELD, ("disable_multiline_split", "max_upscale_threshold")),
     (Reason.NOT_OFFERED, "images are written as the network makes them, without an invisible watermark", ("enable_watermark",)),
     (Reason.NOT_OFFERED, "it is a folder of DeepSpeed; group_offload_to_disk_path keeps frozen weights on a disk", ("offload_param_path",)),

@@ -59,6 +59,17 @@ def test_names_are_those_of_the_format_and_lead_back(spec: FamilySpec) -> None:
 
 
 @every_family
+def test_an_unknown_flavour_is_a_problem_with_any_other_options(spec: FamilySpec) -> None:
+    """The rules of a family see the values of configurations that others refuse."""
+    usual = {"model_family": spec.name, "model_flavour": "no-such-flavour", "data_backend_config": "x.json", "output_dir": "x"}
+    others: list[dict[str, Any]] = [{}, {SKIPPED: "[1]"}, {"controlnet": True}, {"control": True}, {"train_text_encoder": True}]
+    for model_type in ("full", "lora"):
+        for more in others:
+            _, problems = check_options({**usual, "model_type": model_type, "max_train_steps": 1, **more})
+            assert "model_flavour" in {problem.option for problem in problems}
+
+
+@every_family
 def test_flavours_are_repositories_with_a_known_size(spec: FamilySpec) -> None:
     assert all(repository.count("/") == 1 for repository in spec.flavours.values())
     assert set(spec.parameters) == set(spec.flavours)

@@ -29,8 +29,9 @@ class Sd3Options(OptionGroup):
 def blocks_can_be_left_out(values: Mapping[str, Any]) -> Iterator[Problem]:
     """Refuses numbers that are no blocks of the flavour, and notes a scale that nothing is scaled by."""
     layers, problems = parse_layers(values[LAYERS])
-    if not problems:
-        yield from outside_problems(layers, BLOCKS[values.get("model_flavour") or SPEC.default_flavour])
+    blocks = BLOCKS.get(values.get("model_flavour") or SPEC.default_flavour)
+    if not problems and blocks is not None:  # an unknown flavour is refused by its own rule
+        yield from outside_problems(layers, blocks)
     if not layers and values[SCALE] != Sd3Options.model_fields[SCALE].default:
         yield Problem.note(SCALE, "no_effect", f"{LAYERS} names no blocks: {SCALE} has no effect.", got=values[SCALE])
 

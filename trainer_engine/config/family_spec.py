@@ -90,6 +90,8 @@ class FamilySpec:
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
     """Flavours that need reference images."""
+    reference_folders: tuple[str, ...] = ()
+    """Subfolders with what prepares reference images, in the models of flavours that need references."""
     first_frame: FirstFrameSpec | None = None
     """The flavours that are given the first frame of a clip; None if there are none."""
     other_flavours: tuple[str, ...] = ()
@@ -118,6 +120,12 @@ class FamilySpec:
     def latent_frames(self, frames: int) -> int:
         """Returns how many frames the latents of a clip have; 1 for an image."""
         return (frames - 1) // self.frame_stride + 1
+
+    def seeing_folders(self, flavour: str | None) -> tuple[str, ...]:
+        """The subfolders with which a flavour sees first frames or references; others of the family have none."""
+        chosen = flavour or self.default_flavour
+        frames = self.first_frame.folders if self.first_frame is not None and self.animates(chosen) else ()
+        return (*frames, *(self.reference_folders if chosen in self.needs_references else ()))
 
     def animates(self, flavour: str | None) -> bool:
         """Whether a flavour is given the first frame of each clip that it learns or generates."""

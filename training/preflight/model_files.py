@@ -43,7 +43,7 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
             yield from folder_problems(named.option, named.name, found.folder)
     yield from _controlnet_problems(options, spec, hub)
     yield from _other_stage_problems(options, spec, hub)
-    yield from _frame_encoder_problems(options, spec, hub)
+    yield from _seeing_problems(options, spec, hub)
     yield from _width_problems(options, spec, hub.cache)
     for option, name in model_sources(options.model, spec).items():
         if is_one_file(name):
@@ -91,15 +91,13 @@ def _facts(model: ModelOptions, spec: FamilySpec, cache: Path) -> NetworkFacts |
     return NetworkFacts(noise_schedule(model, spec, cache), network_config(model, spec, cache), learned) if learned else None
 
 
-def _frame_encoder_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
-    """Whether a local model lacks what looks at the first frame: it is then another model."""
-    if spec.first_frame is None or not spec.animates(options.model.model_flavour):
-        return
-    sources = [component_source(options.model, spec, folder) for folder in spec.first_frame.folders]
+def _seeing_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
+    """Whether a local model lacks what looks at first frames or references: it is then another model."""
+    sources = [component_source(options.model, spec, folder) for folder in spec.seeing_folders(options.model.model_flavour)]
     lacking = [one for one in sources if is_folder(Path(one.name)) and find_component(one, hub.cache) is None]
     if lacking:
         flavour, first, named = options.model.model_flavour, lacking[0], " and no ".join(one.folder for one in lacking)
-        message = f"{first.name} has no folder {named}, with which {spec.title} {flavour} sees the first frame."
+        message = f"{first.name} has no folder {named}, with which {spec.title} {flavour} sees images."
         expected = f"a folder with {' and '.join(one.folder for one in lacking)}"
         hint = f"use {spec.repository(flavour)}, or weights that were trained from it"
         yield Problem.error(first.option, "component_missing", message, got=first.name, expected=expected, hint=hint)

@@ -91,4 +91,5 @@ SPEC = FamilySpec(
     architectures=ARCHITECTURES,
     takes_references=EDITS,
     needs_references=EDITS,
+    reference_folders=("processor",),
 )

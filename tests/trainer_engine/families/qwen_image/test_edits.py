@@ -17,6 +17,7 @@ from torch.nn.functional import mse_loss
 from transformers import Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.helpers.checked_runs import checked, codes
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.pictures import generate_images
@@ -234,6 +235,15 @@ def test_a_base_model_without_the_image_processor_is_refused_by_name() -> None:
     family = tiny_edit(PLUS, pretrained_model_name_or_path=str(tiny_model("qwen_image")))
     with pytest.raises(ModelUnavailable, match="no folder processor"):
         family.encode_prompts(["a"], [[pixels_of(picture(1))]])
+
+
+@pytest.mark.parametrize("flavour", [ONE, PLUS, "v2.0"])
+def test_validate_refuses_a_base_model_without_the_image_processor(tmp_path: Path, flavour: str) -> None:
+    lacking = checked(tmp_path, model_family="qwen_image", model_flavour=flavour, model=str(tiny_model("qwen_image")), resolution=64)
+    named = [problem.message for problem in lacking.errors if problem.code == "component_missing"]
+    assert len(named) == (flavour != "v2.0") and all("no folder processor" in message for message in named)
+    whole = str(tiny_model("qwen_image", flavour=ONE))
+    assert "component_missing" not in codes(checked(tmp_path, model_family="qwen_image", model_flavour=flavour, model=whole, resolution=64))
 
 
 def test_flavours_that_edit_need_references_and_the_others_take_none() -> None:

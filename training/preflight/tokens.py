@@ -22,6 +22,11 @@ class Tokens:
     """Whether prompts are part of the sequence of the image."""
 
 
+def prompt_tokens(options: TrainingOptions, spec: FamilySpec) -> int:
+    """Tokens that the network gets for one prompt that is as long as the family takes."""
+    return spec.tokens_of(options.model.model_flavour, options.model.tokenizer_max_length) + spec.prompts.added_tokens
+
+
 def routed_tokens(blocks: Iterable[str], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> dict[str, Tokens]:
     """Block -> the tokens that it computes, for the blocks that some tokens skip (``tread_config``)."""
     routes, _ = parse_routes(options.objective.tread_config)

@@ -112,6 +112,19 @@ def frozen_network_bytes(options: TrainingOptions, spec: FamilySpec, parameters:
     return int((parameters - exact) * quantised_bytes(options, row) + exact * plain)
 
 
+def widened_numbers(options: TrainingOptions, tensors: Tensors | None) -> int:
+    """Numbers of the largest quantised weight, which is computed with in the type of the arithmetic; sdnq needs two copies of it.
+
+    0 for quanto, which computes with whole numbers, and where the shapes are not known.
+    """
+    precision = options.precision
+    name = activated(precision.base_model_precision, quantize_activations=precision.quantize_activations)
+    if options.model.model_type == "full" or name not in QUANTISED or PRECISIONS[name].library == "quanto":
+        return 0
+    largest = max((math.prod(shape) for shape in (tensors or {}).values() if len(shape) == 2), default=0)
+    return largest * (2 if PRECISIONS[name].library == "sdnq" else 1)
+
+
 def quantised_bytes(options: TrainingOptions, row: Precision) -> float:
     """Bytes of one weight of this type with the settings of the run."""
     chosen = options.sdnq

@@ -17,7 +17,7 @@ from trainer_engine.contract.files import read_small_json
 from trainer_engine.datasets.report import DatasetReport
 from training.preflight.adapter import of_class
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, SPLIT, SPLIT_RECOMPUTED, BlockNumbers, kept_of_blocks
-from training.preflight.tokens import Tokens, prompt_tokens, routed_tokens
+from training.preflight.tokens import BLOCK, TEXT_PROJECTION, Tokens, in_sequence, passed, prompt_tokens, routed_tokens, sees_tokens
 from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
 from training.preflight.weights import NUMBERS_A_WIDTH, Tensors, layer_count, split_layers
 
@@ -27,27 +27,14 @@ KEPT_WIDTHS = 34
 """What one layer keeps, as a multiple of its width and of the tokens (Korthikanti et al., 2022, section 4.1)."""
 UNET_CELLS = 2
 """Edge of the square of latents that one token stands for in a UNet whose shapes are not known."""
-BLOCK = re.compile(r"(?:^|\.)(\w*(?:blocks|refiner)\.\d+|layers\.\d+)\.")
-PER_SAMPLE = ("norm", "adaln", "adaLN", "embed", "_mod.")
-"""Parts of the names of layers that see one vector a sample instead of one a token."""
-PROMPT_SIDE = ("add_", "context", "txt_")
-"""Parts of the names of layers that see only the tokens of the prompt."""
-IMAGE_SIDE = ("noise_refiner.",)
-"""Parts of the names of layers that see only the tokens of the image."""
-CROSS_SIDE = re.compile(r"\battn2\.(to_[kv]|add_[kv]_proj)$")
-"""Layers of cross-attention that see the tokens of the prompt."""
-TEXT_PROJECTION = re.compile(r"\btext_embedder\.")
-"""Layers outside of the blocks that see the tokens of the prompt."""
 PARALLEL = re.compile(r"\.to_qkv_mlp_proj$")
 """Layers that make queries, keys, values and a gated unit at once: what the gate lets through, a third of their output, is kept as well."""
 KEPT: Mapping[tuple[str, str], float] = {
     ("full", ""): 1.0,
     ("standard", ""): 0.62,
     ("standard", "quanto"): 0.79,
-    ("standard", "recomputed quanto"): 0.72,
     ("lycoris", ""): 0.70,
     ("lycoris", "quanto"): 0.79,
-    ("lycoris", "recomputed quanto"): 0.72,
 }
 """(What is trained, library that keeps the inputs of frozen layers) -> numbers kept, as a multiple of all layers' inputs and outputs.
 
@@ -55,9 +42,19 @@ The factors include what is kept between layers. When the backward pass of a rec
 """
 BESIDE = 1.2
 """The factor of layers beside which a LyCORIS adapter is computed: it keeps outputs of its own."""
-RECOMPUTED = 1.2
-"""What the backward pass of a recomputed block needs, as a multiple of what the block keeps."""
-BORDER = 1.5
+RECOMPUTED: Mapping[tuple[str, str], float] = {
+    ("full", ""): 1.1,
+    ("standard", ""): 1.4,
+    ("standard", "quanto"): 1.25,
+    ("lycoris", ""): 1.2,
+    ("lycoris", "quanto"): 1.2,
+}
+"""(What is trained, library that keeps the inputs of frozen layers) -> what the backward pass of a recomputed block needs, as a multiple of
+what the block keeps.
+
+The gradients of the feed-forward layers are the same whatever is trained. The more a block keeps, the more of it is freed before them.
+"""
+BORDER = 1.0
 """What is kept between recomputed blocks, as a multiple of their inputs."""
 
 
@@ -133,15 +130,18 @@ def _beside(shapes: Mapping[str, tuple[int, ...]], options: TrainingOptions) -> 
     return {layer for name in named for layer in of_class(name, shapes)} if named else set(shapes)
 
 
+def kind_of_kept(options: TrainingOptions) -> tuple[str, str]:
+    """What this run trains and the library that keeps inputs, as in ``KEPT`` and ``RECOMPUTED``."""
+    if options.model.model_type == "full":
+        return "full", ""
+    chosen = options.precision.base_model_precision
+    return options.adapter.lora_type, "quanto" if chosen in QUANTISED and PRECISIONS[chosen].library == "quanto" else ""
+
+
 def kept_share(options: TrainingOptions, spec: FamilySpec) -> float:
     """Returns the factor of ``KEPT`` for this run."""
-    if options.model.model_type == "full":
-        return KEPT["full", ""] * spec.activation_share
-    chosen, kind = options.precision.base_model_precision, options.adapter.lora_type
-    keeps_inputs = chosen in QUANTISED and PRECISIONS[chosen].library == "quanto"
-    keeping = "recomputed quanto" if options.model.gradient_checkpointing else "quanto"
-    kind = "standard" if kind == "lycoris" and is_beside(options) else kind
-    return KEPT[kind, keeping if keeps_inputs else ""] * spec.activation_share
+    kind, library = kind_of_kept(options)
+    return KEPT["standard" if kind == "lycoris" and is_beside(options) else kind, library] * spec.activation_share
 
 
 def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> Kept:
@@ -151,7 +151,7 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
     outside = 0
     for name, shape in shapes.items():
         found = BLOCK.search(f"{name}.")
-        if found and not any(mark in name.rpartition(found[1])[2] for mark in PER_SAMPLE):
+        if found and sees_tokens(name):
             factor = BESIDE * spec.activation_share if name in beside else share
             activated = shape[0] / 3 if PARALLEL.search(name) else 0
             blocks[found[1]][name] = factor * (shape[0] + shape[1] + activated)
@@ -162,17 +162,18 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
     routed = routed_tokens(blocks, tokens, options, spec)
     for block, layers in blocks.items():
         width, seen = min(shapes[next(iter(layers))][:2]), routed.get(block, tokens)
-        whole, feed_forward, attention = (_passed(_named(layers, pattern), seen) for pattern in (None, FEED_FORWARD, ATTENTION))
+        whole, feed_forward, attention = (passed(_named(layers, pattern), seen) for pattern in (None, FEED_FORWARD, ATTENTION))
         if adds_weights:  # the sums of weights and adapter
             whole += sum(math.prod(shapes[name]) for name in layers)
-        split = max((_passed({name: shapes[name][0]}, seen) for name in layers if SPLIT.search(name)), default=0)
-        border = BORDER * width * _sequence(layers, tokens)
+        split = max((passed({name: shapes[name][0]}, seen) for name in layers if SPLIT.search(name)), default=0)
+        border = BORDER * width * in_sequence(layers, tokens)
         numbers.append(BlockNumbers(border, whole, feed_forward, attention, split))
-    kept = kept_of_blocks(numbers, options, RECOMPUTED)
+    recomputed = RECOMPUTED[kind_of_kept(options)]
+    kept = kept_of_blocks(numbers, options, recomputed)
     if options.model.gradient_checkpointing and _rounds_inputs(options):
         widest = max((sum(shape[:2]) for name, shape in shapes.items() if BLOCK.search(f"{name}.")), default=0)
         kept += 2 * widest * (tokens.image + tokens.prompt * tokens.joined)
-    share = RECOMPUTED if options.model.gradient_checkpointing else 1
+    share = recomputed if options.model.gradient_checkpointing else 1
     largest = max((max(block.whole * share, block.split * SPLIT_RECOMPUTED) for block in numbers), default=0)
     smallest = min((sum(math.prod(shapes[name]) for name in layers) for layers in blocks.values()), default=0)
     return Kept(int(outside + kept), int(largest), smallest)
@@ -187,23 +188,3 @@ def _rounds_inputs(options: TrainingOptions) -> bool:
 
 def _named(layers: Mapping[str, float], pattern: re.Pattern[str] | None) -> Mapping[str, float]:
     return {name: size for name, size in layers.items() if pattern is None or pattern.search(f"{name}.")}
-
-
-def _sequence(layers: Mapping[str, float], tokens: Tokens) -> int:
-    """Tokens of the sequence that a block with these layers computes."""
-    if any(mark in name for name in layers for mark in IMAGE_SIDE):
-        return tokens.image
-    if tokens.joined and layers and all(any(mark in name for mark in PROMPT_SIDE) for name in layers):
-        return tokens.prompt
-    return tokens.image + tokens.prompt * tokens.joined
-
-
-def _passed(layers: Mapping[str, float], tokens: Tokens) -> float:
-    """Returns the numbers that go into and out of the layers of one block."""
-    if not tokens.joined:
-        crossing = {name for name in layers if tokens.prompt and CROSS_SIDE.search(name)}
-        return sum(size * (tokens.prompt if name in crossing else tokens.image) for name, size in layers.items())
-    prompt_side = {name for name in layers if any(mark in name for mark in PROMPT_SIDE)}
-    if not prompt_side or not tokens.prompt:
-        return sum(layers.values()) * _sequence(layers, tokens)
-    return sum(size * (tokens.prompt if name in prompt_side else tokens.image) for name, size in layers.items())

@@ -14,13 +14,13 @@ from trainer_engine.config.precisions import compute_precision
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
-from training.preflight.activations import BLOCK, modelled_width, token_px
+from training.preflight.activations import modelled_width, token_px
 from training.preflight.autoencoder import autoencoder_bytes, decoding_bytes, encoding_bytes
 from training.preflight.estimates import HELD_ON_CPU, Memory, gpu_memory, size
 from training.preflight.on_device import CAPTIONS, LATENTS, EstimatedRun, OnDevice
 from training.preflight.step import step_memory
 from training.preflight.text_encoders import text_encoder_memory
-from training.preflight.tokens import prompt_tokens
+from training.preflight.tokens import BLOCK, prompt_tokens
 from training.preflight.unet_activations import is_unet
 from training.preflight.weights import split_layers
 

@@ -61,7 +61,7 @@ def test_twice_the_tokens_double_the_estimate() -> None:
 
 def test_gradient_checkpointing_keeps_one_block_and_the_inputs_of_the_others() -> None:
     tokens = Tokens(10, 4)
-    wanted = BORDER * (8 + 8) * 14 + RECOMPUTED * KEPT["full", ""] * 40 * 14
+    wanted = BORDER * (8 + 8) * 14 + RECOMPUTED["full", ""] * KEPT["full", ""] * 40 * 14
     assert kept(tokens, gradient_checkpointing=True) == pytest.approx(wanted, abs=1)
 
 

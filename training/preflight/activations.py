@@ -17,7 +17,17 @@ from trainer_engine.contract.files import read_small_json
 from trainer_engine.datasets.report import DatasetReport
 from training.preflight.adapter import of_class
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, SPLIT, SPLIT_RECOMPUTED, BlockNumbers, kept_of_blocks
-from training.preflight.tokens import BLOCK, TEXT_PROJECTION, Tokens, in_sequence, passed, prompt_tokens, routed_tokens, sees_tokens
+from training.preflight.tokens import (
+    BLOCK,
+    TEXT_PROJECTION,
+    Tokens,
+    crosses,
+    in_sequence,
+    passed,
+    prompt_tokens,
+    routed_tokens,
+    sees_tokens,
+)
 from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
 from training.preflight.weights import NUMBERS_A_WIDTH, Tensors, layer_count, split_layers
 
@@ -40,6 +50,10 @@ KEPT: Mapping[tuple[str, str], float] = {
 
 The factors include what is kept between layers. When the backward pass of a recomputed block needs the most, some inputs are freed.
 """
+KEYS_AND_VALUES = {False: 1.5, True: 2.0}
+"""Whether the norms are trained -> what is kept of keys and values of the prompt, as a multiple of both: keys as they are and normalised."""
+GRADIENTS_OF_STATES = 3
+"""The sum of the gradients of the prompt's states, and those of one block's keys and values, as a multiple of the states."""
 BESIDE = 1.2
 """The factor of layers beside which a LyCORIS adapter is computed: it keeps outputs of its own."""
 RECOMPUTED: Mapping[tuple[str, str], float] = {
@@ -47,7 +61,7 @@ RECOMPUTED: Mapping[tuple[str, str], float] = {
     ("standard", ""): 1.4,
     ("standard", "quanto"): 1.25,
     ("lycoris", ""): 1.2,
-    ("lycoris", "quanto"): 1.2,
+    ("lycoris", "quanto"): 1.3,
 }
 """(What is trained, library that keeps the inputs of frozen layers) -> what the backward pass of a recomputed block needs, as a multiple of
 what the block keeps.
@@ -148,13 +162,17 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
     """Returns the numbers that are alive when the backward pass begins. ``shapes``: module name -> (out, in)."""
     blocks: dict[str, dict[str, float]] = defaultdict(dict)
     share, beside = kept_share(options, spec), _beside(shapes, options)
-    outside = 0
+    outside = of_states = 0
+    is_full = options.model.model_type == "full"
     for name, shape in shapes.items():
         found = BLOCK.search(f"{name}.")
         if found and sees_tokens(name):
             factor = BESIDE * spec.activation_share if name in beside else share
-            activated = shape[0] / 3 if PARALLEL.search(name) else 0
-            blocks[found[1]][name] = factor * (shape[0] + shape[1] + activated)
+            sides = shape[0] + shape[1] + (shape[0] / 3 if PARALLEL.search(name) else 0)
+            if crosses(name, tokens) and name not in beside:  # the states of the prompt are the same for all of them
+                factor, sides = KEYS_AND_VALUES[is_full], shape[0]
+                of_states = max(of_states, GRADIENTS_OF_STATES * shape[1] * tokens.prompt if is_full else 0)
+            blocks[found[1]][name] = factor * sides
         elif not found and not tokens.joined and TEXT_PROJECTION.search(name):
             outside += int(share * (shape[0] + shape[1]) * tokens.prompt)
     adds_weights = options.model.model_type == "lora" and options.adapter.lora_type == "lycoris" and not is_beside(options)
@@ -176,7 +194,7 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
     share = recomputed if options.model.gradient_checkpointing else 1
     largest = max((max(block.whole * share, block.split * SPLIT_RECOMPUTED) for block in numbers), default=0)
     smallest = min((sum(math.prod(shapes[name]) for name in layers) for layers in blocks.values()), default=0)
-    return Kept(int(outside + kept), int(largest), smallest)
+    return Kept(int(outside + of_states + kept), int(largest + of_states), smallest)
 
 
 def _rounds_inputs(options: TrainingOptions) -> bool:

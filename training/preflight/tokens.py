@@ -70,11 +70,15 @@ def in_sequence(layers: Mapping[str, float], tokens: Tokens) -> int:
     return tokens.image + tokens.prompt * tokens.joined
 
 
+def crosses(name: str, tokens: Tokens) -> bool:
+    """Whether a layer makes keys or values of the tokens of a prompt that is no part of the sequence."""
+    return not tokens.joined and bool(tokens.prompt) and CROSS_SIDE.search(name) is not None
+
+
 def passed(layers: Mapping[str, float], tokens: Tokens) -> float:
     """Returns the numbers that go into and out of the layers of one block."""
     if not tokens.joined:
-        crossing = {name for name in layers if tokens.prompt and CROSS_SIDE.search(name)}
-        return sum(size * (tokens.prompt if name in crossing else tokens.image) for name, size in layers.items())
+        return sum(size * (tokens.prompt if crosses(name, tokens) else tokens.image) for name, size in layers.items())
     prompt_side = {name for name in layers if any(mark in name for mark in PROMPT_SIDE)}
     if not prompt_side or not tokens.prompt:
         return sum(layers.values()) * in_sequence(layers, tokens)

@@ -75,7 +75,9 @@ def test_prompts_that_only_cross_attention_sees_count_in_its_keys_and_values() -
     shapes = {"blocks.0.attn2.to_q": (8, 8), "blocks.0.attn2.to_k": (8, 8), "blocks.0.ffn.net.0.proj": (32, 8)}
     options = options_with(gradient_checkpointing=False)
     apart = kept_numbers(shapes, Tokens(10, 100, joined=False), options, PIXART)
-    assert apart.total == pytest.approx(KEPT["full", ""] * (16 * 10 + 16 * 100 + 40 * 10), abs=1)
+    assert apart.total == pytest.approx(KEPT["full", ""] * (16 * 10 + 40 * 10) + (2 + 3) * 8 * 100, abs=1), (
+        "and gradients of the prompt's states"
+    )
 
 
 def test_lycoris_counts_the_sums_of_weights_unless_it_is_computed_beside_the_layers(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ KEPT: Mapping[tuple[str, str], float] = {
 The factors include what is kept between layers. When the backward pass of a recomputed block needs the most, some inputs are freed.
 """
 KEYS_AND_VALUES = {False: 1.5, True: 2.0}
-"""Whether the norms are trained -> what is kept of keys and values of the prompt, as a multiple of both: keys as they are and normalised."""
+"""Whether norms are trained -> what is kept of keys and values of the prompt, as a multiple of both: keys as they are and normalised."""
 GRADIENTS_OF_STATES = 3
 """The sum of the gradients of the prompt's states, and those of one block's keys and values, as a multiple of the states."""
 BESIDE = 1.2

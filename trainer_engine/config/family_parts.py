@@ -94,6 +94,8 @@ class PromptSpec:
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
     """Whether the tokens of the prompt are in one sequence with those of the image."""
+    added_tokens: int = 0
+    """Tokens in that sequence that ``token_limit`` does not count: those of another text encoder."""
     mask: str = ""
     """Kind of mask that hides the padding of prompts from attention: ``boolean`` or ``additive``; empty if nothing is hidden."""
     mask_option: str = ""

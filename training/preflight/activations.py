@@ -16,8 +16,18 @@ from trainer_engine.config.precisions import PRECISIONS, QUANTISED, activated
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.datasets.report import DatasetReport
 from training.preflight.adapter import of_class
-from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_of_blocks
-from training.preflight.tokens import Tokens, routed_tokens
+from training.preflight.recomputed import ATTENTION, FEED_FORWARD, SPLIT, SPLIT_RECOMPUTED, BlockNumbers, kept_of_blocks
+from training.preflight.tokens import (
+    BLOCK,
+    TEXT_PROJECTION,
+    Tokens,
+    crosses,
+    in_sequence,
+    passed,
+    prompt_tokens,
+    routed_tokens,
+    sees_tokens,
+)
 from training.preflight.unet_activations import UnetInputs, is_unet, kept_by_unet
 from training.preflight.weights import NUMBERS_A_WIDTH, Tensors, layer_count, split_layers
 
@@ -27,17 +37,10 @@ KEPT_WIDTHS = 34
 """What one layer keeps, as a multiple of its width and of the tokens (Korthikanti et al., 2022, section 4.1)."""
 UNET_CELLS = 2
 """Edge of the square of latents that one token stands for in a UNet whose shapes are not known."""
-BLOCK = re.compile(r"(?:^|\.)(\w*blocks\.\d+|layers\.\d+)\.")
-PER_SAMPLE = ("norm", "adaln", "embed", "_mod.")
-"""Parts of the names of layers that see one vector a sample instead of one a token."""
-PROMPT_SIDE = ("add_", "context", "txt_")
-"""Parts of the names of layers that see only the tokens of the prompt."""
-CROSS_SIDE = re.compile(r"\battn2\.(to_[kv]|add_[kv]_proj)$")
-"""Layers of cross-attention that see the tokens of the prompt."""
-TEXT_PROJECTION = re.compile(r"\btext_embedder\.")
-"""Layers outside of the blocks that see the tokens of the prompt."""
+PARALLEL = re.compile(r"\.to_qkv_mlp_proj$")
+"""Layers that make queries, keys, values and a gated unit at once: what the gate lets through, a third of their output, is kept as well."""
 KEPT: Mapping[tuple[str, str], float] = {
-    ("full", ""): 0.92,
+    ("full", ""): 1.0,
     ("standard", ""): 0.62,
     ("standard", "quanto"): 0.79,
     ("lycoris", ""): 0.70,
@@ -45,13 +48,27 @@ KEPT: Mapping[tuple[str, str], float] = {
 }
 """(What is trained, library that keeps the inputs of frozen layers) -> numbers kept, as a multiple of all layers' inputs and outputs.
 
-The factors include what is kept between layers. ``make bench`` fitted them to runs whose allocator returns freed memory at once.
+The factors include what is kept between layers. When the backward pass of a recomputed block needs the most, some inputs are freed.
 """
+KEYS_AND_VALUES = {False: 1.5, True: 2.0}
+"""Whether norms are trained -> what is kept of keys and values of the prompt, as a multiple of both: keys as they are and normalised."""
+GRADIENTS_OF_STATES = 3
+"""The sum of the gradients of the prompt's states, and those of one block's keys and values, as a multiple of the states."""
 BESIDE = 1.2
 """The factor of layers beside which a LyCORIS adapter is computed: it keeps outputs of its own."""
-RECOMPUTED = 1.2
-"""What the backward pass of a recomputed block needs, as a multiple of what the block keeps."""
-BORDER = 1.5
+RECOMPUTED: Mapping[tuple[str, str], float] = {
+    ("full", ""): 1.1,
+    ("standard", ""): 1.4,
+    ("standard", "quanto"): 1.25,
+    ("lycoris", ""): 1.2,
+    ("lycoris", "quanto"): 1.3,
+}
+"""(What is trained, library that keeps the inputs of frozen layers) -> what the backward pass of a recomputed block needs, as a multiple of
+what the block keeps.
+
+The gradients of the feed-forward layers are the same whatever is trained. The more a block keeps, the more of it is freed before them.
+"""
+BORDER = 1.0
 """What is kept between recomputed blocks, as a multiple of their inputs."""
 
 
@@ -62,6 +79,8 @@ class Kept:
     total: int
     block: int = 0
     """Those of the largest block; the others are freed before the last gradients are computed."""
+    block_weights: int = 0
+    """Weights of one block: if they are trained, their gradients do not exist yet when the backward pass is at it."""
 
 
 def activation_numbers(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> Kept:
@@ -72,13 +91,13 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     seen = cells * (1 + (0 if options.model.sees_control else references))  # control images add no tokens to the sequence
     image_tokens = seen // token_px(spec) ** 2 // options.distributed.group_size
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
-    prompt_tokens = spec.tokens_of(options.model.model_flavour, options.model.tokenizer_max_length)
+    of_prompt = prompt_tokens(options, spec)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
-    tokens = Tokens(image_tokens * batch, prompt_tokens * batch if has_tokens else 0, joined=spec.prompts.joins_sequence)
+    tokens = Tokens(image_tokens * batch, of_prompt * batch if has_tokens else 0, joined=spec.prompts.joins_sequence)
     layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
-        inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, prompt_tokens * batch)
-        prompts = kept_numbers(of_text, Tokens(prompt_tokens * batch, 0), options, spec)
+        inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, of_prompt * batch)
+        prompts = kept_numbers(of_text, Tokens(of_prompt * batch, 0), options, spec)
         unet = kept_by_unet(layers, inputs, options, spec)
         return Kept(unet + prompts.total, int(unet * (0.7 if options.model.gradient_checkpointing else 0.125)))
     if tensors:
@@ -125,26 +144,35 @@ def _beside(shapes: Mapping[str, tuple[int, ...]], options: TrainingOptions) -> 
     return {layer for name in named for layer in of_class(name, shapes)} if named else set(shapes)
 
 
+def kind_of_kept(options: TrainingOptions) -> tuple[str, str]:
+    """What this run trains and the library that keeps inputs, as in ``KEPT`` and ``RECOMPUTED``."""
+    if options.model.model_type == "full":
+        return "full", ""
+    chosen = options.precision.base_model_precision
+    return options.adapter.lora_type, "quanto" if chosen in QUANTISED and PRECISIONS[chosen].library == "quanto" else ""
+
+
 def kept_share(options: TrainingOptions, spec: FamilySpec) -> float:
     """Returns the factor of ``KEPT`` for this run."""
-    if options.model.model_type == "full":
-        return KEPT["full", ""] * spec.activation_share
-    chosen, kind = options.precision.base_model_precision, options.adapter.lora_type
-    keeps_inputs = chosen in QUANTISED and PRECISIONS[chosen].library == "quanto" and not options.model.gradient_checkpointing
-    kind = "standard" if kind == "lycoris" and is_beside(options) else kind
-    return KEPT[kind, "quanto" if keeps_inputs else ""] * spec.activation_share
+    kind, library = kind_of_kept(options)
+    return KEPT["standard" if kind == "lycoris" and is_beside(options) else kind, library] * spec.activation_share
 
 
 def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> Kept:
     """Returns the numbers that are alive when the backward pass begins. ``shapes``: module name -> (out, in)."""
     blocks: dict[str, dict[str, float]] = defaultdict(dict)
     share, beside = kept_share(options, spec), _beside(shapes, options)
-    outside = 0
+    outside = of_states = 0
+    is_full = options.model.model_type == "full"
     for name, shape in shapes.items():
         found = BLOCK.search(f"{name}.")
-        if found and not any(mark in name.rpartition(found[1])[2] for mark in PER_SAMPLE):
+        if found and sees_tokens(name):
             factor = BESIDE * spec.activation_share if name in beside else share
-            blocks[found[1]][name] = factor * (shape[0] + shape[1])
+            sides = shape[0] + shape[1] + (shape[0] / 3 if PARALLEL.search(name) else 0)
+            if crosses(name, tokens) and name not in beside:  # the states of the prompt are the same for all of them
+                factor, sides = KEYS_AND_VALUES[is_full], shape[0]
+                of_states = max(of_states, GRADIENTS_OF_STATES * shape[1] * tokens.prompt if is_full else 0)
+            blocks[found[1]][name] = factor * sides
         elif not found and not tokens.joined and TEXT_PROJECTION.search(name):
             outside += int(share * (shape[0] + shape[1]) * tokens.prompt)
     adds_weights = options.model.model_type == "lora" and options.adapter.lora_type == "lycoris" and not is_beside(options)
@@ -152,17 +180,21 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
     routed = routed_tokens(blocks, tokens, options, spec)
     for block, layers in blocks.items():
         width, seen = min(shapes[next(iter(layers))][:2]), routed.get(block, tokens)
-        whole, feed_forward, attention = (_passed(_named(layers, pattern), seen) for pattern in (None, FEED_FORWARD, ATTENTION))
+        whole, feed_forward, attention = (passed(_named(layers, pattern), seen) for pattern in (None, FEED_FORWARD, ATTENTION))
         if adds_weights:  # the sums of weights and adapter
             whole += sum(math.prod(shapes[name]) for name in layers)
-        border = BORDER * width * (tokens.image + tokens.prompt * tokens.joined)
-        numbers.append(BlockNumbers(border, whole, feed_forward, attention))
-    kept = kept_of_blocks(numbers, options, RECOMPUTED)
+        split = max((passed({name: shapes[name][0]}, seen) for name in layers if SPLIT.search(name)), default=0)
+        border = BORDER * width * in_sequence(layers, tokens)
+        numbers.append(BlockNumbers(border, whole, feed_forward, attention, split))
+    recomputed = RECOMPUTED[kind_of_kept(options)]
+    kept = kept_of_blocks(numbers, options, recomputed)
     if options.model.gradient_checkpointing and _rounds_inputs(options):
         widest = max((sum(shape[:2]) for name, shape in shapes.items() if BLOCK.search(f"{name}.")), default=0)
         kept += 2 * widest * (tokens.image + tokens.prompt * tokens.joined)
-    largest = max((block.whole for block in numbers), default=0) * (RECOMPUTED if options.model.gradient_checkpointing else 1)
-    return Kept(int(outside + kept), int(largest))
+    share = recomputed if options.model.gradient_checkpointing else 1
+    largest = max((max(block.whole * share, block.split * SPLIT_RECOMPUTED) for block in numbers), default=0)
+    smallest = min((sum(math.prod(shapes[name]) for name in layers) for layers in blocks.values()), default=0)
+    return Kept(int(outside + of_states + kept), int(largest + of_states), smallest)
 
 
 def _rounds_inputs(options: TrainingOptions) -> bool:
@@ -174,14 +206,3 @@ def _rounds_inputs(options: TrainingOptions) -> bool:
 
 def _named(layers: Mapping[str, float], pattern: re.Pattern[str] | None) -> Mapping[str, float]:
     return {name: size for name, size in layers.items() if pattern is None or pattern.search(f"{name}.")}
-
-
-def _passed(layers: Mapping[str, float], tokens: Tokens) -> float:
-    """Returns the numbers that go into and out of the layers of one block."""
-    if not tokens.joined:
-        crossing = {name for name in layers if tokens.prompt and CROSS_SIDE.search(name)}
-        return sum(size * (tokens.prompt if name in crossing else tokens.image) for name, size in layers.items())
-    prompt_side = {name for name in layers if any(mark in name for mark in PROMPT_SIDE)}
-    if not prompt_side or not tokens.prompt:
-        return sum(layers.values()) * (tokens.image + tokens.prompt)
-    return sum(size * (tokens.prompt if name in prompt_side else tokens.image) for name, size in layers.items())

@@ -42,7 +42,7 @@ def kept_with_beside(run: EstimatedRun, report: DatasetReport) -> Kept:
     share = 1.0 if copied else KEPT_WITHOUT_ADAPTER
     is_alone = options.model.gradient_checkpointing and not copied  # one block of a transformer is recomputed at a time
     shared = min(own.block, whole.block * share) if is_alone else 0
-    return Kept(int(own.total + share * (whole.total - spared) - shared), own.block)
+    return Kept(int(own.total + share * (whole.total - spared) - shared), own.block, own.block_weights)
 
 
 def _tensors(run: EstimatedRun) -> Tensors | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -63,22 +64,34 @@ def _sizes(spec: FamilySpec) -> list[str]:
     return [flavour for number, flavour in found.items() if number]
 
 
+@dataclass(frozen=True)
+class Row:
+    """One row of the first table: what is trained, on which type of the base."""
+
+    trained: str
+    base: str
+    cells: tuple[Mapping[str, Any], ...]
+    """The options of each cell, in the order of ``OFFLOADS``; a row of a full fine-tune has the first alone."""
+
+
+def training_rows(spec: FamilySpec, swapped: int) -> Iterator[Row]:
+    """The rows of a family. ``swapped``: half of its blocks."""
+    if "full" in spec.model_types:
+        yield Row("full", "-", ({"model_type": "full"},))
+    offloads: tuple[dict[str, Any], ...] = ({}, {"musubi_blocks_to_swap": swapped}, {"enable_group_offload": True})
+    for name in TYPES:
+        if name == "no_change" or name in spec.adapters.base_precisions:
+            values = {"model_type": "lora", "lora_rank": 16, "base_model_precision": name}
+            yield Row("LoRA", "bfloat16" if name == "no_change" else f"`{name}`", tuple({**values, **one} for one in offloads))
+
+
 def _rows(spec: FamilySpec, flavour: str) -> Iterator[str]:
     parameters, edge = spec.parameters[flavour], usual_edge(spec, flavour)
     start = f"| {spec.title} `{flavour}` | {parameters / 1e9:.1f} billion | {edge} |"
-    if "full" in spec.model_types:
-        yield f"{start} full | - | {training_gib(spec, flavour, edge, {'model_type': 'full'})} | - | - |"
-    for name in TYPES:
-        if name != "no_change" and name not in spec.adapters.base_precisions:
-            continue
-        values = {"model_type": "lora", "lora_rank": 16, "base_model_precision": name}
-        offloads: tuple[dict[str, Any], ...] = (
-            {},
-            {"musubi_blocks_to_swap": max(1, layer_count(parameters) // 2)},
-            {"enable_group_offload": True},
-        )
-        cells = [training_gib(spec, flavour, edge, {**values, **offload}) for offload in offloads]
-        yield f"{start} LoRA | {'bfloat16' if name == 'no_change' else f'`{name}`'} | " + " | ".join(cells) + " |"
+    for row in training_rows(spec, max(1, layer_count(parameters) // 2)):
+        cells = [training_gib(spec, flavour, edge, values) for values in row.cells]
+        cells += ["-"] * (len(OFFLOADS) - len(cells))
+        yield f"{start} {row.trained} | {row.base} | {' | '.join(cells)} |"
 
 
 def usual_edge(spec: FamilySpec, flavour: str) -> int:

@@ -14,12 +14,13 @@ from trainer_engine.config.precisions import compute_precision
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
-from training.preflight.activations import BLOCK, modelled_width, token_px
+from training.preflight.activations import modelled_width, token_px
 from training.preflight.autoencoder import autoencoder_bytes, decoding_bytes, encoding_bytes
 from training.preflight.estimates import HELD_ON_CPU, Memory, gpu_memory, size
 from training.preflight.on_device import CAPTIONS, LATENTS, EstimatedRun, OnDevice
 from training.preflight.step import step_memory
 from training.preflight.text_encoders import text_encoder_memory
+from training.preflight.tokens import BLOCK, prompt_tokens
 from training.preflight.unet_activations import is_unet
 from training.preflight.weights import split_layers
 
@@ -131,7 +132,7 @@ def _sampling_numbers(run: EstimatedRun) -> int:
     layers, _ = split_layers(run.tensors or {}, run.spec)
     if is_unet(layers):
         return samples * cells * UNET_SAMPLED * layers.get("conv_in", (0,))[0]
-    prompt = spec.tokens_of(run.options.model.model_flavour, run.options.model.tokenizer_max_length) * spec.prompts.joins_sequence
+    prompt = prompt_tokens(run.options, spec) * spec.prompts.joins_sequence
     blocks = (min(shape[:2]) for name, shape in layers.items() if BLOCK.search(f"{name}."))
     width = next(blocks, None) or modelled_width(run.parameters)
     return int(samples * (pixels // token_px(spec) ** 2 + prompt) * width * SAMPLED * spec.activation_share)

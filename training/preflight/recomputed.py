@@ -11,6 +11,12 @@ from trainer_engine.config.options import TrainingOptions
 FEED_FORWARD = re.compile(r"\.(?:ff|ffn|ff_context|img_mlp|txt_mlp)\.")
 """In the names of layers: the feed-forward part of a block."""
 ATTENTION = re.compile(r"\.attn\w*\.")
+SPLIT = re.compile(r"\.(?:to_qkv_mlp_proj|linear_in)$")
+"""Layers whose output is cut into views. The gradient of each view is as large as all of them until they are added up."""
+SPLIT_BACKWARD = 2.4
+"""What lives while those gradients are added up, as a multiple of the output."""
+SPLIT_RECOMPUTED = 4.2
+"""The same, with what the block itself still keeps: its output, the activated half, and queries, keys and values."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class BlockNumbers:
     feed_forward: float = 0
     """Part of ``whole`` that belongs to the feed-forward layers."""
     attention: float = 0
+    split: float = 0
+    """Output of the widest layer whose parts are views (``SPLIT``)."""
 
 
 def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, backward: float = 1.0) -> float:
@@ -32,15 +40,16 @@ def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, bac
     ``backward``: what the backward pass of a recomputed block needs, as a multiple of what the block keeps.
     """
     memory = options.memory
-    kept, largest = 0.0, 0.0
+    kept, largest, passing = 0.0, 0.0, 0.0
     inputs: list[float] = []
     for index, block in enumerate(blocks):
         chosen = options.model.gradient_checkpointing and memory.recomputes(index)
         part = block.feed_forward if memory.recomputes_parts else block.whole
         if chosen:
             inputs.append(block.input)
-            largest = max(largest, part)
+            largest = max(largest, part * backward)
+        passing = max(passing, block.split * (SPLIT_RECOMPUTED if chosen and not memory.recomputes_parts else SPLIT_BACKWARD))
         if not chosen or memory.recomputes_parts:
             kept += block.whole - (part if chosen else 0) - (block.attention if memory.gradient_checkpointing_offload_attention else 0)
     on_device = max(inputs, default=0) if memory.offloads_inputs else sum(inputs)
-    return kept + on_device + largest * backward
+    return kept + on_device + max(largest, passing)

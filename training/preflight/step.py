@@ -16,6 +16,7 @@ from training.preflight.weights import (
     state_bytes,
     trained_weights,
     weight_bytes,
+    widened_numbers,
 )
 
 
@@ -34,10 +35,11 @@ def step_memory(run: EstimatedRun, report: DatasetReport) -> OnDevice:
         frozen=(0 if is_full else frozen_network_bytes(options, spec, run.parameters, run.tensors))
         + bytes_beside(run)
         + each * run.assistant,
-        activations=each * kept.total,
+        activations=each * (kept.total + widened_numbers(options, run.tensors)),
     )
+    own = kept.block_weights * gradient_bytes(options) if is_full else 0
     held = spread(held, run, report.effective.processes)
-    held = replace(held, freed=0 if _keeps_gradients(options, report) else _freed(held, each * kept.block))
+    held = replace(held, freed=0 if _keeps_gradients(options, report) else _freed(held, each * kept.block, own))
     return relieved(held, run)
 
 
@@ -46,9 +48,12 @@ def _keeps_gradients(options: TrainingOptions, report: DatasetReport) -> bool:
     return options.run.gradient_accumulation_steps > 1 or report.effective.processes > 1
 
 
-def _freed(held: OnDevice, block: int) -> int:
-    """Bytes of activations that are freed while the gradients are computed, so that the two never need room at once."""
-    return min(held.gradients, max(0, held.activations - block))
+def _freed(held: OnDevice, block: int, own: int) -> int:
+    """Bytes of activations that are freed while the gradients are computed, so that the two never need room at once.
+
+    ``block``: activations of the block that the backward pass reaches last. ``own``: its gradients, which are computed then.
+    """
+    return min(held.gradients, held.activations, max(0, held.activations - block + own))
 
 
 def average_bytes(options: TrainingOptions) -> int:

@@ -1,13 +1,26 @@
-"""The tokens of a step, and those that each block of a transformer computes."""
+"""The tokens of a step, and those that each block and each layer of a transformer computes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.routing import parse_routes
+
+BLOCK = re.compile(r"(?:^|\.)(\w*(?:blocks|refiner)\.\d+|layers\.\d+)\.")
+PER_SAMPLE = ("norm", "adaln", "adaLN", "embed", "_mod.")
+"""Parts of the names of layers that see one vector a sample instead of one a token."""
+PROMPT_SIDE = ("add_", "context", "txt_")
+"""Parts of the names of layers that see only the tokens of the prompt."""
+IMAGE_SIDE = ("noise_refiner.",)
+"""Parts of the names of layers that see only the tokens of the image."""
+CROSS_SIDE = re.compile(r"\battn2\.(to_[kv]|add_[kv]_proj)$")
+"""Layers of cross-attention that see the tokens of the prompt."""
+TEXT_PROJECTION = re.compile(r"\btext_embedder\.")
+"""Layers outside of the blocks that see the tokens of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +33,11 @@ class Tokens:
     """Tokens of the prompts; 0 if they are few, and only cross-attention sees them."""
     joined: bool = True
     """Whether prompts are part of the sequence of the image."""
+
+
+def prompt_tokens(options: TrainingOptions, spec: FamilySpec) -> int:
+    """Tokens that the network gets for one prompt that is as long as the family takes."""
+    return spec.tokens_of(options.model.model_flavour, options.model.tokenizer_max_length) + spec.prompts.added_tokens
 
 
 def routed_tokens(blocks: Iterable[str], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> dict[str, Tokens]:
@@ -35,3 +53,33 @@ def routed_tokens(blocks: Iterable[str], tokens: Tokens, options: TrainingOption
 def _numbered(blocks: Iterable[str], name: str) -> list[str]:
     """Those of one list of blocks, in order."""
     return sorted((block for block in blocks if block.rpartition(".")[0] == name), key=lambda block: int(block.rpartition(".")[2]))
+
+
+def sees_tokens(name: str) -> bool:
+    """Whether a layer is in a block, and sees the tokens of a sequence and not one vector a sample."""
+    found = BLOCK.search(f"{name}.")
+    return found is not None and not any(mark in name.rpartition(found[1])[2] for mark in PER_SAMPLE)
+
+
+def in_sequence(layers: Mapping[str, float], tokens: Tokens) -> int:
+    """Tokens of the sequence that a block with these layers computes."""
+    if any(mark in name for name in layers for mark in IMAGE_SIDE):
+        return tokens.image
+    if tokens.joined and layers and all(any(mark in name for mark in PROMPT_SIDE) for name in layers):
+        return tokens.prompt
+    return tokens.image + tokens.prompt * tokens.joined
+
+
+def crosses(name: str, tokens: Tokens) -> bool:
+    """Whether a layer makes keys or values of the tokens of a prompt that is no part of the sequence."""
+    return not tokens.joined and bool(tokens.prompt) and CROSS_SIDE.search(name) is not None
+
+
+def passed(layers: Mapping[str, float], tokens: Tokens) -> float:
+    """Returns the numbers that go into and out of the layers of one block."""
+    if not tokens.joined:
+        return sum(size * (tokens.prompt if crosses(name, tokens) else tokens.image) for name, size in layers.items())
+    prompt_side = {name for name in layers if any(mark in name for mark in PROMPT_SIDE)}
+    if not prompt_side or not tokens.prompt:
+        return sum(layers.values()) * in_sequence(layers, tokens)
+    return sum(size * (tokens.prompt if name in prompt_side else tokens.image) for name, size in layers.items())

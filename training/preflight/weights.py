@@ -20,6 +20,7 @@ from trainer_engine.config.precisions import (
 )
 from trainer_engine.config.rules.updates import adds_in_float32
 from training.preflight.adapter import adapted_layers
+from training.preflight.tokens import sees_tokens
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, Shape]
@@ -110,6 +111,19 @@ def frozen_network_bytes(options: TrainingOptions, spec: FamilySpec, parameters:
         others = 0 if row.takes_convolutions else int((parameters - of_text) * spec.convolution_share)
     exact = of_text + others
     return int((parameters - exact) * quantised_bytes(options, row) + exact * plain)
+
+
+def widened_numbers(options: TrainingOptions, tensors: Tensors | None) -> int:
+    """Numbers of the largest quantised weight of a block, which is computed with in the type of the arithmetic; sdnq needs two copies.
+
+    0 for quanto, which computes with whole numbers, and where the shapes are not known.
+    """
+    precision = options.precision
+    name = activated(precision.base_model_precision, quantize_activations=precision.quantize_activations)
+    if options.model.model_type == "full" or name not in QUANTISED or PRECISIONS[name].library == "quanto":
+        return 0
+    sizes = (math.prod(shape) for layer, shape in (tensors or {}).items() if len(shape) == 2 and sees_tokens(layer))
+    return max(sizes, default=0) * (2 if PRECISIONS[name].library == "sdnq" else 1)
 
 
 def quantised_bytes(options: TrainingOptions, row: Precision) -> float:

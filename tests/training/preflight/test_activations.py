@@ -12,7 +12,9 @@ from tests.helpers.models import options_with
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from training.preflight.activations import BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
-from training.preflight.tokens import Tokens, routed_tokens
+from training.preflight.recomputed import SPLIT_RECOMPUTED
+from training.preflight.tokens import Tokens, in_sequence, prompt_tokens, routed_tokens, sees_tokens
+from training.preflight.weights import widened_numbers
 
 SHAPES = {
     "blocks.0.attn.to_q": (8, 8),
@@ -61,7 +63,7 @@ def test_twice_the_tokens_double_the_estimate() -> None:
 
 def test_gradient_checkpointing_keeps_one_block_and_the_inputs_of_the_others() -> None:
     tokens = Tokens(10, 4)
-    wanted = BORDER * (8 + 8) * 14 + RECOMPUTED * KEPT["full", ""] * 40 * 14
+    wanted = BORDER * (8 + 8) * 14 + RECOMPUTED["full", ""] * KEPT["full", ""] * 40 * 14
     assert kept(tokens, gradient_checkpointing=True) == pytest.approx(wanted, abs=1)
 
 
@@ -75,7 +77,9 @@ def test_prompts_that_only_cross_attention_sees_count_in_its_keys_and_values() -
     shapes = {"blocks.0.attn2.to_q": (8, 8), "blocks.0.attn2.to_k": (8, 8), "blocks.0.ffn.net.0.proj": (32, 8)}
     options = options_with(gradient_checkpointing=False)
     apart = kept_numbers(shapes, Tokens(10, 100, joined=False), options, PIXART)
-    assert apart.total == pytest.approx(KEPT["full", ""] * (16 * 10 + 16 * 100 + 40 * 10), abs=1)
+    assert apart.total == pytest.approx(KEPT["full", ""] * (16 * 10 + 40 * 10) + (2 + 3) * 8 * 100, abs=1), (
+        "and gradients of the prompt's states"
+    )
 
 
 def test_lycoris_counts_the_sums_of_weights_unless_it_is_computed_beside_the_layers(tmp_path: Path) -> None:
@@ -109,3 +113,40 @@ def test_a_token_stands_for_as_many_pixels_as_the_network_makes_it_of() -> None:
         "wan": 16,
         "sd1x": 16,
     }
+
+
+def test_the_sequence_of_stable_diffusion_3_has_the_tokens_of_clip_as_well() -> None:
+    assert prompt_tokens(options_with(), specs()["sd3"]) == 77 + 154
+    assert prompt_tokens(options_with(tokenizer_max_length=100), specs()["sd3"]) == 77 + 100
+    assert prompt_tokens(options_with(), PIXART) == PIXART.prompts.token_limit
+
+
+def test_blocks_that_refine_one_side_see_its_tokens_alone() -> None:
+    tokens = Tokens(image=100, prompt=40)
+    sides = {"noise_refiner.0.feed_forward.w1": 100, "context_refiner.0.feed_forward.w1": 40, "layers.0.feed_forward.w1": 140}
+    for layer, wanted in sides.items():
+        assert in_sequence({layer: 1.0}, tokens) == wanted, layer
+        assert sees_tokens(layer), layer
+    assert not sees_tokens("layers.0.adaLN_modulation.0")
+    assert not sees_tokens("x_embedder")
+
+
+def test_parts_of_an_output_that_are_views_have_gradients_as_large_as_all_of_it() -> None:
+    options = options_with(gradient_checkpointing=True, model_type="lora")
+    joined, apart = ({f"single_transformer_blocks.0.attn.{name}": (90, 10)} for name in ("to_qkv_mlp_proj", "to_q"))
+    found = [kept_numbers(shapes, Tokens(100, 40), options, specs()["flux2"]).total for shapes in (joined, apart)]
+    assert found[0] - BORDER * 10 * 140 == pytest.approx(SPLIT_RECOMPUTED * 90 * 140, abs=1)
+    assert found[1] < found[0] / 2
+
+
+def test_the_largest_quantised_weight_of_a_block_is_widened() -> None:
+    tensors = {"blocks.0.ff.net.0.proj.weight": (40, 10), "blocks.0.norm1.linear.weight": (600, 10), "proj_out.weight": (900, 10)}
+    wanted = {"no_change": 0, "int8-quanto": 0, "int8-torchao": 400, "nf4-bnb": 400, "uint4-sdnq": 800}
+    for base, numbers in wanted.items():
+        assert widened_numbers(options_with(model_type="lora", base_model_precision=base), tensors) == numbers, base
+    assert widened_numbers(options_with(model_type="lora", base_model_precision="int8-torchao"), None) == 0
+
+
+def test_a_block_that_the_backward_pass_reaches_last_has_no_gradients_yet() -> None:
+    found = kept_numbers(SHAPES, Tokens(10, 4), options_with(gradient_checkpointing=True), PIXART)
+    assert found.block_weights == min(8 * 8 + 8 * 8, 32 * 8)

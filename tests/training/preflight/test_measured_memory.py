@@ -8,36 +8,22 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
-from tests.bench.adapters import assembled, datasets
-from tests.helpers.live_bytes import LiveBytes, tensors_of
+from tests.helpers.measured_steps import EDGE, make_wide, measured_and_estimated, measured_options
 from tests.helpers.models import options_with
 from tests.helpers.pictures import generate_images
-from trainer_engine.config.components import spec_of_run
 from trainer_engine.config.families import specs
-from trainer_engine.config.parse import parse_options
-from trainer_engine.datasets.examine import examine
 from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
-from training.preflight.network import component_tensors, count_parameters, network_tensors
-from training.preflight.on_device import EstimatedRun
-from training.preflight.step import step_memory
+from training.preflight.network import network_tensors
 
 TOLERANCE = 0.10
-EDGE = 128
-WIDER: dict[str, tuple[str, Any, dict[str, Any]]] = {
-    "sd1x": ("unet", UNet2DConditionModel, {"block_out_channels": (64, 128)}),
-    "wan": ("transformer", WanTransformer3DModel, {"num_attention_heads": 8, "attention_head_dim": 24, "ffn_dim": 768, "num_layers": 4}),
-}
-"""Family -> what makes its smallest model wide enough."""
 LOKR = {"algo": "lokr", "multiplier": 1.0, "full_matrix": True, "linear_alpha": 1, "factor": 8}
 STEERED = ("sd1x", "pixart_sigma", "flux")
 """Families whose ControlNet is measured."""
@@ -56,12 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         document = {**LOKR, "apply_preset": {"target_module": [ATTENTION[family], "FeedForward"]}}
         (place / f"{family}.json").write_text(json.dumps(document))
         make_assistant(place, family)
-    for family, (folder, network, changes) in WIDER.items():
-        importlib.import_module(f"trainer_engine.families.{family}.tiny").make_tiny(place / family)
-        config = {**network.load_config(place / family / folder), **changes}
-        shutil.rmtree(place / family / folder)
-        with torch.random.fork_rng(devices=[]):
-            network.from_config(config).save_pretrained(place / family / folder)
+    for family in ("sd1x", "wan"):
+        make_wide(family, place / family)
     for family in STEERED:
         options = options_with(model_family=family, pretrained_model_name_or_path=str(place / family), controlnet=True)
         network: Any = load_family(options, resolve_devices(options, torch.device("cpu"))).load_network()
@@ -84,52 +66,16 @@ def numbers_of(adapter: str | None) -> int:
     return sum(tensor.numel() for tensor in load_file(adapter).values()) if adapter else 0
 
 
-def measured_and_estimated(place: Path, family: str, values: dict[str, Any]) -> tuple[int, int]:
-    name = f"run-{len(list(place.iterdir()))}"
-    usual = {
-        "model_family": family,
-        "model_type": "lora",
-        "pretrained_model_name_or_path": str(place / family),
-        "data_backend_config": "none.json",
-        "output_dir": str(place / name),
-        "cache_dir": str(place / f"cache-{family}"),
-        "max_train_steps": 2,
-        "num_train_epochs": 0,
-        "train_batch_size": 4,
-        "optimizer": "torch-adamw",
-        "mixed_precision": "no",
-        "gradient_checkpointing": False,
-        "dataloader_prefetch": False,
-        "resolution": EDGE,
-        "validation_disable": True,
-        "resume_from_checkpoint": "",
-        "lora_dropout": 0,
-    }
+def estimate_beside_measured(place: Path, family: str, values: dict[str, Any]) -> tuple[int, int]:
     if values.get("lora_type") == "lycoris":
         values = {**values, "lycoris_config": str(place / f"{family}.json")}
     if values.get("controlnet"):
         values = {**values, "controlnet_model_name_or_path": str(place / f"{family}-controlnet")}
     if "assistant_lora_path" in values:
         values = {**values, "assistant_lora_path": str(place / f"{family}-assistant.safetensors")}
-    options = parse_options({**usual, **({"lora_rank": 16} if "lycoris_config" not in values else {}), **values})
-    trainer = assembled(place, options)
-    networks = (trainer.step.network, *trainer.step.family.beside.values())
-    with LiveBytes([tensor for network in networks for tensor in tensors_of(network)]) as live:
-        trainer.fit()
-    spec = spec_of_run(options.model, specs()[family])
-    tensors = network_tensors(options.model, spec, place)
-    assert tensors is not None
-    folders = [spec.components[name].folder for name in spec.networks_beside]
-    parts = {folder: component_tensors(options.model, spec, folder, place) or {} for folder in folders}
-    run = EstimatedRun(
-        options=options,
-        spec=spec,
-        parameters=count_parameters(tensors),
-        tensors=tensors,
-        parts=parts,
-        assistant=numbers_of(values.get("assistant_lora_path")),
-    )
-    return live.peak, step_memory(run, examine(datasets(place, options), options, spec)).total
+    if "lycoris_config" not in values:
+        values = {"lora_rank": 16, **values}
+    return measured_and_estimated(place, measured_options(place, family, values), assistant=numbers_of(values.get("assistant_lora_path")))
 
 
 BASES = ("no_change", "int8-quanto", "int8-torchao")
@@ -159,19 +105,19 @@ def title(row: tuple[str, dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("row", [*ROWS, *SLOW], ids=title)
 def test_the_estimate_is_what_a_step_holds(row: tuple[str, dict[str, Any]], place: Path) -> None:
-    measured, estimated = measured_and_estimated(place, *row)
+    measured, estimated = estimate_beside_measured(place, *row)
     assert estimated == pytest.approx(measured, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("row", [*(row for row in ROWS if row not in OVERESTIMATED), *SLOW], ids=title)
 def test_the_estimate_is_what_a_step_with_gradient_checkpointing_holds(row: tuple[str, dict[str, Any]], place: Path) -> None:
     family, values = row
-    measured, estimated = measured_and_estimated(place, family, {**values, "gradient_checkpointing": True})
+    measured, estimated = estimate_beside_measured(place, family, {**values, "gradient_checkpointing": True})
     assert estimated == pytest.approx(measured, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("row", OVERESTIMATED, ids=title)
 def test_the_estimate_of_a_large_controlnet_is_no_lower_than_what_it_holds(row: tuple[str, dict[str, Any]], place: Path) -> None:
     family, values = row
-    measured, estimated = measured_and_estimated(place, family, {**values, "gradient_checkpointing": True})
+    measured, estimated = estimate_beside_measured(place, family, {**values, "gradient_checkpointing": True})
     assert measured <= estimated <= 1.25 * measured

@@ -45,6 +45,7 @@ SPEC = FamilySpec(
         text_encoder_folders=("text_encoder", "text_encoder_2", "text_encoder_3"),
         t5_folder="text_encoder_3",
         joins_sequence=True,
+        added_tokens=CLIP_TOKENS,
         encoder_parameters=(123_650_304, 694_659_840, 4_762_310_656),
         pooled=sum(CLIP_WIDTHS) * (CLIP_TOKENS + 1),
         stores_padding=True,

@@ -71,7 +71,7 @@ SPEC = FamilySpec(
         {"zimage": "base", "z_image": "base", "zimage_base": "base", "zimage_turbo": "turbo", "zimage_deturbo": "ostris-de-turbo"}
     ),
     companion=TURBO,
-    activation_share=1.2,
+    activation_share=1.75,  # norms before and after attention and feed-forward, of queries and keys; a gate
     poor_precisions=MappingProxyType({"fp16": "adapters are reported to learn nothing"}),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.0, "validation_num_inference_steps": 50}),
     flavour_defaults=MappingProxyType(

@@ -147,8 +147,8 @@ def render(
 
     ``network`` is the bare network; weights, mode and every global random state are as before afterwards. ``weights_for`` puts the weights
     for a prompt into place. ``group``: the processes that generate each image together; its first one writes the files, other groups
-    generate other images. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` receives (done, total) in sampler steps of
-    all images. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
+    generate other images. ``step`` and ``label`` (such as ``ema``) name the files. ``on_progress`` receives (done, total) in sampler
+    steps. Raises GenerationFailed: at the first image that fails, or at the end for the first one that is not finite.
     """
     plan = _part(_plan(options, edits, eval_prompts, family), group.index, group.count)
     steps, stopped = options.validation.validation_num_inference_steps, group.agreed(should_stop)

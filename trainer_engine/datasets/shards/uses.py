@@ -68,7 +68,7 @@ def hold_use(folder: Path, addresses: Iterable[str], facts: Mapping[str, Any]) -
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             with suppress(OSError):  # a file system without locks: the time of the list is all that there is
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if os.fstat(descriptor).st_nlink:
+            if _lies_at(path, descriptor):
                 return HeldUse(path, descriptor)
             os.close(descriptor)
 
@@ -89,12 +89,21 @@ def remove_unheld(path: Path) -> bool:
     except OSError:
         return False
     try:
-        if not _is_free(descriptor):
+        if not _is_free(descriptor) or not _lies_at(path, descriptor):
             return False
         path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
     return True
+
+
+def _lies_at(path: Path, descriptor: int) -> bool:
+    """Whether an open list still lies at its path: another one may be there by now. One that is locked stays."""
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
 
 
 def _opened(path: Path) -> int:

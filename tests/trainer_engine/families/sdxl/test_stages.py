@@ -182,7 +182,9 @@ def test_a_validation_lets_go_of_the_other_network_and_encodes_its_prompts_once(
 
 def test_the_other_network_is_placed_at_once_in_a_run_that_spreads_its_own(tmp_path: Path) -> None:
     """Only the trained network is spread over processes; nothing would move this one to its device."""
-    family = trained_base(output_dir=str(tmp_path), fsdp_enable=True, **VALIDATION, **{SECOND: str(refiner_folder())})
+    family = trained_base(
+        output_dir=str(tmp_path), fsdp_enable=True, optimizer="torch-adamw", **VALIDATION, **{SECOND: str(refiner_folder())}
+    )
     assert family.options.distributed.fsdp_enable and family.other is not None
     assert not family.other.family.options.distributed.fsdp_enable
 

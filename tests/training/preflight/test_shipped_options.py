@@ -14,6 +14,7 @@ from tests.helpers.models import tiny_model
 from tests.helpers.pictures import generate_images
 from tests.helpers.video_files import write_video
 from tests.training.conftest import Training
+from trainer_engine.config.families import specs
 from trainer_engine.contract.errors import Level
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
@@ -163,7 +164,9 @@ def examined(training: Training, config: dict[str, Any], dataset: dict[str, Any]
     (home / "config" / "sets.json").write_text(json.dumps([{**media, **dataset}, texts]))
     (home / "config" / "lycoris.json").write_text(json.dumps(LOKR))
     places = {"data_backend_config": "config/sets.json", "output_dir": "output/here", "resolution": 64, "validation_resolution": "64x64"}
-    given = {**config, **places, "pretrained_model_name_or_path": str(tiny_model(family))}
+    flavour = config.get("model_flavour")
+    seeing = {"flavour": flavour} if specs()[family].seeing_folders(flavour) else {}
+    given = {**config, **places, "pretrained_model_name_or_path": str(tiny_model(family, **seeing))}
     if config["lora_type"] == "lycoris":
         given["lycoris_config"] = "config/lycoris.json"
     return examine_run(resolve_run(Home(home), {}, given), Home(home), {"CUDA_VISIBLE_DEVICES": ""})

@@ -24,7 +24,7 @@ from environments.secrets.datasets import keep_text, of_file, revealed
 from environments.secrets.store import with_secrets
 from environments.services import find
 from environments.sync import own_datasets_file, record, sync_from_disk
-from environments.writing import change, locked, write_row
+from environments.writing import change, locked, new_row, write_row
 from trainer_engine.contract.errors import Problem
 
 OUTPUT = "output_dir"
@@ -52,11 +52,7 @@ def copy_environment(name: str, target: str, *, actor: str) -> Copied:
     values = with_secrets(current_home(), name, source.config)
     copied = {**values, **_paths_of_copy(values, name, target, current_home())}
     with change() as home:
-        row, is_new = Environment.objects.get_or_create(
-            name=target, defaults={"description": source.description, "tags": source.tags, "config": {}}
-        )
-        if not is_new:
-            raise EnvironmentExists(target)
+        row = new_row(target, description=source.description, tags=source.tags)
         _write_copy(row, copied, folder_of(home, name), actor, home)
     return Copied(row, _differing(source, row))
 

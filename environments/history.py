@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from environments.create.names import is_name
-from environments.errors import EnvironmentExists, EnvironmentNotFound, EnvironmentProblems, RevisionNotFound
+from environments.errors import EnvironmentNotFound, EnvironmentProblems, RevisionNotFound
 from environments.files.adapter_file import OPTION as ADAPTER_OPTION
 from environments.files.adapter_file import find_adapter_file
 from environments.files.config_files import LYCORIS_FILE
@@ -21,7 +21,7 @@ from environments.resolve.checks import CheckedConfig, check_config
 from environments.secrets.datasets import shown_text
 from environments.secrets.store import with_secrets
 from environments.sync import adapter_text, shown_datasets, sync_from_disk
-from environments.writing import change, locked, write_datasets, write_own, write_row
+from environments.writing import change, locked, new_row, write_datasets, write_own, write_row
 from trainer_engine.config.options.secrets import hidden_problems, hide_options
 
 MOST_LISTED = 1000
@@ -129,10 +129,7 @@ def restore(name: str, number: int, *, actor: str) -> Restored:
 def _new_row(name: str) -> Environment:
     if not is_name(name):
         raise EnvironmentNotFound(name)
-    row, is_new = Environment.objects.get_or_create(name=name)
-    if not is_new:
-        raise EnvironmentExists(name)
-    return row
+    return new_row(name)
 
 
 def _write_files(row: Environment, revision: Revision, values: Mapping[str, Any], home: Home) -> None:

@@ -48,7 +48,7 @@ from environments.sync import (
     sync_all_from_disk,
     sync_from_disk,
 )
-from environments.writing import change, locked, write_datasets, write_own, write_row
+from environments.writing import change, locked, new_row, record_datasets, write_datasets, write_own, write_row
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.config.options.secrets import hidden_problems
@@ -114,9 +114,7 @@ def _create(name: str, description: str, planned: PlannedEnvironment, actor: str
     if sync_from_disk(name, current_home()) is not None:
         raise EnvironmentExists(name)
     with change() as home:
-        environment, is_new = Environment.objects.get_or_create(name=name, defaults={"description": description, "config": planned.config})
-        if not is_new:
-            raise EnvironmentExists(name)
+        environment = new_row(name, description=description, config=planned.config)
         _write_first_files(environment, planned, home)
         remember_files(environment, home)
         environment.save()
@@ -189,14 +187,8 @@ def write_datasets_file(name: str, document: object, *, actor: str) -> Environme
     with change() as home:
         row = locked(name)
         given = row.config.get(OPTION) or f"{name}/{DATASETS_FILE}"
-        config = {**row.config, OPTION: given}
-        write_datasets(row, config, write_json(document), home)
-        if row.config != config:
-            row.config = config
-            write_config(home, name, row.config)
-        remember_files(row, home)
-        row.save()
-        record(row, Action.DATASETS_EDITED, actor, home)
+        write_datasets(row, {**row.config, OPTION: given}, write_json(document), home)
+        record_datasets(row, given, Action.DATASETS_EDITED, actor, home)
     return row
 
 
@@ -214,9 +206,7 @@ def create_from_values(
     if sync_from_disk(name, current_home()) is not None:
         raise EnvironmentExists(name)
     with change() as home:
-        row, is_new = Environment.objects.get_or_create(name=name, defaults={"description": description, "tags": list(tags)})
-        if not is_new:
-            raise EnvironmentExists(name)
+        row = new_row(name, description=description, tags=list(tags))
         write_row(row, checked.values, Action.CREATED, actor, home)
     return row, checked
 
@@ -307,12 +297,7 @@ def regenerate_dataloader(name: str, *, actor: str, path: str | None = None, inc
             raise EnvironmentProblems.of([problem])
         previous = keep_copy(target)
         write_own_text(target, text, home=home, is_new=previous is None)
-        if row.config.get(OPTION) != given:
-            row.config = {**row.config, OPTION: given}
-            write_config(home, name, row.config)
-        remember_files(row, home)
-        row.save()
-        record(row, Action.DATASETS_REGENERATED, actor, home)
+        record_datasets(row, given, Action.DATASETS_REGENERATED, actor, home)
     return Regenerated(row, target, previous)
 
 

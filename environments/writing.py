@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import transaction
 
-from environments.errors import EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
+from environments.errors import EnvironmentExists, EnvironmentNotFound, EnvironmentProblems, FilesNotWritable
 from environments.files.config_files import DATASETS_FILE, read_config, write_config
 from environments.files.datasets_file import OPTION, destination
 from environments.files.own_files import replace_problem, write_own_text
@@ -40,6 +40,14 @@ def locked(name: str) -> Environment:
     return row
 
 
+def new_row(name: str, **values: Any) -> Environment:
+    """A new row, in a transaction. Raises EnvironmentExists if another request was first."""
+    row, is_new = Environment.objects.get_or_create(name=name, defaults=values)
+    if not is_new:
+        raise EnvironmentExists(name)
+    return row
+
+
 def write_datasets(row: Environment, config: Mapping[str, Any], text: str, home: Home) -> None:
     """Write the datasets file that ``config`` names, and store its secrets. ``row`` still has the options before the change.
 
@@ -53,6 +61,16 @@ def write_datasets(row: Environment, config: Mapping[str, Any], text: str, home:
     if problem is not None:
         raise EnvironmentProblems.of([problem])
     write_own_text(path, keep_text(text, path, home), home=home, is_new=not path.exists())
+
+
+def record_datasets(row: Environment, given: str, action: str, actor: str, home: Home) -> None:
+    """Store that ``data_backend_config`` names a datasets file that was written, and a revision."""
+    if row.config.get(OPTION) != given:
+        row.config = {**row.config, OPTION: given}
+        write_config(home, row.name, row.config)
+    remember_files(row, home)
+    row.save()
+    record(row, action, actor, home)
 
 
 def write_own(path: Path, option: str, text: str, name: str, usual: str, home: Home) -> None:

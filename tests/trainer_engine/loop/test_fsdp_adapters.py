@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tests.helpers.pictures import assert_same_images
 from tests.helpers.resuming import assert_same_files
 from tests.helpers.tiny_run import TinyRun, files_of, run_of_ranks, with_held_out
 from tests.trainer_engine.adapters.test_runs import ADAPTERS, LOKR, STANDARD, lycoris
+from tests.trainer_engine.loop.test_fsdp import Runs
 from tests.trainer_engine.loop.test_regularisation import with_prior
 from trainer_engine.config.families import specs
 from trainer_engine.contract.events import EVALUATION
@@ -49,15 +49,6 @@ def results_of(run: TinyRun) -> dict[str, bytes]:
     """Files that people use: adapter files and cards, the average's too."""
     paths = [path for path in run.output_dir.rglob("*") if path.name in (RESULT, "README.md", "lycoris_config.json")]
     return {str(path.relative_to(run.output_dir)): path.read_bytes() for path in paths if "checkpoint-" not in str(path)}
-
-
-@dataclass
-class Runs:
-    """The same run, with complete and with spread base weights."""
-
-    place: Path
-    complete: TinyRun
-    sharded: TinyRun
 
 
 @pytest.fixture(scope="module")

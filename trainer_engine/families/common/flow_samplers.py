@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
 
-from trainer_engine.weights.loading import make_scheduler
+from trainer_engine.weights.loading import PartFinder, make_scheduler
 
 FLOW = MappingProxyType({"prediction_type": "flow_prediction", "use_flow_sigmas": True})
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
@@ -64,3 +64,11 @@ def flow_scheduler(config: Mapping[str, Any], sampler: str | None, base: str) ->
         settings = {**settings, "flow_shift": config.get("shift") or 1.0}  # where it does not depend on the size of the image
     scheduler = make_scheduler(config, name, settings, base)
     return AS_ASKED[type(scheduler)].from_config(scheduler.config) if type(scheduler) in AS_ASKED else scheduler
+
+
+class FlowPartFinder(PartFinder):
+    """Finds the components of a pipeline of flow matching."""
+
+    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
+        """The base model's own sampler, or the named one, on the base model's schedule."""
+        return flow_scheduler(self.scheduler_config(), sampler, self.base.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxControlNetModel, FluxTransformer2DModel, SchedulerMixin
+from diffusers import FluxControlNetModel, FluxTransformer2DModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
@@ -17,15 +17,15 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.families.common.controlnet import load_controlnet, new_controlnet
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
-from trainer_engine.families.common.flow_samplers import flow_scheduler
+from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
-from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
+from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
 
 DEFAULT_LAYERS: Mapping[str, int] = {"num_layers": 4, "num_single_layers": 10}
 """Blocks of a new ControlNet, as diffusers makes it."""
 
 
-class FluxParts(PartFinder):
+class FluxParts(FlowPartFinder):
     """Finds and loads the parts of a Flux pipeline."""
 
     def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> FluxTransformer2DModel:
@@ -60,10 +60,6 @@ class FluxParts(PartFinder):
     def load_tokenizers(self) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
         """CLIP's and T5's."""
         return load_tokenizer(CLIPTokenizer, self.find("tokenizer")), load_tokenizer(T5Tokenizer, self.find("tokenizer_2"))
-
-    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
-        """The base model's own sampler, or the one called so, on the base model's schedule."""
-        return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
 
     def copied(self) -> dict[str, CopiedPart]:
         """What the result of a full fine-tune has as the base model has it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel, SchedulerMixin
+from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from transformers import (
     AutoTokenizer,
     Mistral3ForConditionalGeneration,
@@ -18,17 +18,17 @@ from transformers import (
 
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
-from trainer_engine.families.common.flow_samplers import flow_scheduler
+from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.flux2.spec import SPEC
-from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
+from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
 
 KLEIN_LAYERS, DEV_LAYERS = (9, 18, 27), (10, 20, 30)
 """The states of the text encoder that the network takes, side by side."""
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
-class Flux2Components(PartFinder):
+class Flux2Components(FlowPartFinder):
     """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
@@ -64,10 +64,6 @@ class Flux2Components(PartFinder):
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(Qwen2Tokenizer if self.is_klein else AutoTokenizer, self.find("tokenizer"))
         return tokenizer
-
-    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
-        """The base model's own sampler, or the named one, on the base model's schedule."""
-        return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
 
     def copied(self) -> dict[str, CopiedPart]:
         """What the result of a full fine-tune has as the base model has it."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import SchedulerMixin, SD3Transformer2DModel
+from diffusers import SD3Transformer2DModel
 from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -19,17 +19,17 @@ from transformers import (
 from trainer_engine.config.family_parts import tokenizer_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
-from trainer_engine.families.common.flow_samplers import flow_scheduler
+from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.sd3.spec import SPEC
 from trainer_engine.weights.hub import Part
-from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
+from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
 
 T5 = "text_encoder_3"
 CLIPS = ("text_encoder", "text_encoder_2")
 
 
-class Sd3Components(PartFinder):
+class Sd3Components(FlowPartFinder):
     """The components of the pipeline. The base model may lack T5: its pipelines then give the network zeros."""
 
     def __init__(self, options: ModelOptions) -> None:
@@ -64,10 +64,6 @@ class Sd3Components(PartFinder):
     def load_t5_tokenizer(self) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(T5Tokenizer, self.find(tokenizer_of(T5)))
         return tokenizer
-
-    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
-        """The base model's own sampler, or the named one, on the base model's schedule."""
-        return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
 
     def copied(self) -> dict[str, CopiedPart]:
         """What the result of a full fine-tune has as the base model has it."""

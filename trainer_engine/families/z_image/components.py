@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import SchedulerMixin, ZImageTransformer2DModel
+from diffusers import ZImageTransformer2DModel
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3Model
 
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
-from trainer_engine.families.common.flow_samplers import flow_scheduler
+from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.z_image.spec import SPEC
-from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, part_in
+from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
 
 
-class ZImageComponents(PartFinder):
+class ZImageComponents(FlowPartFinder):
     """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
@@ -36,10 +36,6 @@ class ZImageComponents(PartFinder):
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(Qwen2Tokenizer, self.find("tokenizer"))
         return tokenizer
-
-    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
-        """The base model's own sampler, or the named one, on the base model's schedule."""
-        return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
 
     def copied(self) -> dict[str, CopiedPart]:
         """What the result of a full fine-tune has as the base model has it."""

@@ -21,7 +21,6 @@ from trainer_engine.contract.events import MEDIA_TYPES
 from training.api import fast_reads, media, parse, representations, schema, serializers
 from training.api.renderers import FileNegotiation
 from training.errors import TrainingRefused
-from training.jobs import queue
 from training.models import Job
 from training.upkeep.deletion import delete_job
 
@@ -270,5 +269,4 @@ class Queue(APIView):
 
     @schema.described("training_queue", "Running and waiting jobs", serializers.QueueSerializer)
     def get(self, request: Request) -> Response:
-        running = representations.job_rows(queue.occupied().order_by("number"))
-        return Response({"running": running, "queued": representations.job_rows(queue.waiting())})
+        return Response(representations.queue_rows())

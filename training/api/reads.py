@@ -235,11 +235,7 @@ class JobMedia(APIView):
         attached = media.attached(event.payload) if event else []
         number = parse.whole_number(place, "place", default=0)
         entry = attached[number] if number < len(attached) else {}
-        path = media.locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
-        try:
-            stream = path.open("rb") if path else None
-        except OSError:  # it was removed in the meantime, or is not readable
-            stream = None
+        stream = media.opened(job, entry)
         if stream is None:
             raise NoSuchMedia(index)
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400", "Accept-Ranges": "bytes"}

@@ -10,8 +10,7 @@ the sizes of your images. This page is printed by `{COMMAND}`.
 
 - Weights, gradients, state of the optimizer and average are counted from shapes. What the forward pass keeps for the backward pass is
   modelled. For a small model of every family, the sum is within 10 % of the bytes of every tensor that lives in a step, in each row and
-  column of the table below (`tests/training/preflight/test_measured_rows.py`), but for Stable Diffusion XL on a base that another library
-  than quanto quantised: there it is up to 20 % too high. A CPU has no memory apart: what waits on the host is
+  column of the table below (`tests/training/preflight/test_measured_rows.py`). A CPU has no memory apart: what waits on the host is
   measured together with what is on the device, and float32 stands for bfloat16. ControlNets, LyCORIS, token routing and other types are
   measured by `test_measured_memory.py` beside it. Without the weights on this machine, as here, their shapes are modelled from their
   number, and the modelled part is less exact.

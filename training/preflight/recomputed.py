@@ -39,17 +39,30 @@ def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, bac
 
     ``backward``: what the backward pass of a recomputed block needs, as a multiple of what the block keeps.
     """
-    memory = options.memory
-    kept, largest, passing = 0.0, 0.0, 0.0
+    return waiting(blocks, options) + max((needed_at(block, index, options, backward) for index, block in enumerate(blocks)), default=0)
+
+
+def waiting(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> float:
+    """Returns the numbers on the device while the backward pass of none of these blocks has begun."""
+    memory, kept = options.memory, 0.0
     inputs: list[float] = []
     for index, block in enumerate(blocks):
-        chosen = options.model.gradient_checkpointing and memory.recomputes(index)
-        part = block.feed_forward if memory.recomputes_parts else block.whole
+        chosen = _is_recomputed(index, options)
         if chosen:
             inputs.append(block.input)
-            largest = max(largest, part * backward)
-        passing = max(passing, block.split * (SPLIT_RECOMPUTED if chosen and not memory.recomputes_parts else SPLIT_BACKWARD))
         if not chosen or memory.recomputes_parts:
-            kept += block.whole - (part if chosen else 0) - (block.attention if memory.gradient_checkpointing_offload_attention else 0)
-    on_device = max(inputs, default=0) if memory.offloads_inputs else sum(inputs)
-    return kept + on_device + max(largest, passing)
+            part = block.feed_forward if chosen else 0
+            kept += block.whole - part - (block.attention if memory.gradient_checkpointing_offload_attention else 0)
+    return kept + (max(inputs, default=0) if memory.offloads_inputs else sum(inputs))
+
+
+def needed_at(block: BlockNumbers, index: int, options: TrainingOptions, backward: float = 1.0) -> float:
+    """Returns the numbers that the backward pass needs at the block with this ``index``, above those that wait."""
+    is_whole = _is_recomputed(index, options) and not options.memory.recomputes_parts
+    passing = block.split * (SPLIT_RECOMPUTED if is_whole else SPLIT_BACKWARD)
+    part = block.feed_forward if options.memory.recomputes_parts else block.whole
+    return max(passing, part * backward if _is_recomputed(index, options) else 0)
+
+
+def _is_recomputed(index: int, options: TrainingOptions) -> bool:
+    return options.model.gradient_checkpointing and options.memory.recomputes(index)

@@ -90,6 +90,8 @@ class PromptSpec:
     """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     """Subfolders of a pipeline that hold text encoders."""
+    further_tokenizers: tuple[str, ...] = ()
+    """Subfolders of tokenizers whose text encoder is no part of the pipeline."""
     t5_folder: str = ""
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
@@ -119,8 +121,8 @@ class PromptSpec:
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
-        """Subfolders of a pipeline that hold the tokenizers, one for each text encoder."""
-        return tuple(map(tokenizer_of, self.text_encoder_folders))
+        """Subfolders of a pipeline that hold the tokenizers, those of the text encoders first."""
+        return (*map(tokenizer_of, self.text_encoder_folders), *self.further_tokenizers)
 
     def encoders_of(self, flavour: str | None) -> TextEncoderFacts:
         """Returns the text encoders of a flavour; None is the default one."""

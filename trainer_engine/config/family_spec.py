@@ -95,7 +95,7 @@ class FamilySpec:
     first_frame: FirstFrameSpec | None = None
     """The flavours that are given the first frame of a clip; None if there are none."""
     other_flavours: tuple[str, ...] = ()
-    """Flavours of the configuration format that are other models, with other inputs, and are not implemented."""
+    """Flavours of the configuration format that are other models, with other inputs or components, and are not implemented."""
     controlnet: ControlNetSpec | None = None
     """The family's ControlNet; None if diffusers has none."""
     stages: StagesSpec | None = None

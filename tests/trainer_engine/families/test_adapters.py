@@ -27,6 +27,7 @@ PIPELINES = {
     "flux2": "Flux2KleinPipeline",
     "sd3": "StableDiffusion3Pipeline",
     "qwen_image": "QwenImagePipeline",
+    "anima": "AnimaModularPipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -43,7 +44,10 @@ def trained(place: Path, family: str, **options: Any) -> Path:
 
 
 def pipeline_of(family: str) -> Any:
-    return getattr(diffusers, PIPELINES[family]).from_pretrained(tiny_model(family))
+    pipeline = getattr(diffusers, PIPELINES[family]).from_pretrained(tiny_model(family))
+    if isinstance(pipeline, diffusers.ModularPipeline):
+        pipeline.load_components(dtype=torch.float32)
+    return pipeline
 
 
 def network_in(pipeline: Any) -> nn.Module:
@@ -69,6 +73,9 @@ def output_of(family: str, network: nn.Module) -> Tensor:
     if family == "qwen_image":
         tokens, shapes = torch.randn(2, 6, 64, generator=generator), [[(1, 2, 3)]] * 2
         return network(tokens, prompt[:, :9], timestep=torch.tensor([0.3, 0.7]), img_shapes=shapes, return_dict=False)[0]
+    if family == "anima":
+        latents, given = torch.randn(2, 16, 1, 4, 6, generator=generator), {"padding_mask": torch.zeros(1, 1, 32, 48), "return_dict": False}
+        return network(latents, torch.tensor([0.3, 0.7]), prompt, **given)[0]
     if family == "sd3":
         latents, joint = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 12, 80, generator=generator)
         return network(latents, joint, torch.randn(2, 64, generator=generator), torch.tensor([300.0, 700.0]), return_dict=False)[0]

@@ -17,6 +17,7 @@ from torch import Tensor
 from tests.bench.gpu_flux import FLUX as FLUX_DEV
 from tests.bench.gpu_pixart import NOISE, PIXART_900M
 from tests.bench.networks import (
+    ANIMA,
     CLIP_TOKENS,
     DENOISING,
     FLUX2,
@@ -121,7 +122,7 @@ PIXART = Network(
     call=call_pixart,
 )
 NETWORKS: Mapping[str, Network] = MappingProxyType(
-    {one.family: one for one in (FLUX, FLUX2, PIXART, QWEN_IMAGE, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE)}
+    {one.family: one for one in (ANIMA, FLUX, FLUX2, PIXART, QWEN_IMAGE, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE)}
 )
 """The network of every family, with the architecture of its default flavour."""
 PIXART_600M = MappingProxyType({"num_layers": 28})

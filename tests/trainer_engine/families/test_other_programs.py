@@ -37,7 +37,6 @@ from trainer_engine.config.adapters.validation_adapter import ValidationAdapterR
 from trainer_engine.config.families import specs
 from trainer_engine.config.one_file.unet_names import diffusers_names, original_names
 from trainer_engine.export.__main__ import main
-from trainer_engine.families.wan.spec import ORIGINAL_NAMES
 
 JOINED = r"attn2?\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)"
 EMBEDDERS = r"time_text_embed\.(timestep|text|guidance)_embedder\.linear_[12]"
@@ -62,6 +61,9 @@ COMFYUI: Mapping[str, str] = MappingProxyType(
         "sd3": rf"""transformer\.(
             transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))
             |pos_embed\.proj|context_embedder|proj_out|norm_out\.linear|{EMBEDDERS})""",
+        "anima": r"""diffusion_model\.(
+            blocks\.\d+\.((self|cross)_attn\.([qkv]|output)_proj|mlp\.layer[12]|adaln_modulation_(self_attn|cross_attn|mlp)\.[12])
+            |x_embedder\.proj\.1|t_embedder\.1\.linear_[12]|final_layer\.(linear|adaln_modulation\.[12]))""",
         "wan": r"""diffusion_model\.(
             blocks\.\d+\.((self|cross)_attn\.[qkvo]|cross_attn\.[kv]_img|ffn\.[02])
             |patch_embedding|head\.head|(text|time)_embedding\.[02]|time_projection\.1|img_emb\.proj\.[13])""",
@@ -181,10 +183,13 @@ def in_flat_keys(family: str, place: Path, names: Mapping[str, str]) -> Path:
 
 def names_elsewhere(family: str) -> dict[str, str]:
     modules = {name for name, _ in network_in(pipeline_of(family)).named_modules()}
-    return original_names(modules) if family in UNETS else {module: renamed(module, ORIGINAL_NAMES) for module in modules}
+    if family in UNETS:
+        return original_names(modules)
+    names = specs()[family].components["transformer"].comfyui_names
+    return {module: renamed(module, names) for module in modules}
 
 
-@pytest.mark.parametrize("family", [*UNETS, "wan"])
+@pytest.mark.parametrize("family", [*UNETS, "wan", "anima"])
 def test_a_file_with_the_names_of_the_original_code_is_an_adapter_to_start_from_and_to_validate_with(family: str, tmp_path: Path) -> None:
     file = in_flat_keys(family, tmp_path, names_elsewhere(family))
     wanted = load_file(result_of(family) / RESULT)

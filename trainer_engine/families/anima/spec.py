@@ -24,6 +24,22 @@ BASE = "circlestone-labs/Anima-Base-v1.0-Diffusers"
 FLAVOURS = MappingProxyType({"base-v1.0": BASE, "release": BASE})
 T5_TOKENIZER, CONDITIONER = "t5_tokenizer", "text_conditioner"
 """Subfolders of the tokenizer and of the network that make of Qwen3's states what the transformer takes."""
+COMFYUI_NAMES = (
+    (r"transformer_blocks\.(\d+)\.norm1\.linear_([12])", r"blocks.\1.adaln_modulation_self_attn.\2"),
+    (r"transformer_blocks\.(\d+)\.norm2\.linear_([12])", r"blocks.\1.adaln_modulation_cross_attn.\2"),
+    (r"transformer_blocks\.(\d+)\.norm3\.linear_([12])", r"blocks.\1.adaln_modulation_mlp.\2"),
+    (r"transformer_blocks\.(\d+)\.attn1\.to_([qkv])", r"blocks.\1.self_attn.\2_proj"),
+    (r"transformer_blocks\.(\d+)\.attn1\.to_out\.0", r"blocks.\1.self_attn.output_proj"),
+    (r"transformer_blocks\.(\d+)\.attn2\.to_([qkv])", r"blocks.\1.cross_attn.\2_proj"),
+    (r"transformer_blocks\.(\d+)\.attn2\.to_out\.0", r"blocks.\1.cross_attn.output_proj"),
+    (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"blocks.\1.mlp.layer1"),
+    (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"blocks.\1.mlp.layer2"),
+    (r"patch_embed\.proj", "x_embedder.proj.1"),
+    (r"time_embed\.t_embedder\.linear_([12])", r"t_embedder.1.linear_\1"),
+    (r"norm_out\.linear_([12])", r"final_layer.adaln_modulation.\1"),
+    ("proj_out", "final_layer.linear"),
+)
+"""Layer in diffusers -> in the code of its publisher, whose names ComfyUI and most other trainers use."""
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 TERMS = MappingProxyType(
     {
@@ -46,7 +62,7 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED),
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_names=COMFYUI_NAMES, comfyui_takes_alpha=False),
             **frozen_components("vae", "text_encoder", CONDITIONER),
         }
     ),

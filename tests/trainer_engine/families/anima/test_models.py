@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3Model
 
 from tests.helpers.models import tiny_model, tiny_of
+from trainer_engine.config.adapters.other_names import renamed
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import ModelUnavailable, Problem
 from trainer_engine.families.anima.family import Anima
-from trainer_engine.families.anima.spec import CONDITIONER, SPEC, T5_TOKENIZER
+from trainer_engine.families.anima.spec import COMFYUI_NAMES, CONDITIONER, SPEC, T5_TOKENIZER
 
 
 def tiny_anima(**values: Any) -> Anima:
@@ -63,6 +65,11 @@ def test_the_network_of_a_file_for_comfyui_is_trained_with_the_conditioner_of_th
     assert ours.keys() == usual.keys() and all(ours[name].equal(weight + 1) for name, weight in usual.items())
     kept = family.parts.load_conditioner(None).state_dict()
     assert all(kept[name].equal(weight) for name, weight in conditioner.items())
+
+
+def test_the_names_for_comfyui_are_those_by_which_its_files_are_read() -> None:
+    layers = [name for name, module in tiny_anima().load_network().named_modules() if isinstance(module, torch.nn.Linear)]
+    assert [renamed(layer, COMFYUI_NAMES) for layer in layers] == [original_name(layer) for layer in layers]
 
 
 def copy_without(tmp_path: Path, *names: str) -> Path:

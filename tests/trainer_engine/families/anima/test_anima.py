@@ -12,10 +12,11 @@ import torch
 from diffusers import AnimaModularPipeline, AutoencoderKLQwenImage, ClassifierFreeGuidance, CosmosTransformer3DModel
 from diffusers.modular_pipelines.anima.before_denoise import AnimaTextConditioningStep
 from diffusers.modular_pipelines.anima.encoders import AnimaTextEncoderStep, encode_vae_image
+from peft import LoraConfig
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from tests.helpers.gradients import assert_same_gradients
+from tests.helpers.gradients import LORA, assert_same_gradients, trainable_of
 from tests.helpers.models import fixed, tiny_model, tiny_of
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.datasets.hashes import FileHashes
@@ -131,6 +132,46 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(theirs: Any, gradient_
     assert_same_gradients(loss, network, mse_loss(output[:, :, 0], noise - latents), bare)
     for name, one in network.named_parameters():
         assert one.grad is not None and one.grad.abs().sum() > 0, name
+
+
+def test_loss_and_every_gradient_of_an_adapter_equal_those_of_diffusers(theirs: Any) -> None:
+    family = tiny_anima(**LORA)
+    trainable = trainable_of(family)
+    latents, noise = fixed(3, 16, 8, 10, seed=1), fixed(3, 16, 8, 10, seed=2)
+    objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
+    noisy = objective.add_noise(latents, noise, SIGMAS)
+    inputs = StepInputs(noisy_latents=noisy, timesteps=SIGMAS, prompts=family.collate_prompts(family.encode_prompts(PROMPTS)))
+    loss = objective.loss(family.predict(trainable.network, inputs), objective.target(latents, noise, SIGMAS), SIGMAS).mean()
+    loss.backward()
+
+    bare = CosmosTransformer3DModel.from_pretrained(tiny_model("anima"), subfolder="transformer").train()
+    rank, alpha = family.options.adapter.lora_rank, family.options.adapter.lora_alpha
+    bare.add_adapter(LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=r".*\.attn[12]\.(to_[qkv]|to_out\.0)"))
+    ours, wanted = ({key.partition(".lora_")[::2]: one for key, one in found} for found in (trainable.named_parameters, layers_of(bare)))
+    assert ours.keys() == wanted.keys() and len(ours) == 2 * 2 * 8
+    with torch.no_grad():
+        for key, one in wanted.items():
+            one.copy_(ours[key])
+    sigma = SIGMAS.view(-1, 1, 1, 1)
+    output = bare(
+        hidden_states=((1 - sigma) * latents + sigma * noise)[:, :, None],
+        timestep=SIGMAS,
+        encoder_hidden_states=their_prompts(theirs, PROMPTS),
+        padding_mask=torch.zeros(1, 1, 64, 80),
+        return_dict=False,
+    )[0]
+    other = mse_loss(output[:, :, 0], noise - latents)
+    other.backward()
+    assert loss.item() == pytest.approx(other.item(), rel=1e-6)
+    for key, one in wanted.items():
+        gradient = ours[key].grad
+        assert gradient is not None and one.grad is not None and one.grad.abs().sum() > 0, key
+        assert torch.allclose(gradient, one.grad, rtol=1e-4, atol=1e-6), key
+
+
+def layers_of(network: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """The matrices of an adapter that diffusers has added."""
+    return [(name, parameter) for name, parameter in network.named_parameters() if ".lora_" in name]
 
 
 @torch.no_grad()

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AnimaModularPipeline
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3Model
 
 from tests.helpers.models import tiny_model, tiny_of
+from tests.helpers.tiny_run import train_here
 from trainer_engine.config.adapters.other_names import renamed
 from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import ModelUnavailable, Problem
+from trainer_engine.export.__main__ import main
 from trainer_engine.families.anima.family import Anima
 from trainer_engine.families.anima.spec import COMFYUI_NAMES, CONDITIONER, SPEC, T5_TOKENIZER
 
@@ -109,3 +112,17 @@ def test_distilled_weights_are_recognised_by_their_name() -> None:
     assert spec is not None and spec.base == SPEC.repository(None)
     assert "turbo" in spec.reason(flavour=None, name="/models/anima-turbo-v1.1.safetensors", scheduler={}, network={})
     assert not spec.reason(flavour=None, name=SPEC.repository(None), scheduler={}, network={})
+
+
+def test_an_adapter_is_merged_into_a_pipeline_that_loads_as_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = {"model_family": "anima", "model": str(tiny_model("anima")), "model_type": "lora", "lora_rank": 4, "max_train_steps": 1}
+    run = train_here(tmp_path / "run", **usual, learning_rate=0.05)
+    card = (run.output_dir / "README.md").read_text()
+    assert "AnimaModularPipeline.from_pretrained" in card and "pipeline.load_components(dtype=torch.float32)" in card
+    assert main([str(run.output_dir), "--to", "merged", "--output", str(tmp_path / "merged")]) == 0
+    assert "from_pretrained and load_components" in capsys.readouterr().out
+    pipeline = AnimaModularPipeline.from_pretrained(str(tmp_path / "merged"))
+    pipeline.load_components(dtype=torch.float32)
+    merged, base = pipeline.transformer.state_dict(), tiny_anima().load_network().state_dict()
+    changed = {name for name, weight in base.items() if not merged[name].equal(weight)}
+    assert changed == {name for name in base if re.search(r"attn[12]\.(to_[qkv]|to_out\.0)\.weight", name)}

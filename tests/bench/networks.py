@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 from diffusers import (
+    CosmosTransformer3DModel,
     Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from trainer_engine.batches.batch import Batch
+from trainer_engine.families.anima.network import fit_for_images
 from trainer_engine.objectives.build import FLOW_MATCHING
 
 Architecture = Mapping[str, Any]
@@ -29,6 +33,16 @@ Call = Callable[[Callable[..., Any], Tensor, Batch], Tensor]
 CLIP_TOKENS, T5_TOKENS, LONG_TOKENS = 77, 154, 512
 TIME_IDS = 6
 TIMESTEPS = 1000
+
+
+class CosmosOfImages(CosmosTransformer3DModel):  # type: ignore[misc]  # mypy does not read diffusers' types
+    """The network of Anima, which computes without torchvision."""
+
+    def __init__(self, **architecture: Any) -> None:
+        super().__init__(**architecture)
+        fit_for_images(self)
+
+
 LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
     {
         UNet2DConditionModel: 4,
@@ -37,6 +51,9 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         SD3Transformer2DModel: 16,
         Flux2Transformer2DModel: 128,
         QwenImageTransformer2DModel: 16,
+        FluxTransformer2DModel: 16,
+        CosmosOfImages: 16,
+        PixArtTransformer2DModel: 4,
     }
 )
 
@@ -131,6 +148,17 @@ def call_qwen_image(network: Callable[..., Any], noisy: Tensor, batch: Batch) ->
         return_dict=False,
     )[0]
     return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+
+
+def call_anima(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    output: Tensor = network(
+        hidden_states=noisy.unsqueeze(2),
+        timestep=batch.timesteps,
+        encoder_hidden_states=batch.prompts["embeds"],
+        padding_mask=noisy.new_zeros(1, 1, *noisy.shape[-2:]),
+        return_dict=False,
+    )[0]
+    return output.squeeze(2)
 
 
 @cache
@@ -272,6 +300,20 @@ QWEN_IMAGE = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["joint_attention_dim"])},
     call=call_qwen_image,
+)
+
+
+ANIMA = Network(
+    family="anima",
+    title="Anima",
+    make=CosmosOfImages,
+    architecture=MappingProxyType(
+        {"num_attention_heads": 16, "text_embed_dim": 1024, "rope_scale": (1.0, 4.0, 4.0), "extra_pos_embed_type": None}
+    ),
+    narrow=MappingProxyType({"num_attention_heads": 2, "attention_head_dim": 18, "adaln_lora_dim": 8, "text_embed_dim": 16}),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (LONG_TOKENS, architecture["text_embed_dim"])},
+    call=call_anima,
 )
 
 

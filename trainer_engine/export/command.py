@@ -27,6 +27,7 @@ from trainer_engine.families.base import Family
 from trainer_engine.families.common.controlnet import write_controlnet
 from trainer_engine.families.load import load_family
 from trainer_engine.families.modules import join
+from trainer_engine.results.pipeline_index import is_modular
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.weights.hub import Part
 
@@ -79,7 +80,7 @@ def export(request: ExportRequest) -> list[str]:
         if control and not control.in_comfyui:
             raise ModelUnavailable(f"ComfyUI does not generate with {family.spec.title} and a control image.", hint="use --to merged")
         stated = {key: value for key, value in metadata.items() if key != METADATA_KEY}  # the tensors have their alphas
-        _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes, widened=control.input_layer if control else ""), stated)
+        _write(request.output, to_comfyui(adapter, family.spec.comfyui_keys, widened=control.input_layer if control else ""), stated)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
     state_dicts = to_diffusers(adapter, family.spec.diffusers_prefixes)
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]
@@ -208,7 +209,8 @@ def _merge(request: ExportRequest, family: Family, adapter: AdapterTensors) -> l
         how = f"a ControlNet, loaded with {family.spec.steers.class_name}.from_pretrained"
         return [f"{request.output}: {how}; {len(merged)} weights carry the adapter"]
     family.save_pipeline(request.output, network)
-    return [f"{request.output}: a complete pipeline, loaded with from_pretrained; {len(merged)} weights carry the adapter"]
+    how = "from_pretrained and load_components" if is_modular(family.pipeline_name) else "from_pretrained"
+    return [f"{request.output}: a complete pipeline, loaded with {how}; {len(merged)} weights carry the adapter"]
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

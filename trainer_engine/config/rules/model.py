@@ -51,7 +51,7 @@ def family_problems(values: dict[str, Any]) -> Iterator[Problem]:
 def _flavour(values: dict[str, Any], family_spec: FamilySpec) -> Iterator[Problem]:
     flavour = values.get("model_flavour")
     if flavour in family_spec.other_flavours:
-        message = f"{family_spec.title} {flavour} is a model with other inputs, which is not available yet."
+        message = f"{family_spec.title} {flavour} is another model, which is not available yet."
         expected = f"one of {', '.join(family_spec.flavours)}"
         yield Problem.error("model_flavour", "not_available", message, got=flavour, expected=expected)
     elif flavour is not None and flavour not in family_spec.flavours:

@@ -21,6 +21,7 @@ from trainer_engine.families.base import Family
 from trainer_engine.families.common.controlnet import argument, imports, joining
 from trainer_engine.families.common.pipeline_folder import base_facts, training_facts
 from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
+from trainer_engine.results.pipeline_index import loading_code
 from trainer_engine.validation.generate import FOLDER as IMAGES
 
 MODELSPEC_VERSION = "1.0.1"
@@ -35,7 +36,7 @@ LYCORIS = """import torch
 from diffusers import {pipeline}
 from lycoris import create_lycoris_from_weights
 
-pipeline = {pipeline}.{load}({base}, torch_dtype=torch.{dtype})
+{loaded}
 adapter, _ = create_lycoris_from_weights({multiplier}, "{file}", {network})
 adapter.apply_to()"""
 CONFIGURED = """import json
@@ -45,7 +46,7 @@ from diffusers import {pipeline}
 from lycoris import LycorisNetwork, create_lycoris
 from safetensors.torch import load_file
 
-pipeline = {pipeline}.{load}({base}, torch_dtype=torch.{dtype})
+{loaded}
 config = json.load(open("{config}"))
 LycorisNetwork.apply_preset(config.pop("apply_preset", {{}}))
 algo, dim, alpha = config.pop("algo"), config.pop("linear_dim", 4), config.pop("linear_alpha", 1)
@@ -55,7 +56,7 @@ adapter.apply_to()"""
 PIPELINE = """import torch
 from diffusers import {pipeline}
 
-pipeline = {pipeline}.{load}({base}, torch_dtype=torch.{dtype})
+{loaded}
 pipeline.load_lora_weights(".", weight_name="{file}")"""
 PEFT = """import json
 
@@ -64,7 +65,7 @@ from diffusers import {pipeline}
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import safe_open
 
-pipeline = {pipeline}.{load}({base}, torch_dtype=torch.{dtype})
+{loaded}
 with safe_open("{file}", framework="pt") as file:
     config = json.loads(file.metadata()["lora_adapter_metadata"])
 {read}"""
@@ -135,9 +136,12 @@ def _loading(family: Family, base_model: str, multiplier: float) -> list[str]:
     code = _how(family).format(
         network=_network(family),
         pipeline=family.pipeline_name,
-        load="from_single_file" if base_model.endswith(SUFFIX) else "from_pretrained",
-        base=f"{json.dumps(base_model)}{argument(family.spec.steers) if family.spec.steers else ''}",
-        dtype=str(family.devices.network).removeprefix("torch."),
+        loaded=loading_code(
+            family.pipeline_name,
+            f"{json.dumps(base_model)}{argument(family.spec.steers) if family.spec.steers else ''}",
+            str(family.devices.network).removeprefix("torch."),
+            method="from_single_file" if base_model.endswith(SUFFIX) else "from_pretrained",
+        ),
         file=ADAPTER_FILE,
         read=_peft_lines(family),
         config=LYCORIS_FILE,

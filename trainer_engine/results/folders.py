@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.contract.atomic import sync_folder
+from trainer_engine.results.pipeline_index import is_modular, loading_code
 
 LINKED_SUFFIX = ".safetensors"
 UNFINISHED = "tmp-"
@@ -92,12 +93,13 @@ def model_card(
 ) -> str:
     """The README.md of a pipeline. ``head`` is the metadata that the hub reads; ``module`` has the class of the pipeline."""
     lines = [f"- {name}: {value}" for name, value in facts.items()]
-    encoders = (
-        "The text encoder and its tokenizer are included."
-        if drawable
-        else "The text encoder and its tokenizer are NOT included: load them from the base model and pass them to `from_pretrained`, "
+    instead = (
+        "`load_components` takes them from the base model if that is a repository of the hub."
+        if is_modular(pipeline)
+        else "load them from the base model and pass them to `from_pretrained`, "
         "or pass `prompt_embeds` and `prompt_attention_mask` when generating."
     )
+    encoders = f"The text encoder and its tokenizer are {'included.' if drawable else f'NOT included: {instead}'}"
     return "\n".join(
         [
             *head,
@@ -112,7 +114,7 @@ def model_card(
             "import torch",
             f"from {module} import {pipeline}",
             "",
-            f"pipeline = {pipeline}.from_pretrained('path/to/this/folder', torch_dtype=torch.{dtype})",
+            loading_code(pipeline, "'path/to/this/folder'", dtype),
             "```",
             "",
         ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from trainer_engine.results.pipeline_index import pipeline_index
 
 
 def place_in_hub_cache(folder: Path, repo_id: str, hf_home: Path) -> Path:
@@ -33,11 +34,10 @@ def place_in_hub_cache(folder: Path, repo_id: str, hf_home: Path) -> Path:
 
 
 def write_pipeline_folder(folder: Path, pipeline: str, parts: dict[str, Any], **index: Any) -> None:
-    """A diffusers pipeline of these components; ``index`` adds further entries to ``model_index.json``."""
-    entries: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": version("diffusers")}
+    """A pipeline of diffusers, modular or not, of these components; ``index`` adds further entries to the file that names them."""
     for name, part in parts.items():
         part.save_pretrained(folder / name)
-        entries[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
-    missing = {name: [None, None] for name, value in index.items() if value is None}
-    entries |= {**index, **missing}
-    (folder / "model_index.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    present = {name: (type(part).__module__.partition(".")[0], type(part).__name__) for name, part in parts.items()}
+    file, entries = pipeline_index(pipeline, present)
+    entries |= {name: [None, None] if value is None else value for name, value in index.items()}
+    (folder / file).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")

@@ -58,6 +58,7 @@ def check_file(option: str, repository: str, file: str, hub: HubSettings) -> Pro
 def _check_folder(option: str, folder: Path) -> Problem | None:
     known = (
         "model_index.json",
+        "modular_model_index.json",
         "config.json",
         *(f"{name}/config.json" for name in (*trained_folders(), FOLDER)),
         "text_encoder/config.json",

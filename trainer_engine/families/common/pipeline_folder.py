@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import diffusers
 from diffusers import SchedulerMixin
 from torch import nn
 
@@ -18,6 +17,7 @@ from trainer_engine.config.resuming.base_weights import base_weights
 from trainer_engine.families.base import Family
 from trainer_engine.results.folders import copy_part, model_card, whole_folder, write_json
 from trainer_engine.results.model_card import model_card_head, model_card_notices, named_base
+from trainer_engine.results.pipeline_index import pipeline_index
 from trainer_engine.weights.hub import Part, hub_cache
 
 SaveAgain = Callable[[Path], None]
@@ -103,23 +103,27 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
     Raises ModelUnavailable where the base model's other parts have gone.
     """
     with_text = options.checkpointing.save_text_encoder or bool(plan.spec.trained_text_encoders)
-    index: dict[str, object] = {"_class_name": plan.pipeline, "_diffusers_version": diffusers.__version__, **plan.settings}
+    present: dict[str, tuple[str, str]] = {}
+    absent: dict[str, tuple[str, str]] = {}
     with whole_folder(folder) as staging:
         for subfolder, trained in plan.trained.items():
-            index[subfolder] = [trained.library, trained.cls]
+            present[subfolder] = trained.library, trained.cls
             trained.save(staging / subfolder)
         for subfolder, copied in plan.copied.items():
             if subfolder in plan.trained:
                 continue
             wanted = with_text or not copied.is_text
-            index[subfolder] = [copied.library, copied.cls] if wanted else [None, None]
+            (present if wanted else absent)[subfolder] = copied.library, copied.cls
             if wanted and copied.part.is_copyable:
                 copy_part(copied.part.folder, staging / subfolder)
             elif wanted:
                 copied.load().save_pretrained(staging / subfolder)
         plan.scheduler.save_pretrained(staging / "scheduler")
-        index["scheduler"] = ["diffusers", type(plan.scheduler).__name__]
-        write_json(staging / "model_index.json", index)
+        present["scheduler"] = "diffusers", type(plan.scheduler).__name__
+        named = options.publishing.hub_model_id or ""
+        home = named if options.publishing.push_to_hub and "/" in named else None
+        name, index = pipeline_index(plan.pipeline, present, absent, plan.settings, home=home, base_model=plan.base_model)
+        write_json(staging / name, index)
         (staging / "README.md").write_text(_card_text(plan, options, drawable=with_text), encoding="utf-8")
 
 

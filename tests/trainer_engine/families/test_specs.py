@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.models import tiny_model
+from tests.helpers.models import BEYOND_THE_FORMAT, tiny_model
 from trainer_engine.config.families import FORMAT_FAMILIES, find_spec, specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.config_file import parse_lycoris
@@ -28,8 +28,6 @@ from trainer_engine.families.load import family_class, load_family
 from trainer_engine.runtime.devices import resolve_devices
 
 SPECS = list(specs().values())
-BEYOND_THE_FORMAT = frozenset({"flux3"})
-"""Families that the configuration format does not name."""
 every_family = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 every_flavour = pytest.mark.parametrize(
     ("spec", "flavour"), [(spec, flavour) for spec in SPECS for flavour in spec.flavours], ids=lambda value: getattr(value, "name", value)

@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     CosmosTransformer3DModel,
     Flux2Transformer2DModel,
+    Flux3Transformer2DModel,
     FluxTransformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
@@ -31,6 +32,8 @@ Architecture = Mapping[str, Any]
 Call = Callable[[Callable[..., Any], Tensor, Batch], Tensor]
 """(network, noisy latents, batch) -> prediction, by the network's own arguments."""
 CLIP_TOKENS, T5_TOKENS, LONG_TOKENS = 77, 154, 512
+WINDOW_TOKENS = 480
+"""Tokens of a long prompt in its window, which is a multiple of 80."""
 TIME_IDS = 6
 TIMESTEPS = 1000
 
@@ -50,6 +53,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         ZImageTransformer2DModel: 16,
         SD3Transformer2DModel: 16,
         Flux2Transformer2DModel: 128,
+        Flux3Transformer2DModel: 128,
         QwenImageTransformer2DModel: 16,
         FluxTransformer2DModel: 16,
         CosmosOfImages: 16,
@@ -132,6 +136,20 @@ def call_flux2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
         encoder_hidden_states=embeds,
         txt_ids=grid(1, 1, embeds.shape[1]).to(noisy.device),
         img_ids=grid(height, width, 1).to(noisy.device),
+        return_dict=False,
+    )[0]
+    return output.transpose(1, 2).reshape(len(noisy), -1, height, width)
+
+
+def call_flux3(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    height, width = noisy.shape[-2:]
+    embeds, scale = batch.prompts["embeds"], noisy.new_full((4,), 0.5)
+    output: Tensor = network(
+        hidden_states=noisy.flatten(2).transpose(1, 2),
+        timestep=batch.timesteps,
+        encoder_hidden_states=embeds,
+        txt_ids=grid(1, 1, embeds.shape[1]).to(noisy.device),
+        img_ids=grid(height, width, 1).to(noisy.device) * scale,
         return_dict=False,
     )[0]
     return output.transpose(1, 2).reshape(len(noisy), -1, height, width)
@@ -288,6 +306,18 @@ FLUX2 = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (LONG_TOKENS, architecture["joint_attention_dim"])},
     call=call_flux2,
+)
+FLUX3 = Network(
+    family="flux3",
+    title="FLUX.3 klein",
+    make=Flux3Transformer2DModel,
+    architecture=MappingProxyType({"num_layers": 5, "num_single_layers": 28, "num_attention_heads": 24, "joint_attention_dim": 20_480}),
+    narrow=MappingProxyType(
+        {"num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": (4, 4, 4, 4), "joint_attention_dim": 16}
+    ),
+    schedule=MappingProxyType({**SHIFTED, "shift": 6.93}),
+    text=lambda architecture: {"embeds": (WINDOW_TOKENS, architecture["joint_attention_dim"])},
+    call=call_flux3,
 )
 
 

@@ -23,6 +23,9 @@ from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 OneFamily = TypeVar("OneFamily", bound=Family)
 
+BEYOND_THE_FORMAT = frozenset({"flux3"})
+"""Families that the configuration format does not name."""
+
 
 @cache
 def tiny_pixart(*, size_conditions: bool = False) -> Path:

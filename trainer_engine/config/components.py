@@ -157,6 +157,8 @@ def noise_schedule(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mappin
 
     Empty if it is not on this machine or cannot be read, which the engine reports.
     """
+    if spec.schedule:
+        return {**spec.schedule, **stated_by_network(model, spec)}
     found = find_component(component_source(model, spec, "scheduler"), cache)
     try:
         config = read_small_json(found.folder / "scheduler_config.json") if found else None

@@ -240,7 +240,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     update = make_update(options.optimizer, groups, family.devices.device, micro_batches=run.gradient_accumulation_steps)
     start_training(update.optimizer)
     called = compile_network(network, options.distributed, family.spec) if options.is_compiled else network
-    may_skip = trainable.may_skip or options.distributed.find_unused_parameters
+    may_skip = trainable.may_skip or family.may_skip or options.distributed.find_unused_parameters
     step = Step(
         family=family,
         objective=objective,

@@ -104,10 +104,19 @@ def stored_dtype(part: Part) -> torch.dtype:
 
 def read_scheduler_config(part: Part) -> dict[str, Any]:
     """Read ``scheduler_config.json``. Raises ModelUnavailable."""
+    return _read_config(part, "scheduler_config.json")
+
+
+def read_network_config(part: Part) -> dict[str, Any]:
+    """Read the ``config.json`` of a network. Raises ModelUnavailable."""
+    return _read_config(part, "config.json")
+
+
+def _read_config(part: Part, name: str) -> dict[str, Any]:
     with loading(part):
-        config = read_small_json(part.folder / "scheduler_config.json")
+        config = read_small_json(part.folder / name)
         if not isinstance(config, dict):
-            raise TypeError("scheduler_config.json does not contain an object")
+            raise TypeError(f"{name} does not contain an object")
     return config
 
 
@@ -185,5 +194,5 @@ class PartFinder:
 
         What a network in one file states of its schedule overrides the configuration.
         """
-        config = {**read_scheduler_config(self.find("scheduler")), **stated_by_network(self.options, self.spec)}
+        config = {**(self.spec.schedule or read_scheduler_config(self.find("scheduler"))), **stated_by_network(self.options, self.spec)}
         return {**config, **ZERO_TERMINAL_SNR} if self.options.rescale_betas_zero_snr else config

@@ -23,6 +23,7 @@ from training.preflight.tokens import (
     Tokens,
     crosses,
     in_sequence,
+    modulated,
     passed,
     prompt_tokens,
     routed_tokens,
@@ -89,11 +90,12 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     cells = max((bucket.size[0] * bucket.size[1] * spec.latent_frames(bucket.frames) for bucket in buckets), default=0)
     references = max((len(one.samples[0].references) for one in report.sets if one.samples), default=0)
     seen = cells * (1 + (0 if options.model.sees_control else references))  # control images add no tokens to the sequence
-    image_tokens = seen // token_px(spec) ** 2 // options.distributed.group_size
+    in_a_token = token_px(spec) ** 2 * options.distributed.group_size
+    image_tokens, of_references = seen // in_a_token, (seen - cells) // in_a_token
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     of_prompt = prompt_tokens(options, spec)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
-    tokens = Tokens(image_tokens * batch, of_prompt * batch if has_tokens else 0, joined=spec.prompts.joins_sequence)
+    tokens = Tokens(image_tokens * batch, of_prompt * batch if has_tokens else 0, spec.prompts.joins_sequence, of_references * batch)
     layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
         inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, of_prompt * batch)
@@ -175,6 +177,8 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
             blocks[found[1]][name] = factor * sides
         elif not found and not tokens.joined and TEXT_PROJECTION.search(name):
             outside += int(share * (shape[0] + shape[1]) * tokens.prompt)
+        elif not found:
+            outside += shape[0] * modulated(name, tokens)
     adds_weights = options.model.model_type == "lora" and options.adapter.lora_type == "lycoris" and not is_beside(options)
     numbers = []
     routed = routed_tokens(blocks, tokens, options, spec)

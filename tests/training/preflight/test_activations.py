@@ -13,7 +13,7 @@ from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from training.preflight.activations import BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
 from training.preflight.recomputed import SPLIT_RECOMPUTED
-from training.preflight.tokens import Tokens, in_sequence, prompt_tokens, routed_tokens, sees_tokens
+from training.preflight.tokens import Tokens, in_sequence, modulated, passed, prompt_tokens, routed_tokens, sees_tokens
 from training.preflight.weights import widened_numbers
 
 SHAPES = {
@@ -129,6 +129,26 @@ def test_blocks_that_refine_one_side_see_its_tokens_alone() -> None:
         assert sees_tokens(layer), layer
     assert not sees_tokens("layers.0.adaLN_modulation.0")
     assert not sees_tokens("x_embedder")
+
+
+def test_blocks_of_the_image_of_its_references_and_of_the_prompt_see_their_tokens_alone() -> None:
+    tokens = Tokens(image=100, prompt=40, references=30)
+    sides = {"mode_blocks.image": 70, "mode_blocks.image_cond": 30, "txt_mode_blocks": 40, "single_transformer_blocks": 140}
+    for block, wanted in sides.items():
+        layer = f"{block}.1.attn.to_q"
+        assert passed({layer: 2.0}, tokens) == 2 * wanted, layer
+        assert sees_tokens(layer), layer
+    assert [modulated(f"early_stream_modulations.{side}.linear", tokens) for side in ("image", "image_cond", "txt")] == [70, 30, 40]
+    assert modulated("single_stream_modulation.linear", tokens) == modulated("proj_out", tokens) == 0
+
+
+def test_shifts_and_scales_of_each_token_are_kept_outside_of_the_blocks() -> None:
+    shapes = {"single_transformer_blocks.0.attn.to_q": (8, 8)}
+    found = [
+        kept_numbers({**shapes, **more}, Tokens(100, 40), options_with(), PIXART).total
+        for more in ({}, {"single_stream_modulations.txt.linear": (24, 8)})
+    ]
+    assert found[1] - found[0] == 24 * 40
 
 
 def test_parts_of_an_output_that_are_views_have_gradients_as_large_as_all_of_it() -> None:

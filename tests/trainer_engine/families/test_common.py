@@ -1,10 +1,11 @@
-"""The autoencoder between pixels and latents."""
+"""What families share: the autoencoder between pixels and latents, and batches of prompts."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
 
+import pytest
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from tests.helpers.models import tiny_pixart
 from trainer_engine.config.options.computation import AutoencoderOptions
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.chat_prompts import padded
 
 
 def in_bfloat16() -> AutoencoderKL:
@@ -34,3 +36,19 @@ def test_images_are_decoded_rightly_while_another_thread_encodes_in_another_type
     hook.remove()
     decoding.join()
     assert len(found) == 1 and torch.equal(found[0], wanted)
+
+
+@pytest.mark.parametrize("more", [(4,), (3, 4)], ids=["one state a token", "several states a token"])
+def test_a_batch_of_prompts_is_padded_to_the_longest_one_or_the_next_multiple(more: tuple[int, ...]) -> None:
+    prompts = [{"embeds": torch.ones(length, *more)} for length in (2, 5)]
+    for multiple, longest in ((1, 5), (4, 8)):
+        batch = padded(prompts, multiple)
+        assert batch["embeds"].shape == (2, longest, *more)
+        assert batch["mask"].tolist() == [[True] * length + [False] * (longest - length) for length in (2, 5)]
+        assert torch.equal(batch["embeds"].flatten(2).amax(dim=2).bool(), batch["mask"])
+
+
+def test_a_batch_of_prompts_has_a_mask_only_if_something_is_padded() -> None:
+    prompts = [{"embeds": torch.ones(4, 2)}, {"embeds": torch.ones(4, 2)}]
+    assert padded(prompts).keys() == padded(prompts, 2).keys() == {"embeds"}
+    assert padded(prompts, 3)["mask"].sum(dim=1).tolist() == [4, 4]

@@ -18,6 +18,14 @@ from trainer_engine.families.modules import free_device_memory
 
 Chat = list[dict[str, Any]]
 """Messages as ``apply_chat_template`` takes them."""
+DESCRIPTION_TASK = (
+    "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:"
+)
+"""What the published pipelines of Qwen-Image and Krea 2 ask of the language model."""
+DESCRIPTION_TASK_TOKENS = 34
+"""Tokens of the conversation before the prompt with ``DESCRIPTION_TASK``, whose states the network does not see."""
+BEFORE_PROMPT, AFTER_PROMPT = "<|im_start|>system\n{task}<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+"""The conversation around a prompt."""
 
 
 def question(prompt: str) -> Chat:
@@ -111,6 +119,21 @@ class ChatFamily(Family):
         self.autoencoder.free()
         self.text.free()
         free_device_memory(self.devices.device)
+
+
+def padded(prompts: Sequence[PromptEmbedding], multiple: int = 1) -> PromptBatch:
+    """``embeds`` (B, T, ...), T the length of the longest prompt, rounded up to a ``multiple``.
+
+    ``mask`` (B, T), true for what is no padding, is there only if something is padded.
+    """
+    states = [prompt["embeds"] for prompt in prompts]
+    lengths = torch.tensor([len(one) for one in states])
+    longest = -(-int(lengths.max()) // multiple) * multiple
+    embeds = states[0].new_zeros(len(states), longest, *states[0].shape[1:])
+    for row, state in enumerate(states):
+        embeds[row, : len(state)] = state
+    mask = torch.arange(longest) < lengths[:, None]
+    return {"embeds": embeds} if bool(mask.all()) else {"embeds": embeds, "mask": mask}
 
 
 def side_by_side(prompts: Sequence[PromptEmbedding]) -> PromptBatch:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
+from diffusers import AutoencoderKLQwenImage, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
 
-from trainer_engine.weights.loading import PartFinder, make_scheduler
+from trainer_engine.weights.loading import PartFinder, load_diffusers, make_scheduler
 
 FLOW = MappingProxyType({"prediction_type": "flow_prediction", "use_flow_sigmas": True})
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
@@ -72,3 +72,9 @@ class FlowPartFinder(PartFinder):
     def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
         """The base model's own sampler, or the named one, on the base model's schedule."""
         return flow_scheduler(self.scheduler_config(), sampler, self.base.name)
+
+    def load_frame_vae(self, dtype: torch.dtype | None) -> AutoencoderKLQwenImage:
+        """The autoencoder of Qwen-Image, for ``FrameAutoencoder``. ``dtype`` None keeps the type of the weights."""
+        vae = load_diffusers(AutoencoderKLQwenImage, self.find("vae"), dtype)
+        assert isinstance(vae, AutoencoderKLQwenImage)
+        return vae

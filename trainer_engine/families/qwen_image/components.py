@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+from diffusers import QwenImageTransformer2DModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -32,12 +32,6 @@ class QwenImageComponents(FlowPartFinder):
             for module in (network, *network.transformer_blocks):
                 module.zero_cond_t = True
         return network
-
-    def load_frame_vae(self, dtype: torch.dtype | None) -> AutoencoderKLQwenImage:
-        """``dtype`` None keeps the type of the weights."""
-        vae = load_diffusers(AutoencoderKLQwenImage, self.find("vae"), dtype)
-        assert isinstance(vae, AutoencoderKLQwenImage)
-        return vae
 
     def load_whole_text_encoder(self, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
         encoder = load_text_encoder(Qwen2_5_VLForConditionalGeneration, self.find("text_encoder"), dtype)

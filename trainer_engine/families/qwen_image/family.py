@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import FrameAutoencoder
-from trainer_engine.families.common.chat_prompts import ChatFamily
+from trainer_engine.families.common.chat_prompts import ChatFamily, padded
 from trainer_engine.families.common.latent_squares import packed, token_count, unpack
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
@@ -80,16 +80,8 @@ class QwenImage(ChatFamily):
         return [{"embeds": self.text.encode_with(prompt, seen) if seen else self.text.encode([prompt])[0]} for prompt, seen in found]
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-        """``embeds`` (B, T, D), T as the longest prompt needs; and ``mask`` (B, T), true for what is no padding, if anything is."""
-        states = [prompt["embeds"] for prompt in prompts]
-        group = self.options.distributed.group_size  # processes that share the tokens of a sample take the same number
-        lengths = torch.tensor([len(one) for one in states])
-        longest = -(-int(lengths.max()) // group) * group
-        embeds = states[0].new_zeros(len(states), longest, states[0].shape[-1])
-        for row, state in enumerate(states):
-            embeds[row, : len(state)] = state
-        mask = torch.arange(longest) < lengths[:, None]
-        return {"embeds": embeds} if bool(mask.all()) else {"embeds": embeds, "mask": mask}
+        """Processes that share the tokens of a sample take the same number of them."""
+        return padded(prompts, self.options.distributed.group_size)
 
     # ---- the network ----
 

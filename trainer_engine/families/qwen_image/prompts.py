@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer_engine.families.common.chat_prompts import ChatEncoder
+from trainer_engine.families.common.chat_prompts import AFTER_PROMPT, BEFORE_PROMPT, DESCRIPTION_TASK, DESCRIPTION_TASK_TOKENS, ChatEncoder
 
-CONVERSATION = "<|im_start|>system\n{task}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+CONVERSATION = f"{BEFORE_PROMPT}{{prompt}}{AFTER_PROMPT}"
 IMAGE_TOKEN = "<|image_pad|>"
 
 
@@ -30,10 +30,7 @@ class Task(NamedTuple):
     """What stands before each reference; ``{}`` is its number, from 1."""
 
 
-DESCRIBE = Task(
-    "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:",
-    34,
-)
+DESCRIBE = Task(DESCRIPTION_TASK, DESCRIPTION_TASK_TOKENS)
 EDIT = Task(
     "Describe the key features of the input image (color, shape, size, texture, objects, background), then explain how the user's text "
     "instruction should alter or modify the image. Generate a new image that meets the user's requirements while maintaining consistency "

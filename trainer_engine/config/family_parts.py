@@ -72,8 +72,8 @@ def lokr_start(factor: int, factors: Mapping[str, int]) -> Mapping[str, Any]:
     )
 
 
-FEED_FORWARD = "FeedForward"
-"""End of the names of the classes of feed-forward layers."""
+FEED_FORWARD = ("FeedForward", "SwiGLU")
+"""Ends of the names of the classes of feed-forward layers."""
 OTHER_PREFIXES = ("unet.", "diffusion_model.")
 """Prefixes that other programs put before the module names of the only trained component."""
 

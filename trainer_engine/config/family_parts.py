@@ -110,6 +110,8 @@ class PromptSpec:
     """Flavour -> its text encoders, if they are others than the family's."""
     width: int = 4096
     """Numbers in the state of one token, of all text encoders together."""
+    stacked_layers: int = 1
+    """States of so many layers of a text encoder are stacked for each token, and the network attends over them."""
     pooled: int = 0
     """Numbers that are stored once for a prompt."""
     stores_padding: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from trainer_engine.config.options import TrainingOptions
 
@@ -32,6 +33,8 @@ class BlockNumbers:
     attention: float = 0
     split: float = 0
     """Output of the widest layer whose parts are views (``SPLIT``)."""
+    can_recompute: bool = True
+    """Whether the network has a checkpoint at the block."""
 
 
 def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, backward: float = 1.0) -> float:
@@ -42,8 +45,9 @@ def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, bac
     memory = options.memory
     kept, largest, passing = 0.0, 0.0, 0.0
     inputs: list[float] = []
-    for index, block in enumerate(blocks):
-        chosen = options.model.gradient_checkpointing and memory.recomputes(index)
+    numbers = count()
+    for block in blocks:
+        chosen = options.model.gradient_checkpointing and block.can_recompute and memory.recomputes(next(numbers))
         part = block.feed_forward if memory.recomputes_parts else block.whole
         if chosen:
             inputs.append(block.input)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from diffusers import (
     Flux2Transformer2DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -37,6 +39,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         SD3Transformer2DModel: 16,
         Flux2Transformer2DModel: 128,
         QwenImageTransformer2DModel: 16,
+        Krea2Transformer2DModel: 16,
     }
 )
 
@@ -128,6 +131,20 @@ def call_qwen_image(network: Callable[..., Any], noisy: Tensor, batch: Batch) ->
         timestep=batch.timesteps,
         encoder_hidden_states=batch.prompts["embeds"],
         img_shapes=[[(1, height // 2, width // 2)]] * count,
+        return_dict=False,
+    )[0]
+    return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+
+
+def call_krea2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    count, channels, height, width = noisy.shape
+    squares = noisy.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    embeds = batch.prompts["embeds"]
+    output: Tensor = network(
+        hidden_states=squares.reshape(count, -1, 4 * channels),
+        encoder_hidden_states=embeds,
+        timestep=batch.timesteps,
+        position_ids=Krea2Pipeline.prepare_position_ids(embeds.shape[1], height // 2, width // 2, noisy.device),
         return_dict=False,
     )[0]
     return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
@@ -272,6 +289,31 @@ QWEN_IMAGE = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["joint_attention_dim"])},
     call=call_qwen_image,
+)
+
+
+KREA2 = Network(
+    family="krea2",
+    title="Krea 2",
+    make=Krea2Transformer2DModel,
+    architecture=MappingProxyType({"num_layers": 28, "num_text_layers": 12, "text_hidden_dim": 2560}),
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "attention_head_dim": 16,
+            "axes_dims_rope": (4, 6, 6),
+            "intermediate_size": 48,
+            "timestep_embed_dim": 16,
+            "text_hidden_dim": 16,
+            "text_num_attention_heads": 2,
+            "text_num_key_value_heads": 2,
+            "text_intermediate_size": 24,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["num_text_layers"], architecture["text_hidden_dim"])},
+    call=call_krea2,
 )
 
 

@@ -27,6 +27,7 @@ PIPELINES = {
     "flux2": "Flux2KleinPipeline",
     "sd3": "StableDiffusion3Pipeline",
     "qwen_image": "QwenImagePipeline",
+    "krea2": "Krea2Pipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -69,6 +70,10 @@ def output_of(family: str, network: nn.Module) -> Tensor:
     if family == "qwen_image":
         tokens, shapes = torch.randn(2, 6, 64, generator=generator), [[(1, 2, 3)]] * 2
         return network(tokens, prompt[:, :9], timestep=torch.tensor([0.3, 0.7]), img_shapes=shapes, return_dict=False)[0]
+    if family == "krea2":
+        tokens, states = torch.randn(2, 6, 64, generator=generator), torch.randn(2, 9, 3, 32, generator=generator)
+        places = diffusers.Krea2Pipeline.prepare_position_ids(9, 2, 3, "cpu")
+        return network(tokens, states, torch.tensor([0.3, 0.7]), places, return_dict=False)[0]
     if family == "sd3":
         latents, joint = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 12, 80, generator=generator)
         return network(latents, joint, torch.randn(2, 64, generator=generator), torch.tensor([300.0, 700.0]), return_dict=False)[0]

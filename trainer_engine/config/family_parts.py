@@ -204,6 +204,22 @@ SLIDER_TARGETS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class OriginalNames:
+    """The names that the published code of a network gives its layers, where they differ from those of diffusers."""
+
+    mark: str
+    """A layer that no other network has, by its name in diffusers."""
+    replaced: Mapping[str, str]
+    """Part of a name in diffusers -> that in the published code, in the order in which they are replaced."""
+
+    def of(self, layer: str) -> str:
+        """The name of a layer of diffusers in the published code."""
+        for ours, theirs in self.replaced.items():
+            layer = layer.replace(ours, theirs)
+        return layer
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterSpec:
     """The modules that adapters are put on."""
 
@@ -211,6 +227,8 @@ class AdapterSpec:
     """Class names of modules in the network that an adapter file may name."""
     class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Class name in files for older libraries -> the class names that are meant."""
+    original_names: OriginalNames | None = None
+    """The names of layers in the files of programs that have the published code; None if they are those of diffusers, or not read."""
     lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """The adapter file that a new environment begins with."""
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainer_engine.config.families import known_key_prefixes
+from trainer_engine.config.families import known_key_prefixes, original_names
 
 LYCORIS_PREFIX = "lycoris_"
 MANGLED_PREFIXES: Mapping[str, str] = dict.fromkeys((LYCORIS_PREFIX, "lora_transformer_", "lora_unet_"), "")
@@ -67,18 +67,23 @@ def keys_by_module(
     keys: Iterable[str], module_names: Iterable[str], prefixes: Mapping[str, str] | None = None
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
     """(module -> its parts -> their keys, keys that belong to no module). Keys of LyCORIS and kohya have lost their dots, which only the
-    names of the network's modules can give back; a name that could be two modules is none."""
+    names of the network's modules can give back; a name that could be two modules is none. Modules may have the names of the network's
+    published code as well."""
     prefixes = known_key_prefixes() if prefixes is None else prefixes
     known, flat_prefixes = set(module_names), _mangled(prefixes)
-    counted = Counter(name.replace(".", "_") for name in known)
-    mangled = {flat: name for name in known if counted[flat := name.replace(".", "_")] == 1}
+    spelled = {**original_names(known), **{name: name for name in known}}
+    without_dots: dict[str, set[str]] = defaultdict(set)
+    for spelling, name in spelled.items():
+        without_dots[spelling.replace(".", "_")].add(name)
+    mangled = {flat: name for flat, names in without_dots.items() for name in names if len(names) == 1}
     modules: dict[str, dict[str, str]] = {}
     strangers: list[str] = []
     for key in keys:
         name, part = split_key(key, prefixes)
         prefix = next((prefix for prefix in flat_prefixes if key.startswith(prefix)), None)
-        module = name if prefix is None else mangled.get(flat_prefixes[prefix].replace(".", "_") + name.removeprefix(prefix))
-        if module in known and part not in modules.get(module, {}):
+        flat = flat_prefixes.get(prefix or "", "").replace(".", "_") + name.removeprefix(prefix or "")
+        module = spelled.get(name) if prefix is None else mangled.get(flat)
+        if module is not None and part not in modules.get(module, {}):
             modules.setdefault(module, {})[part] = key
         else:
             strangers.append(key)

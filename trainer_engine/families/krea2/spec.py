@@ -10,6 +10,7 @@ from trainer_engine.config.family_parts import (
     AdapterSpec,
     Component,
     LatentSpec,
+    OriginalNames,
     PromptSpec,
     Role,
     SamplingSpec,
@@ -26,6 +27,28 @@ TEXT_LAYERS = 12
 """States of the text encoder that are stacked for each token."""
 TEXT_WIDTH = 2560
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+ORIGINAL_NAMES = OriginalNames(
+    mark="text_fusion.projector",
+    replaced=MappingProxyType(
+        {
+            "transformer_blocks.": "blocks.",
+            "text_fusion.": "txtfusion.",
+            ".attn.to_q": ".attn.wq",
+            ".attn.to_k": ".attn.wk",
+            ".attn.to_v": ".attn.wv",
+            ".attn.to_out.0": ".attn.wo",
+            ".attn.to_gate": ".attn.gate",
+            ".ff.": ".mlp.",
+            "img_in": "first",
+            "time_embed.linear_1": "tmlp.0",
+            "time_embed.linear_2": "tmlp.2",
+            "time_mod_proj": "tproj.1",
+            "txt_in.linear_1": "txtmlp.1",
+            "txt_in.linear_2": "txtmlp.3",
+            "final_layer.linear": "last.linear",
+        }
+    ),
+)
 LICENSE = MappingProxyType(
     {
         "license": "other",
@@ -68,6 +91,7 @@ SPEC = FamilySpec(
     adapters=AdapterSpec(
         module_classes=("Krea2Attention", "Krea2SwiGLU", "Krea2TransformerBlock", "Krea2TextFusionBlock", "Linear"),
         class_aliases=MappingProxyType({"Attention": ("Krea2Attention",), "FeedForward": ("Krea2SwiGLU",)}),
+        original_names=ORIGINAL_NAMES,
         lycoris_start=lokr_start(16, {"Krea2Attention": 16, "Krea2SwiGLU": 8}),
         lora_targets=MappingProxyType({"attention": ATTENTION}),
         default_lora_target="attention",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.helpers.models import options_with, tiny_model, tiny_of
 from tests.helpers.tiny_run import train_here
+from trainer_engine.config.adapters.keys import keys_by_module
 from trainer_engine.config.rules.noise_schedule import DISTILLED
 from trainer_engine.families.krea2.family import Krea2
 from trainer_engine.families.krea2.spec import RAW, SPEC, TURBO
@@ -81,23 +82,31 @@ def test_a_network_in_one_file_is_loaded_under_the_names_of_both_programs(tmp_pa
     assert all(ours[name].equal(tensor) for name, tensor in theirs.items())
 
 
+@pytest.fixture(scope="module")
+def trained_everywhere(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The options of a run with an adapter on every layer, and its result."""
+    targets = str(EVERY_LAYER).replace("'", '"')
+    options: dict[str, Any] = {"model_family": "krea2", "model_type": "lora", "max_train_steps": 2, "lora_rank": 1, "lora_alpha": 1}
+    options |= {"model": str(tiny_model("krea2")), "learning_rate": 0.05, "peft_lora_target_modules": targets}
+    return options, train_here(tmp_path_factory.mktemp("everywhere"), **options).output_dir / RESULT
+
+
 def known_to_comfyui(network: torch.nn.Module) -> set[str]:
     """The names that ComfyUI maps to layers of Krea 2: those of its linear layers in diffusers, behind ``transformer.``."""
     return {f"transformer.{name}" for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
 
 
-def test_an_adapter_on_every_layer_has_keys_that_comfyui_and_diffusers_know(tmp_path: Path) -> None:
-    usual: dict[str, Any] = {"model_family": "krea2", "model_type": "lora", "max_train_steps": 2, "lora_rank": 1, "lora_alpha": 2}
-    targets = str(EVERY_LAYER).replace("'", '"')
-    usual |= {"model": str(tiny_model("krea2")), "learning_rate": 0.05, "peft_lora_target_modules": targets}
-    plain, comfyui = (train_here(tmp_path / form, **usual, lora_format=form).output_dir for form in ("diffusers", "comfyui"))
+def test_an_adapter_on_every_layer_has_keys_that_comfyui_and_diffusers_know(
+    tmp_path: Path, trained_everywhere: tuple[dict[str, Any], Path]
+) -> None:
+    options, plain = trained_everywhere
+    tensors = load_file(train_here(tmp_path, **options, lora_format="comfyui").output_dir / RESULT)
     pipeline = Krea2Pipeline.from_pretrained(tiny_model("krea2"))
     known = known_to_comfyui(pipeline.transformer)
-    tensors = load_file(comfyui / RESULT)
     parts = {key.rpartition(".lora_")[0] or key.removesuffix(".alpha") for key in tensors}
     assert parts == known and len(tensors) == 3 * len(known)
-    assert load_file(plain / RESULT).keys() == {key for key in tensors if not key.endswith(".alpha")}
-    pipeline.load_lora_weights(plain, weight_name=RESULT)
+    assert load_file(plain).keys() == {key for key in tensors if not key.endswith(".alpha")}
+    pipeline.load_lora_weights(plain.parent, weight_name=RESULT)
     loaded = {name.removesuffix(".lora_A") for name, _ in pipeline.transformer.named_modules() if name.endswith(".lora_A")}
     assert {f"transformer.{name}" for name in loaded} == known
 
@@ -108,6 +117,53 @@ def test_the_published_network_has_two_hundred_and_sixty_four_such_layers() -> N
     known = known_to_comfyui(network)
     assert len(known) == 264
     assert all(name.endswith(tuple(EVERY_LAYER)) for name in known)
+
+
+def in_original_names(tensors: dict[str, Tensor], *, with_dots: bool) -> dict[str, Tensor]:
+    """An adapter as programs with the published code write it: behind ``diffusion_model.``, or in the keys of kohya."""
+    found = {}
+    for key, tensor in tensors.items():
+        layer, _, part = key.removeprefix("transformer.").partition(".lora_")
+        name = original_name(f"{layer}.").removesuffix(".")
+        kohya = f"lora_unet_{name.replace('.', '_')}.lora_{'down' if part == 'A.weight' else 'up'}.weight"
+        found[f"diffusion_model.{name}.lora_{part}" if with_dots else kohya] = tensor.contiguous()
+    return found
+
+
+@pytest.mark.parametrize("with_dots", [True, False], ids=["ComfyUI", "kohya"])
+def test_an_adapter_in_the_names_of_the_published_code_starts_a_run(
+    tmp_path: Path, trained_everywhere: tuple[dict[str, Any], Path], with_dots: bool
+) -> None:
+    options, path = trained_everywhere
+    tensors = load_file(path)
+    save_file(in_original_names(tensors, with_dots=with_dots), tmp_path / "other.safetensors")
+    again = {**options, "init_lora": str(tmp_path / "other.safetensors"), "learning_rate": 1e-12, "max_train_steps": 1}
+    found = load_file(train_here(tmp_path, **again).output_dir / RESULT)
+    assert found.keys() == tensors.keys()
+    assert all(torch.allclose(found[key], tensor, atol=1e-6) for key, tensor in tensors.items())
+
+
+def test_diffusers_reads_the_same_layers_from_an_adapter_in_those_names(trained_everywhere: tuple[dict[str, Any], Path]) -> None:
+    tensors = load_file(trained_everywhere[1])
+    theirs = Krea2Pipeline.lora_state_dict(in_original_names(tensors, with_dots=True))
+    assert theirs.keys() == tensors.keys() and all(theirs[key].equal(tensor) for key, tensor in tensors.items())
+
+
+def test_every_layer_of_the_published_network_is_found_by_each_of_its_names() -> None:
+    with torch.device("meta"):
+        network = Krea2Transformer2DModel()
+    layers = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    ours = {f"transformer.{layer}.lora_{part}.weight": torch.zeros(1) for layer in layers for part in ("A", "B")}
+    for tensors in (ours, *(in_original_names(ours, with_dots=with_dots) for with_dots in (True, False))):
+        modules, strangers = keys_by_module(tensors, [name for name, _ in network.named_modules()], SPEC.key_prefixes)
+        assert sorted(modules) == sorted(layers) and strangers == []
+        assert all(len(parts) == 2 for parts in modules.values())
+
+
+def test_an_adapter_of_another_network_is_not_read_by_those_names() -> None:
+    others = ["transformer_blocks.0.attn.to_q", "transformer_blocks.0.ff.net.2"]
+    modules, strangers = keys_by_module(["diffusion_model.blocks.0.attn.wq.lora_A.weight"], others, SPEC.key_prefixes)
+    assert modules == {} and len(strangers) == 1
 
 
 @pytest.mark.parametrize(

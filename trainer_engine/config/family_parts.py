@@ -111,7 +111,8 @@ class PromptSpec:
     width: int = 4096
     """Numbers in the state of one token, of all text encoders together."""
     stacked_layers: int = 1
-    """States of so many layers of a text encoder are stacked for each token, and the network attends over them."""
+    """States of so many layers of a text encoder are stacked for each token, and the network attends over them. They are stored in
+    bfloat16, whatever they were computed in."""
     pooled: int = 0
     """Numbers that are stored once for a prompt."""
     stores_padding: bool = False

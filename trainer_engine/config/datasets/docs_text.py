@@ -335,5 +335,5 @@ Flux caption therefore takes 4.2 MB, with one of these options a tenth of it, an
 `compress_disk_cache` the embeddings are the same and take a tenth to a third: the states of padding differ by 0 to 0.3 percent from one
 position to the next. These shares were measured with random weights of T5's architecture (`python -m tests.bench padding`); `simpletuner
 cache stats` shows what a cache takes. Coding the differences between positions would save a seventh more. `validate` says what the
-captions of a run take from 10 GB on where padding is stored, with the options that store less.
+captions of a run take from 10 GB on where padding or several states a token are stored, with what stores less.
 """

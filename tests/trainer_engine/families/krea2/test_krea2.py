@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage, Krea2Pipeline, Krea2Transformer2DModel
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, tiny_model, tiny_of
 from tests.helpers.resuming import assert_resumes_exactly
+from tests.helpers.tiny_run import train_here
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.krea2.family import Krea2
@@ -141,7 +143,11 @@ def test_a_prompt_predicts_the_same_beside_a_longer_one(ours: Krea2) -> None:
 
 @pytest.mark.parametrize(
     ("flavour", "sampler", "guidance"),
-    [("raw", None, 4.5), ("raw", "unipc", 4.5), ("raw", "dpm++", 4.5), ("turbo", None, 0.0), ("turbo", "euler", 2.0)],
+    [
+        ("raw", None, 4.5),
+        ("turbo", None, 0.0),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("raw", "unipc", 4.5), ("raw", "dpm++", 4.5), ("turbo", "euler", 2.0))),
+    ],
 )
 def test_images_equal_those_of_the_pipeline_bit_for_bit(theirs: Any, flavour: str, sampler: str | None, guidance: float) -> None:
     family, pipe = tiny_krea2(flavour), theirs if flavour == "raw" else pipeline_of(flavour)
@@ -188,3 +194,12 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Pa
         pipeline = Krea2Pipeline.from_pretrained(straight.output_dir / "pipeline")
         assert (pipeline.text_encoder_select_layers, pipeline.config.is_distilled) == ((1, 2, 3), False)
         assert pipeline("a cat", height=32, width=32, num_inference_steps=2).images[0].size == (32, 32)
+
+
+@pytest.mark.slow
+def test_the_image_of_a_validation_has_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    shown: dict[str, Any] = {"validation_step_interval": 1, "validation_prompt": "a red circle", "validation_num_inference_steps": 2}
+    shown |= {"validation_disable": False, "validation_resolution": "64x96", "max_train_steps": 1, "model_type": "lora"}
+    run = train_here(tmp_path, model_family="krea2", model=str(tiny_model("krea2", flavour="raw")), **shown)
+    sizes = {Image.open(path).size for path in (run.output_dir / "validation_images").glob("*.png")}
+    assert sizes == {(64, 96)}

@@ -14,6 +14,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     Flux3Transformer2DModel,
     FluxTransformer2DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -58,6 +60,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         FluxTransformer2DModel: 16,
         CosmosOfImages: 16,
         PixArtTransformer2DModel: 4,
+        Krea2Transformer2DModel: 16,
     }
 )
 
@@ -177,6 +180,20 @@ def call_anima(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
         return_dict=False,
     )[0]
     return output.squeeze(2)
+
+
+def call_krea2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    count, channels, height, width = noisy.shape
+    squares = noisy.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    embeds = batch.prompts["embeds"]
+    output: Tensor = network(
+        hidden_states=squares.reshape(count, -1, 4 * channels),
+        encoder_hidden_states=embeds,
+        timestep=batch.timesteps,
+        position_ids=Krea2Pipeline.prepare_position_ids(embeds.shape[1], height // 2, width // 2, noisy.device),
+        return_dict=False,
+    )[0]
+    return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
 
 
 @cache
@@ -344,6 +361,31 @@ ANIMA = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (LONG_TOKENS, architecture["text_embed_dim"])},
     call=call_anima,
+)
+
+
+KREA2 = Network(
+    family="krea2",
+    title="Krea 2",
+    make=Krea2Transformer2DModel,
+    architecture=MappingProxyType({"num_layers": 28, "num_text_layers": 12, "text_hidden_dim": 2560}),
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "attention_head_dim": 16,
+            "axes_dims_rope": (4, 6, 6),
+            "intermediate_size": 48,
+            "timestep_embed_dim": 16,
+            "text_hidden_dim": 16,
+            "text_num_attention_heads": 2,
+            "text_num_key_value_heads": 2,
+            "text_intermediate_size": 24,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["num_text_layers"], architecture["text_hidden_dim"])},
+    call=call_krea2,
 )
 
 

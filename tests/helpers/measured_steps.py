@@ -15,6 +15,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     Flux3Transformer2DModel,
     FluxTransformer2DModel,
+    Krea2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -46,6 +47,7 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "flux": (FluxTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux2": (Flux2Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 4}),
     "flux3": (Flux3Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 6, "num_layers": 2}),
+    "krea2": (Krea2Transformer2DModel, {**HEADS, **ROTARY, "num_key_value_heads": 1, "intermediate_size": 344}),
     "pixart_sigma": (PixArtTransformer2DModel, {**HEADS, "num_attention_heads": 6, "cross_attention_dim": 192, "num_layers": 6}),
     "qwen_image": (QwenImageTransformer2DModel, {**HEADS, **ROTARY}),
     **dict.fromkeys(("sd1x", "sd2x", "sdxl"), UNET),
@@ -54,7 +56,7 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "z_image": (ZImageTransformer2DModel, {"dim": 128, "n_heads": 4, "n_kv_heads": 4, "axes_dims": (8, 12, 12), "n_layers": 6}),
 }
 """Family -> class of its network, and what makes the smallest one wide enough that layers, not vectors of one sample, hold the memory."""
-UNPADDED: Mapping[str, int] = {"flux3": 1, "qwen_image": 1, "z_image": 32}
+UNPADDED: Mapping[str, int] = {"flux3": 1, "krea2": 1, "qwen_image": 1, "z_image": 32}
 """Families whose sequence is as long as the caption -> the multiple that it is padded to. The estimate is that of the longest caption."""
 ALONE = {"z_image": {"model_flavour": "base"}}
 """Options with which a family needs no adapter of its publisher."""
@@ -119,6 +121,8 @@ def _with_captions_of(trainer: Trainer, spec: FamilySpec) -> FamilySpec:
     multiple = UNPADDED.get(spec.name)
     if multiple is None:
         return spec
-    states = [states for name, states in trainer.loader.load(0).passes[0].prompts.items() if name.startswith("embeds")]
-    tokens = max(one.shape[-2] for one in states)
-    return replace(spec, prompts=replace(spec.prompts, token_limit=-(-tokens // multiple) * multiple))
+    # (B, T, ...), or (T, D) for each prompt; where states are stacked, (B, T, layers, D)
+    states = {name: one for name, one in trainer.loader.load(0).passes[0].prompts.items() if name.startswith("embeds")}
+    tokens = max(one.shape[1 if name == "embeds" else 0] for name, one in states.items())
+    stacked = max(one.shape[2] if one.ndim > 3 else 1 for one in states.values())
+    return replace(spec, prompts=replace(spec.prompts, token_limit=-(-tokens // multiple) * multiple, stacked_layers=stacked))

@@ -77,8 +77,8 @@ def lokr_start(factor: int, factors: Mapping[str, int]) -> Mapping[str, Any]:
     )
 
 
-FEED_FORWARD = "FeedForward"
-"""End of the names of the classes of feed-forward layers."""
+FEED_FORWARD = ("FeedForward", "SwiGLU")
+"""Ends of the names of the classes of feed-forward layers."""
 OTHER_PREFIXES = ("unet.", "diffusion_model.")
 """Prefixes that other programs put before the module names of the only trained component."""
 
@@ -117,6 +117,9 @@ class PromptSpec:
     """Flavour -> its text encoders, if they are others than the family's."""
     width: int = 4096
     """Numbers in the state of one token, of all text encoders together."""
+    stacked_layers: int = 1
+    """States of so many layers of a text encoder are stacked for each token, and the network attends over them. They are stored in
+    bfloat16, whatever they were computed in."""
     pooled: int = 0
     """Numbers that are stored once for a prompt."""
     stores_padding: bool = False
@@ -209,6 +212,22 @@ SLIDER_TARGETS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class OriginalNames:
+    """The names that the published code of a network gives its layers, where they differ from those of diffusers."""
+
+    mark: str
+    """A layer that no other network has, by its name in diffusers."""
+    replaced: Mapping[str, str]
+    """Part of a name in diffusers -> that in the published code, in the order in which they are replaced."""
+
+    def of(self, layer: str) -> str:
+        """The name of a layer of diffusers in the published code."""
+        for ours, theirs in self.replaced.items():
+            layer = layer.replace(ours, theirs)
+        return layer
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterSpec:
     """The modules that adapters are put on."""
 
@@ -216,6 +235,8 @@ class AdapterSpec:
     """Class names of modules in the network that an adapter file may name."""
     class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Class name in files for older libraries -> the class names that are meant."""
+    original_names: OriginalNames | None = None
+    """The names of layers in the files of programs that have the published code; None if they are those of diffusers, or not read."""
     lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """The adapter file that a new environment begins with."""
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))

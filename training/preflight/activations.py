@@ -19,6 +19,7 @@ from training.preflight.adapter import of_class
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, SPLIT, SPLIT_RECOMPUTED, BlockNumbers, kept_of_blocks
 from training.preflight.tokens import (
     BLOCK,
+    FUSION,
     TEXT_PROJECTION,
     Tokens,
     crosses,
@@ -95,7 +96,13 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     of_prompt = prompt_tokens(options, spec)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
-    tokens = Tokens(image_tokens * batch, of_prompt * batch if has_tokens else 0, spec.prompts.joins_sequence, of_references * batch)
+    tokens = Tokens(
+        image=image_tokens * batch,
+        prompt=of_prompt * batch if has_tokens else 0,
+        joined=spec.prompts.joins_sequence,
+        references=of_references * batch,
+        stacked=spec.prompts.stacked_layers,
+    )
     layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
         inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, of_prompt * batch)
@@ -189,7 +196,8 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
             whole += sum(math.prod(shapes[name]) for name in layers)
         split = max((passed({name: shapes[name][0]}, seen) for name in layers if SPLIT.search(name)), default=0)
         border = BORDER * width * in_sequence(layers, tokens)
-        numbers.append(BlockNumbers(border, whole, feed_forward, attention, split))
+        recomputes = not any(FUSION in name for name in layers)
+        numbers.append(BlockNumbers(border, whole, feed_forward, attention, split, can_recompute=recomputes))
     recomputed = RECOMPUTED[kind_of_kept(options)]
     kept = kept_of_blocks(numbers, options, recomputed)
     if options.model.gradient_checkpointing and _rounds_inputs(options):

@@ -14,7 +14,7 @@ the sizes of your images. This page is printed by `{COMMAND}`.
   measured together with what is on the device, and float32 stands for bfloat16. ControlNets, LyCORIS, token routing and other types are
   measured by `test_measured_memory.py` beside it. Without the weights on this machine, as here, their shapes are modelled from their
   number, and the modelled part is less exact.
-- Prompts count as the longest that a family takes. Qwen-Image and Z-Image need less where captions are shorter.
+- Prompts count as the longest that a family takes. Krea 2, Qwen-Image and Z-Image need less where captions are shorter.
 - The driver, the libraries and the allocator take 1 to 2 GiB more.
 - Encoding and validations happen at other times than training. The estimate of `validate` is that of the phase which needs the most; it
   lists all of them, leaves out what is in the caches already, refuses a phase that cannot fit, and warns of a validation that cannot.

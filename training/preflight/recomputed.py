@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from trainer_engine.config.options import TrainingOptions
 
@@ -32,6 +33,8 @@ class BlockNumbers:
     attention: float = 0
     split: float = 0
     """Output of the widest layer whose parts are views (``SPLIT``)."""
+    can_recompute: bool = True
+    """Whether the network has a checkpoint at the block."""
 
 
 def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, backward: float = 1.0) -> float:
@@ -39,15 +42,16 @@ def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, bac
 
     ``backward``: what the backward pass of a recomputed block needs, as a multiple of what the block keeps.
     """
-    return waiting(blocks, options) + max((needed_at(block, index, options, backward) for index, block in enumerate(blocks)), default=0)
+    chosen = _recomputed(blocks, options)
+    needed = (needed_at(block, options, backward, is_recomputed=one) for block, one in zip(blocks, chosen, strict=True))
+    return waiting(blocks, options) + max(needed, default=0)
 
 
 def waiting(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> float:
     """Returns the numbers on the device while the backward pass of none of these blocks has begun."""
     memory, kept = options.memory, 0.0
     inputs: list[float] = []
-    for index, block in enumerate(blocks):
-        chosen = _is_recomputed(index, options)
+    for block, chosen in zip(blocks, _recomputed(blocks, options), strict=True):
         if chosen:
             inputs.append(block.input)
         if not chosen or memory.recomputes_parts:
@@ -56,13 +60,15 @@ def waiting(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> float:
     return kept + (max(inputs, default=0) if memory.offloads_inputs else sum(inputs))
 
 
-def needed_at(block: BlockNumbers, index: int, options: TrainingOptions, backward: float = 1.0) -> float:
-    """Returns the numbers that the backward pass needs at the block with this ``index``, above those that wait."""
-    is_whole = _is_recomputed(index, options) and not options.memory.recomputes_parts
-    passing = block.split * (SPLIT_RECOMPUTED if is_whole else SPLIT_BACKWARD)
-    part = block.feed_forward if options.memory.recomputes_parts else block.whole
-    return max(passing, part * backward if _is_recomputed(index, options) else 0)
+def needed_at(block: BlockNumbers, options: TrainingOptions, backward: float = 1.0, *, is_recomputed: bool) -> float:
+    """Returns the numbers that the backward pass needs at a block, above those that wait."""
+    parts = options.memory.recomputes_parts
+    passing = block.split * (SPLIT_RECOMPUTED if is_recomputed and not parts else SPLIT_BACKWARD)
+    part = block.feed_forward if parts else block.whole
+    return max(passing, part * backward if is_recomputed else 0)
 
 
-def _is_recomputed(index: int, options: TrainingOptions) -> bool:
-    return options.model.gradient_checkpointing and options.memory.recomputes(index)
+def _recomputed(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> list[bool]:
+    """Whether each block is recomputed. Those without a checkpoint are not counted in ``gradient_checkpointing_interval``."""
+    numbers = count()
+    return [options.model.gradient_checkpointing and one.can_recompute and options.memory.recomputes(next(numbers)) for one in blocks]

@@ -14,7 +14,12 @@ BLOCK = re.compile(r"(?:^|\.)(\w*(?:blocks|refiner)(?:\.[a-z]\w*)?\.\d+|layers\.
 """A block in a list, which may be one of several that have names: ``mode_blocks.image.3``."""
 PER_SAMPLE = ("norm", "adaln", "adaLN", "embed", "_mod.")
 """Parts of the names of layers that see one vector a sample instead of one a token."""
-PROMPT_SIDE = ("add_", "context", "txt_")
+FUSION = "text_fusion."
+"""Part of the names of layers in blocks that make the states of the prompt from those of several layers of the text encoder. They are not
+recomputed."""
+LAYERWISE = "layerwise_blocks."
+"""Part of the names of those that see the state of every stacked layer for each token."""
+PROMPT_SIDE = ("add_", "context", "txt_", FUSION)
 """Parts of the names of layers that see only the tokens of the prompt."""
 IMAGE_SIDE = ("noise_refiner.", "mode_blocks.image.")
 """Parts of the names of layers that see only the tokens of the image."""
@@ -40,6 +45,8 @@ class Tokens:
     """Whether prompts are part of the sequence of the image."""
     references: int = 0
     """Tokens of the reference images, among those of the image."""
+    stacked: int = 1
+    """States of the text encoder for each token of the prompt."""
 
 
 def prompt_tokens(options: TrainingOptions, spec: FamilySpec) -> int:
@@ -75,7 +82,7 @@ def in_sequence(layers: Mapping[str, float], tokens: Tokens) -> int:
     if any(mark in name for name in layers for mark in IMAGE_SIDE):
         return tokens.image - tokens.references
     if tokens.joined and layers and all(any(mark in name for mark in PROMPT_SIDE) for name in layers):
-        return tokens.prompt
+        return max(_of_prompt(name, tokens) for name in layers)
     return tokens.image + tokens.prompt * tokens.joined
 
 
@@ -84,6 +91,11 @@ def modulated(name: str, tokens: Tokens) -> int:
     found = MODULATION.search(name)
     sides = {"image": tokens.image - tokens.references, "image_cond": tokens.references, "txt": tokens.prompt}
     return sides.get(found[1], 0) if found else 0
+
+
+def _of_prompt(name: str, tokens: Tokens) -> int:
+    """States that a layer sees of the prompt."""
+    return tokens.prompt * (tokens.stacked if LAYERWISE in name else 1)
 
 
 def crosses(name: str, tokens: Tokens) -> bool:
@@ -98,4 +110,4 @@ def passed(layers: Mapping[str, float], tokens: Tokens) -> float:
     prompt_side = {name for name in layers if any(mark in name for mark in PROMPT_SIDE)}
     if not prompt_side or not tokens.prompt:
         return sum(layers.values()) * in_sequence(layers, tokens)
-    return sum(size * (tokens.prompt if name in prompt_side else tokens.image) for name, size in layers.items())
+    return sum(size * (_of_prompt(name, tokens) if name in prompt_side else tokens.image) for name, size in layers.items())

@@ -87,7 +87,8 @@ def unet_numbers(layers: Layers, inputs: UnetInputs, options: TrainingOptions) -
             most = max(most, outside + waiting(blocks, options))
             continue
         blocks.append(numbers)
-        most = max(most, outside + waiting(blocks, options) + needed_at(numbers, len(blocks) - 1, options))
+        is_recomputed = options.model.gradient_checkpointing and options.memory.recomputes(len(blocks) - 1)
+        most = max(most, outside + waiting(blocks, options) + needed_at(numbers, options, is_recomputed=is_recomputed))
     return int(most)
 
 

@@ -110,6 +110,8 @@ def test_a_file_without_tensors_is_no_model() -> None:
         (BASE, "sdxl", {"decoder__conv_in__weight": (8, 4, 3, 3)}, f"set {VAE} to it"),
         (BASE, "flux", {"double_blocks__0__img_attn__qkv__weight": (8, 8)}, f"set {TRANSFORMER} to it"),
         (BASE, "qwen_image", {"transformer_blocks__0__txt_mod__1__weight": (8, 8)}, f"set {TRANSFORMER} to it"),
+        (BASE, "krea2", {"txtfusion__projector__weight": (1, 12)}, f"set {TRANSFORMER} to it"),
+        (TRANSFORMER, "flux", {"text_fusion__projector__weight": (1, 12)}, "set model_family=krea2"),
         (TRANSFORMER, "wan", {"transformer_blocks__0__txt_mod__1__weight": (8, 8)}, "set model_family=qwen_image"),
         (BASE, "sdxl", {ATTENTION.replace(".", "__"): (64, 2048)}, f"set {UNET} to it"),
         (UNET, "sdxl", {ATTENTION.replace(".", "__"): (64, 768)}, "set model_family=sd1x"),

@@ -31,6 +31,7 @@ PIPELINES = {
     "sd3": "StableDiffusion3Pipeline",
     "qwen_image": "QwenImagePipeline",
     "anima": "AnimaModularPipeline",
+    "krea2": "Krea2Pipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -95,6 +96,10 @@ def output_of(family: str, network: nn.Module) -> Tensor:
     if family == "anima":
         latents, given = torch.randn(2, 16, 1, 4, 6, generator=generator), {"padding_mask": torch.zeros(1, 1, 32, 48), "return_dict": False}
         return network(latents, torch.tensor([0.3, 0.7]), prompt, **given)[0]
+    if family == "krea2":
+        tokens, states = torch.randn(2, 6, 64, generator=generator), torch.randn(2, 9, 3, 32, generator=generator)
+        places = diffusers.Krea2Pipeline.prepare_position_ids(9, 2, 3, "cpu")
+        return network(tokens, states, torch.tensor([0.3, 0.7]), places, return_dict=False)[0]
     if family == "sd3":
         latents, joint = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 12, 80, generator=generator)
         return network(latents, joint, torch.randn(2, 64, generator=generator), torch.tensor([300.0, 700.0]), return_dict=False)[0]

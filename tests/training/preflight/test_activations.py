@@ -52,6 +52,21 @@ def test_layers_of_qwen_image_count_for_the_side_that_they_are_on() -> None:
     assert found == pytest.approx(spec.activation_share * KEPT["full", ""] * (16 * 10 + 40 * 10 + 40 * 4), abs=3)
 
 
+def test_layers_that_join_the_states_of_a_text_encoder_count_for_each_state_and_are_not_recomputed() -> None:
+    spec, sequence = specs()["qwen_image"], Tokens(image=10, prompt=4, stacked=3)
+    shapes = {
+        "text_fusion.layerwise_blocks.0.attn.to_q": (8, 8),
+        "text_fusion.refiner_blocks.0.attn.to_q": (8, 8),
+        "transformer_blocks.0.attn.to_q": (8, 8),
+    }
+    share = spec.activation_share * KEPT["full", ""]
+    found = kept_numbers(shapes, sequence, options_with(gradient_checkpointing=False), spec).total
+    assert found == pytest.approx(share * 16 * (3 * 4 + 4 + (10 + 4)), abs=3)
+    fusion = {name: shape for name, shape in shapes.items() if name.startswith("text_fusion")}
+    kept = [kept_numbers(fusion, sequence, options_with(gradient_checkpointing=chosen), spec).total for chosen in (False, True)]
+    assert kept[0] == kept[1] > 0
+
+
 def test_a_flavour_may_have_shorter_prompts() -> None:
     assert [FLUX.tokens_of(flavour) for flavour in (None, "dev", "schnell")] == [512, 512, 256]
     assert PIXART.tokens_of(None) == PIXART.prompts.token_limit

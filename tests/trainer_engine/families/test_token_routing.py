@@ -91,7 +91,8 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
             if index == start:
                 before.append(tokens)
                 tokens = tokens[:, every]
-            rest = {name: shorter(value) if "rotary" in name or "joint" in name else value for name, value in kwargs.items()}
+            along = ("image_rotary_emb", "rotary_emb", "joint_attention_kwargs", "attention_mask")
+            rest = {name: shorter(value) if name in along else value for name, value in kwargs.items()}
             wan = type(block).__name__ == "WanTransformerBlock"
             if args:
                 return (tokens, *args[1:-1], shorter(args[-1])) if wan else (tokens, *args[1:]), rest
@@ -101,10 +102,11 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
 
     def leave(block: nn.Module, args: Any, output: Any) -> Any:
         computed = output[1] if isinstance(output, tuple) else output
+        prompt, computed = computed[:, : -len(every)], computed[:, -len(every) :]  # joined in some blocks
         order = every.tolist()
         rows_of = range(before[0].shape[1])
         whole = torch.stack([computed[:, order.index(at)] if at in order else before[0][:, at] for at in rows_of], dim=1)
-        return (output[0], whole) if isinstance(output, tuple) else whole
+        return (output[0], whole) if isinstance(output, tuple) else torch.cat([prompt, whole], dim=1)
 
     hooks = ExitStack()
     for index in range(start, end + 1):

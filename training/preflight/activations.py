@@ -93,7 +93,7 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     of_prompt = prompt_tokens(options, spec)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
-    tokens = Tokens(image_tokens * batch, of_prompt * batch if has_tokens else 0, joined=spec.prompts.joins_sequence)
+    tokens = Tokens(image_tokens * batch, of_prompt * batch if has_tokens else 0, joined=spec.prompts.joins_sequence, samples=batch)
     layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
         inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, of_prompt * batch)
@@ -181,6 +181,9 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
     for block, layers in blocks.items():
         width, seen = min(shapes[next(iter(layers))][:2]), routed.get(block, tokens)
         whole, feed_forward, attention = (passed(_named(layers, pattern), seen) for pattern in (None, FEED_FORWARD, ATTENTION))
+        if spec.prompts.masks_pairs:
+            pairs = in_sequence(layers, seen) ** 2 / tokens.samples
+            whole, attention = whole + pairs, attention + pairs
         if adds_weights:  # the sums of weights and adapter
             whole += sum(math.prod(shapes[name]) for name in layers)
         split = max((passed({name: shapes[name][0]}, seen) for name in layers if SPLIT.search(name)), default=0)

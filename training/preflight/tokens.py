@@ -33,6 +33,7 @@ class Tokens:
     """Tokens of the prompts; 0 if they are few, and only cross-attention sees them."""
     joined: bool = True
     """Whether prompts are part of the sequence of the image."""
+    samples: int = 1
 
 
 def prompt_tokens(options: TrainingOptions, spec: FamilySpec) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ def test_layers_of_qwen_image_count_for_the_side_that_they_are_on() -> None:
     shapes = {f"{block}attn.to_q": (8, 8), f"{block}img_mlp.net.2": (8, 32), f"{block}txt_mlp.net.2": (8, 32), f"{block}txt_mod.1": (48, 8)}
     found = kept_numbers(shapes, Tokens(image=10, prompt=4), options_with(gradient_checkpointing=False), spec).total
     assert found == pytest.approx(spec.activation_share * KEPT["full", ""] * (16 * 10 + 40 * 10 + 40 * 4), abs=3)
+
+
+def test_masks_of_pairs_grow_with_the_square_of_the_sequence_of_a_sample() -> None:
+    masked = replace(PIXART, prompts=replace(PIXART.prompts, masks_pairs=True))
+    for samples in (1, 2):
+        tokens = Tokens(image=10 * samples, prompt=4 * samples, samples=samples)
+        blocks = 2 * samples * 14**2
+        assert kept(tokens, masked) == pytest.approx(kept(tokens) + blocks, abs=1)
+        recomputed = {"gradient_checkpointing": True}
+        of_one = RECOMPUTED["full", ""] * blocks / 2
+        assert kept(tokens, masked, **recomputed) == pytest.approx(kept(tokens, **recomputed) + of_one, abs=1)
 
 
 def test_a_flavour_may_have_shorter_prompts() -> None:

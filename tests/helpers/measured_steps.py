@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    ChromaTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     PixArtTransformer2DModel,
@@ -40,6 +41,7 @@ UNET = (UNet2DConditionModel, {"block_out_channels": (64, 128)})
 HEADS = {"num_attention_heads": 4, "attention_head_dim": 32, "num_layers": 4}
 ROTARY = {"axes_dims_rope": (8, 12, 12)}
 WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
+    "chroma": (ChromaTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux": (FluxTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux2": (Flux2Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 4}),
     "pixart_sigma": (PixArtTransformer2DModel, {**HEADS, "num_attention_heads": 6, "cross_attention_dim": 192, "num_layers": 6}),

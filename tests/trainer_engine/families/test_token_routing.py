@@ -17,6 +17,7 @@ from tests.helpers.models import tiny_family, tiny_model
 from tests.helpers.resuming import assert_resumes_exactly, assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
+from tests.trainer_engine.families.chroma import test_chroma as chroma
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
 from tests.trainer_engine.families.wan.test_wan import tiny_wan
@@ -59,6 +60,7 @@ CASES = {
     "flux with a reference": Case(
         lambda **more: tiny_flux("kontext", **more), lambda family, network: flux.our_loss(family, network, flux.REFERENCES), 24, 48, 512
     ),
+    "chroma": Case(chroma.tiny_chroma, chroma.our_loss, chroma.IMAGE_TOKENS, prompt=512),
     "pixart": Case(tiny_family, pixart.our_loss, 16),
     "wan": Case(tiny_wan, wan_loss, 18),
 }

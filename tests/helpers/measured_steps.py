@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    ChromaTransformer2DModel,
     CosmosTransformer3DModel,
     Flux2Transformer2DModel,
     Flux3Transformer2DModel,
@@ -44,6 +45,7 @@ HEADS = {"num_attention_heads": 4, "attention_head_dim": 32, "num_layers": 4}
 ROTARY = {"axes_dims_rope": (8, 12, 12)}
 WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "anima": (CosmosTransformer3DModel, {**HEADS, "adaln_lora_dim": 32}),
+    "chroma": (ChromaTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux": (FluxTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux2": (Flux2Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 4}),
     "flux3": (Flux3Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 6, "num_layers": 2}),

@@ -107,6 +107,8 @@ class PromptSpec:
     """Kind of mask that hides the padding of prompts from attention: ``boolean`` or ``additive``; empty if nothing is hidden."""
     mask_option: str = ""
     """The option that turns the mask on; empty if it is always on."""
+    masks_pairs: bool = False
+    """Whether each block makes a mask of its own of all pairs of tokens in the sequence (N, N), and keeps it."""
     pads_to_limit: bool = False
     """Whether every prompt is padded to ``token_limit`` for the network."""
     encoder_parameters: tuple[int, ...] = ()

@@ -121,12 +121,18 @@ def _read_config(part: Part, name: str) -> dict[str, Any]:
 
 
 def make_scheduler(config: Mapping[str, Any], name: str, changes: Mapping[str, Any], source: str) -> SchedulerMixin:
-    """Create the diffusers sampler ``name`` for a noise schedule. Raises ModelUnavailable if diffusers has no such sampler."""
+    """Create the diffusers sampler ``name`` for a noise schedule. Raises ModelUnavailable if diffusers has no such sampler,
+    or needs a package for it that is not installed."""
     cls = getattr(diffusers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         message = f"{source} names a scheduler {name!r} that diffusers does not have."
         raise ModelUnavailable(message, hint="set validation_noise_scheduler")
-    scheduler: SchedulerMixin = cast("Any", cls).from_config({**config, **changes})
+    try:
+        scheduler: SchedulerMixin = cast("Any", cls).from_config({**config, **changes})
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"The noise schedule of {source} needs a package: {error}", hint="install it, or use another base"
+        ) from error
     return scheduler
 
 

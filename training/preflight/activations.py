@@ -102,6 +102,7 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
         joined=spec.prompts.joins_sequence,
         references=of_references * batch,
         stacked=spec.prompts.stacked_layers,
+        samples=batch,
     )
     layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
@@ -192,6 +193,9 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
     for block, layers in blocks.items():
         width, seen = min(shapes[next(iter(layers))][:2]), routed.get(block, tokens)
         whole, feed_forward, attention = (passed(_named(layers, pattern), seen) for pattern in (None, FEED_FORWARD, ATTENTION))
+        if spec.prompts.masks_pairs:
+            pairs = in_sequence(layers, seen) ** 2 / tokens.samples
+            whole, attention = whole + pairs, attention + pairs
         if adds_weights:  # the sums of weights and adapter
             whole += sum(math.prod(shapes[name]) for name in layers)
         split = max((passed({name: shapes[name][0]}, seen) for name in layers if SPLIT.search(name)), default=0)

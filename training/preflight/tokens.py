@@ -47,6 +47,8 @@ class Tokens:
     """Tokens of the reference images, among those of the image."""
     stacked: int = 1
     """States of the text encoder for each token of the prompt."""
+    samples: int = 1
+    """Samples of the micro-batch, over which all of these are counted."""
 
 
 def prompt_tokens(options: TrainingOptions, spec: FamilySpec) -> int:

@@ -32,6 +32,7 @@ PIPELINES = {
     "qwen_image": "QwenImagePipeline",
     "anima": "AnimaModularPipeline",
     "krea2": "Krea2Pipeline",
+    "chroma": "ChromaPipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -90,6 +91,10 @@ def output_of(family: str, network: nn.Module) -> Tensor:
         beside, places = torch.randn(2, 4, 128, generator=generator), torch.arange(24)[:, None].expand(-1, 4)
         given = {"timestep": torch.tensor([0.3, 0.7]), "txt_ids": places[:8], "img_ids": places[8:20], "return_dict": False}
         return network(tokens, prompts, image_cond_hidden_states=beside, image_cond_ids=places[20:], **given)[0]
+    if family == "chroma":
+        tokens, mask = torch.randn(2, 6, 64, generator=generator), torch.cat([torch.ones(1, 11), torch.zeros(1, 4)], dim=1).repeat(2, 1)
+        given = {"txt_ids": torch.zeros(9, 3), "img_ids": torch.arange(18.0).view(6, 3), "attention_mask": mask, "return_dict": False}
+        return network(tokens, prompt[:, :9], timestep=torch.tensor([0.3, 0.7]), **given)[0]
     if family == "qwen_image":
         tokens, shapes = torch.randn(2, 6, 64, generator=generator), [[(1, 2, 3)]] * 2
         return network(tokens, prompt[:, :9], timestep=torch.tensor([0.3, 0.7]), img_shapes=shapes, return_dict=False)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ def test_layers_that_join_the_states_of_a_text_encoder_count_for_each_state_and_
     fusion = {name: shape for name, shape in shapes.items() if name.startswith("text_fusion")}
     kept = [kept_numbers(fusion, sequence, options_with(gradient_checkpointing=chosen), spec).total for chosen in (False, True)]
     assert kept[0] == kept[1] > 0
+
+
+def test_masks_of_pairs_grow_with_the_square_of_the_sequence_of_a_sample() -> None:
+    masked = replace(PIXART, prompts=replace(PIXART.prompts, masks_pairs=True))
+    for samples in (1, 2):
+        tokens = Tokens(image=10 * samples, prompt=4 * samples, samples=samples)
+        blocks = 2 * samples * 14**2
+        assert kept(tokens, masked) == pytest.approx(kept(tokens) + blocks, abs=1)
+        recomputed = {"gradient_checkpointing": True}
+        of_one = RECOMPUTED["full", ""] * blocks / 2
+        assert kept(tokens, masked, **recomputed) == pytest.approx(kept(tokens, **recomputed) + of_one, abs=1)
 
 
 def test_a_flavour_may_have_shorter_prompts() -> None:

@@ -84,6 +84,24 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
     ),
     "sdxl controlnet": ({**USUAL, "model_family": "sdxl", "controlnet": True, "use_gradient_checkpointing": True}, {"conditioning": CANNY}),
+    "chroma": (
+        {
+            **USUAL,
+            "model_family": "chroma",
+            "flow_schedule_shift": 3,
+            "fuse_qkv_projections": False,
+            "grad_clip_method": "value",
+            "lora_alpha": 16,
+            "lora_rank": 16,
+            "train_batch_size": 1,
+            "vae_batch_size": 1,
+            "validation_disable_unconditional": True,
+            "validation_guidance": 4.0,
+            "validation_negative_prompt": "ugly, cropped",
+            "validation_num_inference_steps": 16,
+        },
+        {},
+    ),
     "qwen image": (
         {
             **USUAL,

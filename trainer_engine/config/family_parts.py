@@ -90,6 +90,8 @@ class PromptSpec:
     """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     """Subfolders of a pipeline that hold text encoders."""
+    tokenizers: tuple[str, ...] = ()
+    """Subfolders that hold their tokenizers, if they are not named after the text encoders."""
     t5_folder: str = ""
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
@@ -120,7 +122,7 @@ class PromptSpec:
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Subfolders of a pipeline that hold the tokenizers, one for each text encoder."""
-        return tuple(map(tokenizer_of, self.text_encoder_folders))
+        return self.tokenizers or tuple(map(tokenizer_of, self.text_encoder_folders))
 
     def encoders_of(self, flavour: str | None) -> TextEncoderFacts:
         """Returns the text encoders of a flavour; None is the default one."""
@@ -141,6 +143,8 @@ class LatentSpec:
     """Pixels per latent cell, each way."""
     alignment_px: int
     """Image edges are multiples of this."""
+    token_px: int = 0
+    """Edge of the square of pixels that one token of the network stands for, if it is not ``SamplingSpec.multiple_px``."""
     media: tuple[str, ...] = (IMAGES,)
     """The kinds of media that the family is trained on: names of ``trainer_engine/datasets/media``."""
     preview_decoder: str = ""

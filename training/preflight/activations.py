@@ -111,7 +111,8 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
 
 def token_px(spec: FamilySpec) -> int:
     """Edge of the square of pixels that one token of the network stands for."""
-    return UNET_CELLS * spec.latents.scale_factor_px if spec.convolution_share else spec.sampling.multiple_px
+    usual = UNET_CELLS * spec.latents.scale_factor_px if spec.convolution_share else spec.sampling.multiple_px
+    return spec.latents.token_px or usual
 
 
 def modelled_width(parameters: int) -> int:

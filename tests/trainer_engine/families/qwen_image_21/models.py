@@ -46,4 +46,4 @@ def picture(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
 
 
 def pixels_of(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image)).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255 * 2 - 1

@@ -93,7 +93,8 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     of_prompt = prompt_tokens(options, spec)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
-    tokens = Tokens(image_tokens * batch, of_prompt * batch if has_tokens else 0, joined=spec.prompts.joins_sequence)
+    passes = batch if spec.passes_alone else 1
+    tokens = Tokens(image_tokens * batch, of_prompt * batch if has_tokens else 0, joined=spec.prompts.joins_sequence, passes=passes)
     layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
         inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, of_prompt * batch)
@@ -187,12 +188,12 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
         split = max((passed({name: shapes[name][0]}, seen) for name in layers if SPLIT.search(name)), default=0)
         border = BORDER * width * in_sequence(layers, tokens)
         numbers.append(BlockNumbers(border, whole, feed_forward, attention, split))
-    recomputed = RECOMPUTED[kind_of_kept(options)]
+    recomputed = RECOMPUTED[kind_of_kept(options)] / tokens.passes
     kept = kept_of_blocks(numbers, options, recomputed)
     if options.model.gradient_checkpointing and _rounds_inputs(options):
         widest = max((sum(shape[:2]) for name, shape in shapes.items() if BLOCK.search(f"{name}.")), default=0)
         kept += 2 * widest * (tokens.image + tokens.prompt * tokens.joined)
-    share = recomputed if options.model.gradient_checkpointing else 1
+    share = recomputed if options.model.gradient_checkpointing else 1 / tokens.passes
     largest = max((max(block.whole * share, block.split * SPLIT_RECOMPUTED) for block in numbers), default=0)
     smallest = min((sum(math.prod(shapes[name]) for name in layers) for layers in blocks.values()), default=0)
     return Kept(int(outside + of_states + kept), int(largest + of_states), smallest)

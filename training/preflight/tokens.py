@@ -33,6 +33,8 @@ class Tokens:
     """Tokens of the prompts; 0 if they are few, and only cross-attention sees them."""
     joined: bool = True
     """Whether prompts are part of the sequence of the image."""
+    passes: int = 1
+    """Passes through the network that the samples are spread over: the backward pass recomputes the blocks of one at a time."""
 
 
 def prompt_tokens(options: TrainingOptions, spec: FamilySpec) -> int:

@@ -41,6 +41,15 @@ def test_the_estimate_counts_for_each_layer_the_tokens_that_it_sees() -> None:
     assert quantised == pytest.approx(KEPT["standard", "quanto"] * wanted, abs=3)
 
 
+def test_samples_that_pass_alone_recompute_a_block_of_one_at_a_time() -> None:
+    together, alone = (Tokens(image=40, prompt=16, passes=passes) for passes in (1, 4))
+    assert kept(together) == kept(alone), "without checkpoints all of them keep everything"
+    recomputed = [kept_numbers(SHAPES, tokens, options_with(gradient_checkpointing=True), PIXART) for tokens in (together, alone)]
+    inputs = kept_numbers(SHAPES, together, options_with(gradient_checkpointing=True), PIXART).total - recomputed[0].block
+    assert recomputed[1].block == pytest.approx(recomputed[0].block / 4, abs=3)
+    assert recomputed[1].total == pytest.approx(inputs + recomputed[0].block / 4, abs=6)
+
+
 def test_a_family_multiplies_the_estimate_by_its_share() -> None:
     assert kept(Tokens(100, 40), FLUX) == pytest.approx(FLUX.activation_share * kept(Tokens(100, 40)), abs=3)
 

@@ -83,11 +83,10 @@ class QwenImage21(ChatFamily):
         return [self.text.encode_with(prompt, seen) if seen else {"embeds": self.text.encode([prompt])[0]} for prompt, seen in found]
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
-        """``embeds.<n>`` (T, D) and ``slots.<n>`` (T,) for each prompt: nothing is padded."""
+        """``embeds.<n>`` (S, D) and ``slots.<n>`` (S,) for each prompt: nothing is padded, and tokens of images are zeros."""
         batch: PromptBatch = {}
         for number, prompt in enumerate(prompts):
-            batch[f"embeds.{number}"] = prompt["embeds"]
-            batch[f"slots.{number}"] = prompt.get("slots", torch.zeros(len(prompt["embeds"]), dtype=torch.bool))
+            batch[f"embeds.{number}"], batch[f"slots.{number}"] = self.text.with_slots(prompt)
         return batch
 
     # ---- the network ----

@@ -25,8 +25,8 @@ SLOT_PX = 32
 class PromptEncoder(ChatEncoder):
     """The states of the language model before its last norm.
 
-    A prompt is ``{"embeds": (T, D)}``, with references also ``{"slots": (T,)}``: true for the tokens of images, in whose place the network
-    puts four tokens of their latents each.
+    A prompt is ``{"embeds": (T, D)}``, with references also ``{"slots": (S,)}``: true for the tokens of images. The network puts four
+    tokens of latents in the place of each, so that only the states of the T other tokens are kept.
     """
 
     def __init__(
@@ -39,6 +39,15 @@ class PromptEncoder(ChatEncoder):
     ) -> None:
         super().__init__(load, device, layers=(), token_limit=token_limit)
         self._load_image_processor = load_image_processor
+
+    @staticmethod
+    def with_slots(prompt: PromptEmbedding) -> tuple[Tensor, Tensor]:
+        """(S, D) and (S,): the states of all tokens, zeros for those of images; and which these are."""
+        embeds = prompt["embeds"]
+        slots = prompt.get("slots", torch.zeros(len(embeds), dtype=torch.bool))
+        states = embeds.new_zeros(len(slots), embeds.shape[-1])
+        states[~slots] = embeds
+        return states, slots
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
@@ -66,7 +75,8 @@ class PromptEncoder(ChatEncoder):
             pixel_values=seen["pixel_values"].to(self.device),
             image_grid_thw=seen["image_grid_thw"].to(self.device),
         ).last_hidden_state
-        return {"embeds": states[0, begin:].cpu().clone(), "slots": is_image[0, begin:].cpu().clone()}
+        found = is_image[0, begin:]
+        return {"embeds": states[0, begin:][~found].cpu(), "slots": found.cpu().clone()}
 
     def _tokens(self, prompts: Sequence[str], slots: str = "") -> tuple[Any, int]:
         """Tokens of the conversations, and how many of them are its beginning. An empty prompt is a space: the model needs one to read."""

@@ -74,7 +74,8 @@ SPEC = FamilySpec(
     aliases=("qwen-image-2.1", "qwen_image_2_1", "qwenimage21", "qwen_image21"),
     known_as=MappingProxyType({"qwen_image_21": "v2.1", "qwen_image_2_1": "v2.1", "qwen_image_2_1_turbo": "v2.1-turbo"}),
     companion=BASE,
-    activation_share=1.4,
+    activation_share=1.78,
+    passes_alone=True,
     poor_precisions=MappingProxyType({"fp16": "activations are clipped"}),
     defaults=MappingProxyType(
         {

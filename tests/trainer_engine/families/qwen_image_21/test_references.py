@@ -46,7 +46,9 @@ def test_prompts_see_references_as_in_the_pipeline(count: int, theirs: Any) -> N
     family, images = tiny_qwen(), IMAGES[:count]
     (ours,) = family.encode_prompts(["make it red"], [[pixels_of(image) for image in images]])
     embeds, slots = their_prompt(theirs, "make it red", images)
-    assert torch.allclose(ours["embeds"], embeds[0], atol=1e-6) and torch.equal(ours["slots"], slots[0])
+    assert torch.equal(ours["slots"], slots[0]) and torch.allclose(ours["embeds"], embeds[0][~slots[0]], atol=1e-6)
+    states = family.collate_prompts([ours])["embeds.0"]
+    assert states.shape == embeds[0].shape and not states[slots[0]].any(), "the network puts latents there"
     assert int(ours["slots"].sum()) == [4, 7][count - 1], "a token for each 32 x 32 pixels"
     (changed,) = family.encode_prompts(["make it red"], [[pixels_of(picture(7, image.size)) for image in images]])
     assert not torch.allclose(changed["embeds"], ours["embeds"], atol=1e-3)
@@ -65,7 +67,8 @@ def test_prompts_of_a_batch_may_see_different_references() -> None:
 def test_a_long_prompt_loses_its_end_and_no_part_of_a_reference() -> None:
     (found,) = tiny_qwen().encode_prompts(["a" * 3000], [[pixels_of(IMAGES[0])]])
     assert int(found["slots"].sum()) == 4
-    assert len(found["embeds"]) == SPEC.prompts.token_limit + len("<image1>") + 2 + 4
+    assert len(found["slots"]) == SPEC.prompts.token_limit + len("<image1>") + 2 + 4
+    assert len(found["embeds"]) == len(found["slots"]) - 4
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])

@@ -70,6 +70,8 @@ The gradients of the feed-forward layers are the same whatever is trained. The m
 """
 BORDER = 1.0
 """What is kept between recomputed blocks, as a multiple of their inputs."""
+AROUND = 5.0
+"""What each further pass of a step keeps around its blocks, as a multiple of their inputs; the factors of the blocks include it for one."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
         numbers.append(BlockNumbers(border, whole, feed_forward, attention, split))
     recomputed = RECOMPUTED[kind_of_kept(options)] / tokens.passes
     kept = kept_of_blocks(numbers, options, recomputed)
+    kept += AROUND * (1 - 1 / tokens.passes) * max((block.input for block in numbers), default=0)
     if options.model.gradient_checkpointing and _rounds_inputs(options):
         widest = max((sum(shape[:2]) for name, shape in shapes.items() if BLOCK.search(f"{name}.")), default=0)
         kept += 2 * widest * (tokens.image + tokens.prompt * tokens.joined)

@@ -34,6 +34,7 @@ FAMILIES = (
     "anima",
     "krea2",
     "chroma",
+    "qwen_image_21",
 )
 PROMPTS = ["A red circle on blue glass ", "two small stars"]
 LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lora_dropout": 0}

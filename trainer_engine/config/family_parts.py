@@ -97,6 +97,8 @@ class PromptSpec:
     """Subfolders of a pipeline that hold text encoders."""
     further_tokenizers: tuple[str, ...] = ()
     """Subfolders of tokenizers whose text encoder is no part of the pipeline."""
+    tokenizers: tuple[str, ...] = ()
+    """Subfolders that hold their tokenizers, if they are not named after the text encoders."""
     t5_folder: str = ""
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
@@ -132,7 +134,7 @@ class PromptSpec:
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Subfolders of a pipeline that hold the tokenizers, those of the text encoders first."""
-        return (*map(tokenizer_of, self.text_encoder_folders), *self.further_tokenizers)
+        return (*(self.tokenizers or map(tokenizer_of, self.text_encoder_folders)), *self.further_tokenizers)
 
     def encoders_of(self, flavour: str | None) -> TextEncoderFacts:
         """Returns the text encoders of a flavour; None is the default one."""
@@ -153,6 +155,8 @@ class LatentSpec:
     """Pixels per latent cell, each way."""
     alignment_px: int
     """Image edges are multiples of this."""
+    token_px: int = 0
+    """Edge of the square of pixels that one token of the network stands for, if it is not ``SamplingSpec.multiple_px``."""
     media: tuple[str, ...] = (IMAGES,)
     """The kinds of media that the family is trained on: names of ``trainer_engine/datasets/media``."""
     preview_decoder: str = ""

@@ -69,6 +69,8 @@ class FamilySpec:
     """Repository that holds what the repositories of some flavours lack; empty if they are complete."""
     architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the name of its architecture in Stability AI's model metadata, if it has one."""
+    passes_alone: bool = False
+    """Whether each sample of a batch is a pass of its own through the network."""
     convolution_share: float = 0.0
     """Share of these parameters that convolutions hold, for estimates: most libraries quantise linear layers alone."""
     activation_share: float = 1.0

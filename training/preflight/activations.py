@@ -72,6 +72,8 @@ The gradients of the feed-forward layers are the same whatever is trained. The m
 """
 BORDER = 1.0
 """What is kept between recomputed blocks, as a multiple of their inputs."""
+AROUND = 5.0
+"""What each further pass of a step keeps around its blocks, as a multiple of their inputs; the factors of the blocks include it for one."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     of_prompt = prompt_tokens(options, spec)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
+    passes = batch if spec.passes_alone else 1
     tokens = Tokens(
         image=image_tokens * batch,
         prompt=of_prompt * batch if has_tokens else 0,
@@ -103,6 +106,7 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
         references=of_references * batch,
         stacked=spec.prompts.stacked_layers,
         samples=batch,
+        passes=passes,
     )
     layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
@@ -121,7 +125,8 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
 
 def token_px(spec: FamilySpec) -> int:
     """Edge of the square of pixels that one token of the network stands for."""
-    return UNET_CELLS * spec.latents.scale_factor_px if spec.convolution_share else spec.sampling.multiple_px
+    usual = UNET_CELLS * spec.latents.scale_factor_px if spec.convolution_share else spec.sampling.multiple_px
+    return spec.latents.token_px or usual
 
 
 def modelled_width(parameters: int) -> int:
@@ -202,12 +207,13 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
         border = BORDER * width * in_sequence(layers, tokens)
         recomputes = not any(FUSION in name for name in layers)
         numbers.append(BlockNumbers(border, whole, feed_forward, attention, split, can_recompute=recomputes))
-    recomputed = RECOMPUTED[kind_of_kept(options)]
+    recomputed = RECOMPUTED[kind_of_kept(options)] / tokens.passes
     kept = kept_of_blocks(numbers, options, recomputed)
+    kept += AROUND * (1 - 1 / tokens.passes) * max((block.input for block in numbers), default=0)
     if options.model.gradient_checkpointing and _rounds_inputs(options):
         widest = max((sum(shape[:2]) for name, shape in shapes.items() if BLOCK.search(f"{name}.")), default=0)
         kept += 2 * widest * (tokens.image + tokens.prompt * tokens.joined)
-    share = recomputed if options.model.gradient_checkpointing else 1
+    share = recomputed if options.model.gradient_checkpointing else 1 / tokens.passes
     largest = max((max(block.whole * share, block.split * SPLIT_RECOMPUTED) for block in numbers), default=0)
     smallest = min((sum(math.prod(shapes[name]) for name in layers) for layers in blocks.values()), default=0)
     return Kept(int(outside + of_states + kept), int(largest + of_states), smallest)

@@ -49,6 +49,8 @@ class Tokens:
     """States of the text encoder for each token of the prompt."""
     samples: int = 1
     """Samples of the micro-batch, over which all of these are counted."""
+    passes: int = 1
+    """Passes through the network that the samples are spread over: the backward pass recomputes the blocks of one at a time."""
 
 
 def prompt_tokens(options: TrainingOptions, spec: FamilySpec) -> int:

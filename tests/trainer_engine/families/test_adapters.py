@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tests.helpers.models import tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
+from tests.trainer_engine.families.qwen_image_21 import models as qwen_image_21
 from trainer_engine.config.families import find_spec
 
 UNETS = ("sd1x", "sd2x", "sdxl")
@@ -33,6 +34,7 @@ PIPELINES = {
     "anima": "AnimaModularPipeline",
     "krea2": "Krea2Pipeline",
     "chroma": "ChromaPipeline",
+    "qwen_image_21": "QwenImage21Pipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -49,6 +51,8 @@ def trained(place: Path, family: str, **options: Any) -> Path:
 
 
 def pipeline_of(family: str) -> Any:
+    if family == "qwen_image_21":
+        return qwen_image_21.pipeline_in(tiny_model(family))
     pipeline = getattr(diffusers, PIPELINES[family]).from_pretrained(tiny_model(family))
     if isinstance(pipeline, diffusers.ModularPipeline):
         pipeline.load_components(["transformer"], dtype=torch.float32)
@@ -105,6 +109,10 @@ def output_of(family: str, network: nn.Module) -> Tensor:
         tokens, states = torch.randn(2, 6, 64, generator=generator), torch.randn(2, 9, 3, 32, generator=generator)
         places = diffusers.Krea2Pipeline.prepare_position_ids(9, 2, 3, "cpu")
         return network(tokens, states, torch.tensor([0.3, 0.7]), places, return_dict=False)[0]
+    if family == "qwen_image_21":
+        tokens, slots = torch.randn(1, 24, 64, generator=generator), torch.arange(15)[None] > 8
+        given = {"timestep": torch.tensor([0.3]), "img_shapes": [[(1, 4, 6)]], "img_mask": slots, "return_dict": False}
+        return network(tokens, prompt[:1, :9], **given)[0]
     if family == "sd3":
         latents, joint = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 12, 80, generator=generator)
         return network(latents, joint, torch.randn(2, 64, generator=generator), torch.tensor([300.0, 700.0]), return_dict=False)[0]

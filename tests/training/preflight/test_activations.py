@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.models import options_with
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
-from training.preflight.activations import BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
+from training.preflight.activations import AROUND, BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
 from training.preflight.recomputed import SPLIT_RECOMPUTED
 from training.preflight.tokens import Tokens, in_sequence, modulated, passed, prompt_tokens, routed_tokens, sees_tokens
 from training.preflight.weights import widened_numbers
@@ -40,6 +40,15 @@ def test_the_estimate_counts_for_each_layer_the_tokens_that_it_sees() -> None:
     assert kept(tokens, model_type="lora") == pytest.approx(KEPT["standard", ""] * wanted, abs=3)
     quantised = kept(tokens, model_type="lora", base_model_precision="int8-quanto")
     assert quantised == pytest.approx(KEPT["standard", "quanto"] * wanted, abs=3)
+
+
+def test_samples_that_pass_alone_recompute_a_block_of_one_at_a_time() -> None:
+    together, alone = (Tokens(image=40, prompt=16, passes=passes) for passes in (1, 4))
+    recomputed = [kept_numbers(SHAPES, tokens, options_with(gradient_checkpointing=True), PIXART) for tokens in (together, alone)]
+    assert recomputed[1].block == pytest.approx(recomputed[0].block / 4, abs=3)
+    saved, around = recomputed[0].block * 3 / 4, kept(alone) - kept(together)
+    assert around == pytest.approx(AROUND * 3 / 4 * 8 * 56, abs=3), "what each pass keeps around its blocks"
+    assert recomputed[0].total - recomputed[1].total == pytest.approx(saved - around, abs=6)
 
 
 def test_a_family_multiplies_the_estimate_by_its_share() -> None:

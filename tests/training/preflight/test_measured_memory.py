@@ -25,7 +25,7 @@ from training.preflight.network import network_tensors
 
 TOLERANCE = 0.10
 LOKR = {"algo": "lokr", "multiplier": 1.0, "full_matrix": True, "linear_alpha": 1, "factor": 8}
-STEERED = ("sd1x", "pixart_sigma", "flux")
+STEERED = ("sd1x", "pixart_sigma", "flux", "sd3")
 """Families whose ControlNet is measured."""
 SKIPPED = {"tread_config": '{"routes": [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2}]}'}
 """Half the tokens skip the middle blocks."""
@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         document = {**LOKR, "apply_preset": {"target_module": [ATTENTION[family], "FeedForward"]}}
         (place / f"{family}.json").write_text(json.dumps(document))
         make_assistant(place, family)
-    for family in ("sd1x", "wan"):
+    for family in ("sd1x", "sd3", "wan"):
         make_wide(family, place / family)
     for family in STEERED:
         options = options_with(model_family=family, pretrained_model_name_or_path=str(place / family), controlnet=True)

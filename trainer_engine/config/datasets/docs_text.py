@@ -241,8 +241,8 @@ or its cache, and estimates on the CPU; `validate` says if it cannot be had.
 With the option `controlnet` a run trains a ControlNet beside the frozen network, with `control` the network itself, whose input control
 images widen. Every image then needs a control image: a conditioning set with `conditioning_type` `controlnet`, or a generated one, whose
 type is then always `controlnet` unless it is a mask. A control image is found by name like a reference, has the size of its image, and is
-scaled and cropped exactly like it, also at random. A ControlNet of Stable Diffusion sees its pixels, which are decoded when a batch needs
-them: the cache only records which files can be decoded. The ControlNets of Flux.1 and PixArt Sigma, and networks with `control`, see its
+scaled and cropped exactly like it, also at random. A ControlNet of Stable Diffusion 1, 2 or XL sees its pixels, which are decoded when a
+batch needs them: the cache only records which files can be decoded. The other ControlNets, and networks with `control`, see its
 latents, which are cached. A sample has one control image; with sets from several generators, `conditioning_multidataset_sampling` `random`
 takes one at a time. References of other types are refused in such a run. Without the options, a network that takes references looks at
 control images as at references of the same size; any other run refuses them.

@@ -139,6 +139,23 @@ def test_the_result_says_processor_where_the_base_model_has_one(tmp_path: Path) 
         assert tiny_of(Flux3, place).parts.copied()["tokenizer"].cls == reader
 
 
+def test_the_result_names_the_model_that_rewrites_prompts_where_the_base_model_does(tmp_path: Path) -> None:
+    model = shutil.copytree(folder_of(BASE), tmp_path / "model")
+    index = json.loads((model / "modular_model_index.json").read_text(encoding="utf-8"))
+    place: dict[str, Any] = {"type_hint": ["transformers", "Qwen3_5ForConditionalGeneration"], "subfolder": "", "variant": None}
+    entry = [*place["type_hint"], {**place, "pretrained_model_name_or_path": "black-forest-labs/flux-3-image-klein-pup"}]
+    here, secret = [*place["type_hint"], {**place, "pretrained_model_name_or_path": str(tmp_path)}], ["x", "y", {}]
+    index |= {"prompt_upsampler": entry, "prompt_upsampler_processor": here, "another": secret}
+    (model / "modular_model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert tiny_of(Flux3, folder_of(BASE)).parts.components_elsewhere() == {}
+    family = tiny_of(Flux3, model)
+    family.save_pipeline(tmp_path / "result", family.load_network())
+    written = json.loads((tmp_path / "result" / "modular_model_index.json").read_text(encoding="utf-8"))
+    assert written["prompt_upsampler"] == entry
+    assert not {"prompt_upsampler_processor", "another"} & written.keys() and str(tmp_path) not in json.dumps(written)
+    assert Flux3ModularPipeline.from_pretrained(tmp_path / "result").get_component_spec("prompt_upsampler").pretrained_model_name_or_path
+
+
 def test_an_adapter_in_the_keys_of_comfyui_has_the_publishers_names_and_loads_in_diffusers(tmp_path: Path) -> None:
     targets = '["to_q", "to_k", "to_v", "to_out.0", "linear_in", "linear_out"]'
     usual = options_of(model_type="lora", max_train_steps=2, lora_rank=4, lora_alpha=2, learning_rate=0.05)

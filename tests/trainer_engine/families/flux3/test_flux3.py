@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.helpers.models import fixed, tiny_of
+from tests.helpers.pictures import generate_images
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.flux3.their_blocks import folder_of, original_state, pipeline_of
@@ -26,6 +27,7 @@ from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.objectives.build import make_objective
 
 ADAPTER = "pytorch_lora_weights.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 SHAPES = ((3, 4), (2, 5))
 
 
@@ -130,6 +132,30 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Pa
     for one, other in zip(pipeline.transformer.parameters(), trained.parameters(), strict=True):
         assert torch.equal(one, other)
     assert pipeline.scheduler.config.shift == SHIFT
+
+
+def sets(place: Path) -> list[dict[str, Any]]:
+    """Images with a reference and a short caption, and images without one whose caption has a longer window."""
+    found: list[dict[str, Any]] = []
+    for name in ("after", "before", "alone"):
+        generate_images(place / name, count=3, size=(64, 64))
+        entry = {"id": name, "type": "local", "instance_data_dir": str(place / name), "resolution": 64, "resolution_type": "pixel"}
+        found.append({**entry, "cache_dir_vae": str(place / "latents" / name)})
+    texts = {"id": "texts", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "texts")}
+    found[0] |= {"conditioning_data": ["before"], "caption_strategy": "instanceprompt", "instance_prompt": "make it red"}
+    found[1] |= {"conditioning_type": "reference_strict"}
+    found[2] |= {"caption_strategy": "instanceprompt", "instance_prompt": "a red circle on glass " * 6}
+    return [*found, texts]
+
+
+def test_a_run_in_which_only_some_images_have_references_resumes_exactly(tmp_path: Path) -> None:
+    usual = options_of(model_type="full", max_train_steps=4, train_batch_size=2, learning_rate=1e-2, lr_warmup_steps=0)
+    usual |= {"caption_dropout_probability": 0.5, "lr_scheduler": "constant"}
+    run = assert_resumes_exactly(tmp_path, datasets=sets(tmp_path / "sets"), **usual)
+    base = load_file(folder_of(BASE) / "transformer" / WEIGHTS)
+    trained = load_file(run.output_dir / "pipeline" / "transformer" / WEIGHTS)
+    changed = {name for name in base if not torch.equal(base[name], trained[name])}
+    assert {name for name in base if "image_cond" in name} <= changed and changed == base.keys()
 
 
 def test_the_result_says_processor_where_the_base_model_has_one(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ def _entry(name: str, found: tuple[str, str], repository: str | None) -> list[An
     return [*found, {"type_hint": list(found), **place}]
 
 
+def names_a_repository(entry: Any) -> bool:
+    """Whether an entry of a modular index says that its component lies in a repository of the hub."""
+    place = entry[-1] if isinstance(entry, list) and len(entry) == 3 else None
+    name = place.get("pretrained_model_name_or_path") if isinstance(place, dict) else None
+    return isinstance(name, str) and name.count("/") == 1 and not Path(name).is_absolute()
+
+
 def loading_code(pipeline: str, source: str, dtype: str, *, method: str = "from_pretrained") -> str:
     """Python that loads a pipeline in a type of torch. ``source`` is an expression, perhaps with further arguments."""
     if is_modular(pipeline):

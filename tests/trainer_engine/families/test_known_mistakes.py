@@ -5,7 +5,7 @@ A proof that still holds with a mistake in the family would not hold it back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,18 @@ from torch.nn.functional import pixel_unshuffle
 
 from tests.helpers.models import fixed
 from tests.trainer_engine.families.flux2 import test_flux2 as flux2
+from tests.trainer_engine.families.flux3 import test_numerics as flux3
 from tests.trainer_engine.families.sdxl import test_refiner as refiner
 from tests.trainer_engine.families.wan import test_wan as wan
 from tests.trainer_engine.families.z_image import test_z_image as z_image
 from trainer_engine.families.base import Family
 from trainer_engine.families.common import autoencoder
 from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
-from trainer_engine.families.flux2 import tokens as flux2_tokens
+from trainer_engine.families.flux2 import family as flux2_family
 from trainer_engine.families.flux2.family import Flux2
+from trainer_engine.families.flux3 import family as flux3_family
+from trainer_engine.families.flux3.family import Flux3
+from trainer_engine.families.flux3.windows import in_windows
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.sdxl.family import StableDiffusionXL
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
@@ -88,6 +92,14 @@ def sizes_alone(self: StableDiffusionXL, samples: Any) -> dict[str, Tensor]:
     return {"time_ids": torch.tensor([[*ids[:4], 1024.0] for ids in refiner.TIME_IDS])}
 
 
+def zero_padding(states: Sequence[Tensor], limit: int) -> PromptBatch:
+    return in_windows([torch.cat([one[:-1], torch.zeros_like(one[-1:])]) for one in states], limit)
+
+
+def one_window(states: Sequence[Tensor], limit: int) -> PromptBatch:
+    return {"embeds": in_windows(states, limit)["embeds"]}
+
+
 def columns_first(latents: Tensor, factor: int) -> Tensor:
     return pixel_unshuffle(latents.transpose(2, 3), factor).transpose(2, 3)
 
@@ -98,6 +110,10 @@ def loss_of_flux2() -> None:
 
 def loss_with_references() -> None:
     flux2.test_loss_and_every_gradient_equal_those_of_diffusers("klein-9b", 2)
+
+
+def loss_of_flux3() -> None:
+    flux3.test_loss_and_every_gradient_equal_those_of_samples_that_diffusers_computes_alone(flux3.MIXED, 2, recomputes=False)
 
 
 def loss_of_z_image() -> None:
@@ -146,12 +162,16 @@ MISTAKES = [
     ),
     Mistake("flux2: the padding of a prompt is hidden", replaced(Flux2, "collate_prompts", hidden_padding), loss_of_flux2),
     Mistake("flux2: time counts to 1000", given(Flux2, lambda **o: ((), {**o, "timestep": 1000 * o["timestep"]})), loss_of_flux2),
-    Mistake("flux2: references are at the time of the image", replaced(flux2_tokens, "REFERENCE_DISTANCE", 0), loss_with_references),
+    Mistake("flux2: references are at the time of the image", replaced(flux2_family, "REFERENCE_DISTANCE", 0), loss_with_references),
     Mistake(
         "flux2: a token stands for four latent cells",
         replaced(Flux2, "token_count", lambda self, shape: shape[1] * shape[2] // 4),
         token_count_of_flux2,
     ),
+    Mistake("flux3: time counts to 1000", given(Flux3, lambda **o: ((), {**o, "timestep": 1000 * o["timestep"]})), loss_of_flux3),
+    Mistake("flux3: the padding of a prompt is zero", replaced(flux3_family, "in_windows", zero_padding), loss_of_flux3),
+    Mistake("flux3: a prompt attends to the windows of longer ones", replaced(flux3_family, "in_windows", one_window), loss_of_flux3),
+    Mistake("flux3: the text encoder ends a layer early", replaced(flux3_family, "LAYERS", (4, 8, 12, 16, 20, 24, 28, 31)), loss_of_flux3),
     Mistake("wan: time counts to 1", given(Wan, lambda **o: ((), {**o, "timestep": o["timestep"] / 1000})), loss_of_wan),
     Mistake(
         "wan: latents keep the statistics of the autoencoder",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,9 +35,6 @@ REFERENCE_DISTANCE = 10
 """Distance of each reference from the image before it, along the first axis."""
 KEPT_POSITIONS = 128
 """Combinations of image sizes whose positions stay on the device."""
-
-
-positions_of = partial(image_positions, apart=(REFERENCE_DISTANCE, 0))
 
 
 class Flux2(ChatFamily):
@@ -157,6 +154,11 @@ class Flux2(ChatFamily):
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         plan = plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), self._settings)
         write_pipeline(folder, plan, self.options)
+
+
+def positions_of(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(N, 4) for what is generated and its references, of these sizes in latent cells: place of the image in time, row, column, 0."""
+    return image_positions(sizes, device, apart=(REFERENCE_DISTANCE, 0))
 
 
 def _with_system_message(prompt: str) -> Chat:

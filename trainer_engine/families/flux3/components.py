@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLFlux2, Flux3Transformer2DModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3VLForConditionalGeneration
 
 from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.contract.files import is_file, read_small_json
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart, has_processor
 from trainer_engine.families.flux3.spec import SPEC
 from trainer_engine.families.flux3.windows import hide_padding
+from trainer_engine.results.pipeline_index import MODULAR, names_a_repository
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in, read_network_config
 
+REWRITING = ("prompt_upsampler", "prompt_upsampler_processor")
+"""Components of the pipeline that rewrite prompts before they are read; runs take captions as they are."""
 LAYERS = (4, 8, 12, 16, 20, 24, 28, 32)
 """The states of the text encoder that the network takes, side by side."""
 
@@ -62,6 +67,16 @@ class Flux3Components(FlowPartFinder):
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(Qwen2Tokenizer, self.find("tokenizer"))
         return tokenizer
+
+    def components_elsewhere(self) -> dict[str, Any]:
+        """Entries of the index of the base model for components that a run does not read and that lie in another repository.
+
+        Empty if the index is not on this machine: runs do not download it.
+        """
+        path = self.find("text_encoder").folder.parent / MODULAR
+        index = read_small_json(path) if is_file(path) else {}
+        entries = index.items() if isinstance(index, dict) else ()
+        return {name: entry for name, entry in entries if name in REWRITING and names_a_repository(entry)}
 
     def copied(self) -> dict[str, CopiedPart]:
         """What the result of a full fine-tune has as the base model has it."""

@@ -149,7 +149,8 @@ class Flux3(ChatFamily):
         return self.autoencoder.picture(latents)
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+        plan = plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), self.parts.components_elsewhere())
+        write_pipeline(folder, plan, self.options)
 
 
 def _is_flow_map(network: nn.Module) -> bool:

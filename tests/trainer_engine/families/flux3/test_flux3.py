@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.helpers.models import fixed, tiny_of
+from tests.helpers.pictures import generate_images
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.flux3.their_blocks import folder_of, original_state, pipeline_of
@@ -26,6 +27,7 @@ from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.objectives.build import make_objective
 
 ADAPTER = "pytorch_lora_weights.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 SHAPES = ((3, 4), (2, 5))
 
 
@@ -132,11 +134,52 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Pa
     assert pipeline.scheduler.config.shift == SHIFT
 
 
+def sets(place: Path) -> list[dict[str, Any]]:
+    """Images with a reference and a short caption, and images without one whose caption has a longer window."""
+    found: list[dict[str, Any]] = []
+    for name in ("after", "before", "alone"):
+        generate_images(place / name, count=3, size=(64, 64))
+        entry = {"id": name, "type": "local", "instance_data_dir": str(place / name), "resolution": 64, "resolution_type": "pixel"}
+        found.append({**entry, "cache_dir_vae": str(place / "latents" / name)})
+    texts = {"id": "texts", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "texts")}
+    found[0] |= {"conditioning_data": ["before"], "caption_strategy": "instanceprompt", "instance_prompt": "make it red"}
+    found[1] |= {"conditioning_type": "reference_strict"}
+    found[2] |= {"caption_strategy": "instanceprompt", "instance_prompt": "a red circle on glass " * 6}
+    return [*found, texts]
+
+
+def test_a_run_in_which_only_some_images_have_references_resumes_exactly(tmp_path: Path) -> None:
+    usual = options_of(model_type="full", max_train_steps=4, train_batch_size=2, learning_rate=1e-2, lr_warmup_steps=0)
+    usual |= {"caption_dropout_probability": 0.5, "lr_scheduler": "constant"}
+    run = assert_resumes_exactly(tmp_path, datasets=sets(tmp_path / "sets"), **usual)
+    base = load_file(folder_of(BASE) / "transformer" / WEIGHTS)
+    trained = load_file(run.output_dir / "pipeline" / "transformer" / WEIGHTS)
+    changed = {name for name in base if not torch.equal(base[name], trained[name])}
+    assert {name for name in base if "image_cond" in name} <= changed and changed == base.keys()
+
+
 def test_the_result_says_processor_where_the_base_model_has_one(tmp_path: Path) -> None:
     model = shutil.copytree(folder_of(BASE), tmp_path / "model")
     (model / "tokenizer" / "preprocessor_config.json").write_text('{"image_processor_type": "Qwen2VLImageProcessor"}', encoding="utf-8")
     for place, reader in ((folder_of(BASE), "Qwen2Tokenizer"), (model, "Qwen3VLProcessor")):
         assert tiny_of(Flux3, place).parts.copied()["tokenizer"].cls == reader
+
+
+def test_the_result_names_the_model_that_rewrites_prompts_where_the_base_model_does(tmp_path: Path) -> None:
+    model = shutil.copytree(folder_of(BASE), tmp_path / "model")
+    index = json.loads((model / "modular_model_index.json").read_text(encoding="utf-8"))
+    place: dict[str, Any] = {"type_hint": ["transformers", "Qwen3_5ForConditionalGeneration"], "subfolder": "", "variant": None}
+    entry = [*place["type_hint"], {**place, "pretrained_model_name_or_path": "black-forest-labs/flux-3-image-klein-pup"}]
+    here, secret = [*place["type_hint"], {**place, "pretrained_model_name_or_path": str(tmp_path)}], ["x", "y", {}]
+    index |= {"prompt_upsampler": entry, "prompt_upsampler_processor": here, "another": secret}
+    (model / "modular_model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert tiny_of(Flux3, folder_of(BASE)).parts.components_elsewhere() == {}
+    family = tiny_of(Flux3, model)
+    family.save_pipeline(tmp_path / "result", family.load_network())
+    written = json.loads((tmp_path / "result" / "modular_model_index.json").read_text(encoding="utf-8"))
+    assert written["prompt_upsampler"] == entry
+    assert not {"prompt_upsampler_processor", "another"} & written.keys() and str(tmp_path) not in json.dumps(written)
+    assert Flux3ModularPipeline.from_pretrained(tmp_path / "result").get_component_spec("prompt_upsampler").pretrained_model_name_or_path
 
 
 def test_an_adapter_in_the_keys_of_comfyui_has_the_publishers_names_and_loads_in_diffusers(tmp_path: Path) -> None:

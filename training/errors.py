@@ -57,6 +57,15 @@ class NotEnded(TrainingRefused):
         super().__init__(f"Training job {job.pk} has not ended: it is {job.status}.")
 
 
+class NotQueued(TrainingRefused):
+    """The run has started or ended, so that it has no place in the queue."""
+
+    status_code = 409
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"Training job {job.pk} does not wait in the queue: it is {job.status}.")
+
+
 class NothingSaved(TrainingRefused):
     """The run left no checkpoint to go on from."""
 

@@ -43,7 +43,9 @@ class Job(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     number = models.BigIntegerField(unique=True, editable=False)
-    """Counts the jobs from 1 in the order in which they were accepted; the queue and the streams use this order."""
+    """Counts the jobs from 1 in the order in which they were accepted; the streams use this order."""
+    turn = models.BigIntegerField(default=0, editable=False)
+    """Waiting jobs start in this order: their numbers, until somebody moves one."""
     environment = models.CharField(max_length=64, blank=True, default="")
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
     options: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict)
@@ -96,7 +98,7 @@ class Job(models.Model):
 
     class Meta:
         ordering = ("-number",)
-        indexes = (models.Index(fields=("status", "number"), name="job_status_number"),)
+        indexes = (models.Index(fields=("status", "turn"), name="job_status_turn"),)
 
     def __str__(self) -> str:
         return f"Run {self.number} – {self.environment}" if self.environment else f"Run {self.number}"

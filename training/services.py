@@ -150,9 +150,11 @@ def _queue(report: PreflightReport, environment: Environment | None, key: str) -
         queue.lock()
         record = environments.record_run_config(environment.name if environment else None, resolved.given)
         job_id = uuid.uuid4()
+        number = queue.next_number()
         job = Job.objects.create(
             id=job_id,
-            number=queue.next_number(),
+            number=number,
+            turn=number,
             environment=record.environment.name,
             options=hide_options(resolved.values),
             datasets=hide_datasets(resolved.datasets),

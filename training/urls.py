@@ -38,6 +38,7 @@ urlpatterns = [
     re_path(rf"^/jobs/{JOB}/curves\.svg/?$", report.JobCurves.as_view(), name="training-job-curves"),
     re_path(rf"^/jobs/{JOB}/webhooks/?$", JobWebhooks.as_view(), name="training-job-webhooks"),
     re_path(r"^/queue/?$", reads.Queue.as_view(), name="training-queue"),
+    re_path(rf"^/queue/{JOB}/move/?$", commands.MoveInQueue.as_view(), name="training-queue-move"),
 ]
 
 webhook_urlpatterns = [

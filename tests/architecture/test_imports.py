@@ -40,6 +40,7 @@ OPEN_TO_APPS = ("trainer_engine.contract", "trainer_engine.config", "trainer_eng
 """The packages of the engine that the apps import. They load no torch."""
 
 
+@pytest.mark.slow
 def test_every_module_of_contract_and_config_can_be_imported_first() -> None:
     done = subprocess.run([sys.executable, "-c", EACH_FIRST, json.dumps(NAMES)], capture_output=True, text=True, cwd=ROOT, check=True)
     assert json.loads(done.stdout) == {}

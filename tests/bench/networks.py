@@ -12,7 +12,10 @@ import torch
 from diffusers import (
     CosmosTransformer3DModel,
     Flux2Transformer2DModel,
+    Flux3Transformer2DModel,
     FluxTransformer2DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -31,6 +34,8 @@ Architecture = Mapping[str, Any]
 Call = Callable[[Callable[..., Any], Tensor, Batch], Tensor]
 """(network, noisy latents, batch) -> prediction, by the network's own arguments."""
 CLIP_TOKENS, T5_TOKENS, LONG_TOKENS = 77, 154, 512
+WINDOW_TOKENS = 480
+"""Tokens of a long prompt in its window, which is a multiple of 80."""
 TIME_IDS = 6
 TIMESTEPS = 1000
 
@@ -50,10 +55,12 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         ZImageTransformer2DModel: 16,
         SD3Transformer2DModel: 16,
         Flux2Transformer2DModel: 128,
+        Flux3Transformer2DModel: 128,
         QwenImageTransformer2DModel: 16,
         FluxTransformer2DModel: 16,
         CosmosOfImages: 16,
         PixArtTransformer2DModel: 4,
+        Krea2Transformer2DModel: 16,
     }
 )
 
@@ -137,6 +144,20 @@ def call_flux2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
     return output.transpose(1, 2).reshape(len(noisy), -1, height, width)
 
 
+def call_flux3(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    height, width = noisy.shape[-2:]
+    embeds, scale = batch.prompts["embeds"], noisy.new_full((4,), 0.5)
+    output: Tensor = network(
+        hidden_states=noisy.flatten(2).transpose(1, 2),
+        timestep=batch.timesteps,
+        encoder_hidden_states=embeds,
+        txt_ids=grid(1, 1, embeds.shape[1]).to(noisy.device),
+        img_ids=grid(height, width, 1).to(noisy.device) * scale,
+        return_dict=False,
+    )[0]
+    return output.transpose(1, 2).reshape(len(noisy), -1, height, width)
+
+
 def call_qwen_image(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
     count, channels, height, width = noisy.shape
     squares = noisy.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
@@ -159,6 +180,20 @@ def call_anima(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
         return_dict=False,
     )[0]
     return output.squeeze(2)
+
+
+def call_krea2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    count, channels, height, width = noisy.shape
+    squares = noisy.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    embeds = batch.prompts["embeds"]
+    output: Tensor = network(
+        hidden_states=squares.reshape(count, -1, 4 * channels),
+        encoder_hidden_states=embeds,
+        timestep=batch.timesteps,
+        position_ids=Krea2Pipeline.prepare_position_ids(embeds.shape[1], height // 2, width // 2, noisy.device),
+        return_dict=False,
+    )[0]
+    return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
 
 
 @cache
@@ -289,6 +324,18 @@ FLUX2 = Network(
     text=lambda architecture: {"embeds": (LONG_TOKENS, architecture["joint_attention_dim"])},
     call=call_flux2,
 )
+FLUX3 = Network(
+    family="flux3",
+    title="FLUX.3 klein",
+    make=Flux3Transformer2DModel,
+    architecture=MappingProxyType({"num_layers": 5, "num_single_layers": 28, "num_attention_heads": 24, "joint_attention_dim": 20_480}),
+    narrow=MappingProxyType(
+        {"num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": (4, 4, 4, 4), "joint_attention_dim": 16}
+    ),
+    schedule=MappingProxyType({**SHIFTED, "shift": 6.93}),
+    text=lambda architecture: {"embeds": (WINDOW_TOKENS, architecture["joint_attention_dim"])},
+    call=call_flux3,
+)
 
 
 QWEN_IMAGE = Network(
@@ -314,6 +361,31 @@ ANIMA = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (LONG_TOKENS, architecture["text_embed_dim"])},
     call=call_anima,
+)
+
+
+KREA2 = Network(
+    family="krea2",
+    title="Krea 2",
+    make=Krea2Transformer2DModel,
+    architecture=MappingProxyType({"num_layers": 28, "num_text_layers": 12, "text_hidden_dim": 2560}),
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "attention_head_dim": 16,
+            "axes_dims_rope": (4, 6, 6),
+            "intermediate_size": 48,
+            "timestep_embed_dim": 16,
+            "text_hidden_dim": 16,
+            "text_num_attention_heads": 2,
+            "text_num_key_value_heads": 2,
+            "text_intermediate_size": 24,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["num_text_layers"], architecture["text_hidden_dim"])},
+    call=call_krea2,
 )
 
 

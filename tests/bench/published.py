@@ -21,6 +21,7 @@ from tests.bench.networks import (
     CLIP_TOKENS,
     DENOISING,
     FLUX2,
+    FLUX3,
     LONG_TOKENS,
     QWEN_IMAGE,
     SD1X,
@@ -122,7 +123,7 @@ PIXART = Network(
     call=call_pixart,
 )
 NETWORKS: Mapping[str, Network] = MappingProxyType(
-    {one.family: one for one in (ANIMA, FLUX, FLUX2, PIXART, QWEN_IMAGE, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE)}
+    {one.family: one for one in (ANIMA, FLUX, FLUX2, FLUX3, PIXART, QWEN_IMAGE, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE)}
 )
 """The network of every family, with the architecture of its default flavour."""
 PIXART_600M = MappingProxyType({"num_layers": 28})
@@ -154,6 +155,7 @@ OTHERS: Mapping[str, Mapping[str, Architecture]] = MappingProxyType(
             },
             **dict.fromkeys(("klein-4b", "klein-4b-distilled"), KLEIN_4B),
         },
+        "flux3": {"klein-distilled": {"flow_map": True}},
         "pixart_sigma": {
             "600M-512": {**PIXART_600M, "sample_size": 64},
             "600M-1024": PIXART_600M,

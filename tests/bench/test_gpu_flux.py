@@ -27,6 +27,7 @@ def subject() -> Subject:
     return Subject(device=torch.device("cpu"), architecture=TINY, latent_edge=8, tokens=4, steps=1, rounds=2)
 
 
+@pytest.mark.slow
 def test_each_base_and_kontext_is_measured_beside_a_bare_loop(subject: Subject) -> None:
     table = Table()
     measure(table, subject, (Case("no_change", compiled=False), Case("int8-quanto", compiled=False, flavour="kontext")))

@@ -12,6 +12,7 @@ from tests.bench.test_gpu_flux import TINY
 from trainer_engine.config.options import REGISTRY
 
 
+@pytest.mark.slow
 def test_every_case_is_timed_beside_the_first() -> None:
     table = Table()
     measure(table, Subject(device=torch.device("cpu"), architecture=TINY, latent_edge=8, tokens=4, steps=1, rounds=2))

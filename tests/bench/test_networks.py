@@ -12,13 +12,15 @@ from tests.bench import gpu
 from tests.bench.gpu_device import Clock, TimeLimit, attempt
 from tests.bench.host import operators_of
 from tests.bench.network_loops import Setting, bare_loss, bare_steps, engine_steps, flops_of_a_step, in_dtype, make_batch, make_family
-from tests.bench.networks import ANIMA, FLUX2, QWEN_IMAGE, SD1X, SD3, SDXL, WAN, Z_IMAGE, Network, parameters_of
+from tests.bench.networks import ANIMA, FLUX2, FLUX3, KREA2, QWEN_IMAGE, SD1X, SD3, SDXL, WAN, Z_IMAGE, Network, parameters_of
 from tests.bench.table import Table
 from tests.trainer_engine.families.test_host_work import Operators
 from trainer_engine.config.families import find_spec
 from trainer_engine.objectives.build import make_objective
 
-NETWORKS = pytest.mark.parametrize("network", [SD1X, SDXL, WAN, Z_IMAGE, FLUX2, SD3, QWEN_IMAGE, ANIMA], ids=lambda network: network.family)
+NETWORKS = pytest.mark.parametrize(
+    "network", [SD1X, SDXL, WAN, Z_IMAGE, FLUX2, FLUX3, SD3, QWEN_IMAGE, ANIMA, KREA2], ids=lambda network: network.family
+)
 CPU = torch.device("cpu")
 SHALLOW: dict[str, dict[str, Any]] = {
     "sd1x": {"layers_per_block": 1},
@@ -26,9 +28,11 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "wan": {"num_layers": 1},
     "z_image": {"n_layers": 1},
     "flux2": {"num_layers": 1, "num_single_layers": 1},
+    "flux3": {"num_layers": 1, "num_single_layers": 1},
     "sd3": {"num_layers": 2, "dual_attention_layers": (0,)},
     "qwen_image": {"num_layers": 1},
     "anima": {"num_layers": 1},
+    "krea2": {"num_layers": 1},
 }
 
 DEEPER: dict[str, dict[str, Any]] = {
@@ -37,9 +41,11 @@ DEEPER: dict[str, dict[str, Any]] = {
     "wan": {"num_layers": 3},
     "z_image": {"n_layers": 3},
     "flux2": {"num_layers": 2, "num_single_layers": 3},
+    "flux3": {"num_layers": 2, "num_single_layers": 3},
     "sd3": {"num_layers": 4, "dual_attention_layers": (0, 1)},
     "qwen_image": {"num_layers": 3},
     "anima": {"num_layers": 3},
+    "krea2": {"num_layers": 3},
 }
 MOST_ADDED = 24
 """Operators: the step's loss and norm are gathered for one read of the device, and the weighting of the loss looks at the noise level."""

@@ -19,7 +19,23 @@ from trainer_engine.families.load import load_family
 from trainer_engine.objectives.randomness import seed_network
 from trainer_engine.runtime.devices import resolve_devices
 
-FAMILIES = ("flux", "pixart_sigma", "sd1x", "sd2x", "sdxl", "wan", "z_image", "flux2", "sd3", "qwen_image", "anima")
+FAMILIES = (
+    "flux",
+    "pixart_sigma",
+    "sd1x",
+    "sd2x",
+    "sdxl",
+    "wan",
+    "z_image",
+    "flux2",
+    "flux3",
+    "sd3",
+    "qwen_image",
+    "anima",
+    "krea2",
+    "chroma",
+    "qwen_image_21",
+)
 PROMPTS = ["A red circle on blue glass ", "two small stars"]
 LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lora_dropout": 0}
 CPU = torch.device("cpu")

@@ -25,6 +25,7 @@ def make_job(folder: Path, status: Status = Status.QUEUED, **values: Any) -> Job
     defaults: dict[str, Any] = {
         "id": job_id,
         "number": number,
+        "turn": number,
         "status": status,
         "output_dir": str(folder / f"output-{number}"),
         "run_dir": str(folder / "runs" / str(job_id)),

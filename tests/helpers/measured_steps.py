@@ -11,10 +11,14 @@ from typing import Any
 
 import torch
 from diffusers import (
+    ChromaTransformer2DModel,
     CosmosTransformer3DModel,
     Flux2Transformer2DModel,
+    Flux3Transformer2DModel,
     FluxTransformer2DModel,
+    Krea2Transformer2DModel,
     PixArtTransformer2DModel,
+    QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -42,17 +46,21 @@ HEADS = {"num_attention_heads": 4, "attention_head_dim": 32, "num_layers": 4}
 ROTARY = {"axes_dims_rope": (8, 12, 12)}
 WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "anima": (CosmosTransformer3DModel, {**HEADS, "adaln_lora_dim": 32}),
+    "chroma": (ChromaTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux": (FluxTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux2": (Flux2Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 4}),
+    "flux3": (Flux3Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 6, "num_layers": 2}),
+    "krea2": (Krea2Transformer2DModel, {**HEADS, **ROTARY, "num_key_value_heads": 1, "intermediate_size": 344}),
     "pixart_sigma": (PixArtTransformer2DModel, {**HEADS, "num_attention_heads": 6, "cross_attention_dim": 192, "num_layers": 6}),
     "qwen_image": (QwenImageTransformer2DModel, {**HEADS, **ROTARY}),
+    "qwen_image_21": (QwenImage21Transformer2DModel, {**HEADS, **ROTARY}),
     **dict.fromkeys(("sd1x", "sd2x", "sdxl"), UNET),
     "sd3": (SD3Transformer2DModel, {**HEADS, "caption_projection_dim": 128}),
     "wan": (WanTransformer3DModel, {"num_attention_heads": 8, "attention_head_dim": 24, "ffn_dim": 768, "num_layers": 4}),
     "z_image": (ZImageTransformer2DModel, {"dim": 128, "n_heads": 4, "n_kv_heads": 4, "axes_dims": (8, 12, 12), "n_layers": 6}),
 }
 """Family -> class of its network, and what makes the smallest one wide enough that layers, not vectors of one sample, hold the memory."""
-UNPADDED: Mapping[str, int] = {"qwen_image": 1, "z_image": 32}
+UNPADDED: Mapping[str, int] = {"flux3": 1, "krea2": 1, "qwen_image": 1, "qwen_image_21": 1, "z_image": 32}
 """Families whose sequence is as long as the caption -> the multiple that it is padded to. The estimate is that of the longest caption."""
 ALONE = {"z_image": {"model_flavour": "base"}}
 """Options with which a family needs no adapter of its publisher."""
@@ -117,6 +125,8 @@ def _with_captions_of(trainer: Trainer, spec: FamilySpec) -> FamilySpec:
     multiple = UNPADDED.get(spec.name)
     if multiple is None:
         return spec
-    states = [states for name, states in trainer.loader.load(0).passes[0].prompts.items() if name.startswith("embeds")]
-    tokens = max(one.shape[-2] for one in states)
-    return replace(spec, prompts=replace(spec.prompts, token_limit=-(-tokens // multiple) * multiple))
+    # (B, T, ...), or (T, D) for each prompt; where states are stacked, (B, T, layers, D)
+    states = {name: one for name, one in trainer.loader.load(0).passes[0].prompts.items() if name.startswith("embeds")}
+    tokens = max(one.shape[1 if name == "embeds" else 0] for name, one in states.items())
+    stacked = max(one.shape[2] if one.ndim > 3 else 1 for one in states.values())
+    return replace(spec, prompts=replace(spec.prompts, token_limit=-(-tokens // multiple) * multiple, stacked_layers=stacked))

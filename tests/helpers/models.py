@@ -22,6 +22,8 @@ from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 OneFamily = TypeVar("OneFamily", bound=Family)
+BEYOND_THE_FORMAT = frozenset({"flux3", "qwen_image_21"})
+"""Families that the configuration format does not name."""
 
 
 @cache

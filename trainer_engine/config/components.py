@@ -19,6 +19,7 @@ BASE = "pretrained_model_name_or_path"
 CONFIG = "pretrained_config_name_or_path"
 VAE = "pretrained_vae_model_name_or_path"
 T5 = "pretrained_t5_model_name_or_path"
+PIPELINE_INDEX = "model_index.json"
 NETWORKS: Mapping[str, tuple[str, str]] = {
     "unet": ("pretrained_unet_model_name_or_path", "pretrained_unet_subfolder"),
     "transformer": ("pretrained_transformer_model_name_or_path", "pretrained_transformer_subfolder"),
@@ -157,6 +158,8 @@ def noise_schedule(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mappin
 
     Empty if it is not on this machine or cannot be read, which the engine reports.
     """
+    if spec.schedule:
+        return {**spec.schedule, **stated_by_network(model, spec)}
     found = find_component(component_source(model, spec, "scheduler"), cache)
     try:
         config = read_small_json(found.folder / "scheduler_config.json") if found else None
@@ -173,6 +176,20 @@ def network_config(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mappin
     except OSError:
         config = None
     return config if isinstance(config, dict) else {}
+
+
+def pipeline_settings(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mapping[str, Any]:
+    """``model_index.json`` of the base model, which holds the arguments of its pipeline that are no components.
+
+    Empty if it is not on this machine or cannot be read.
+    """
+    source = component_source(model, spec, "scheduler")
+    root = local_folder(cache, source.name, source.revision)
+    try:
+        settings = read_small_json(root / PIPELINE_INDEX) if root else None
+    except OSError:
+        settings = None
+    return settings if isinstance(settings, dict) else {}
 
 
 def stated_by_network(model: ModelOptions, spec: FamilySpec) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class ControlNetSpec:
     """Whether it sees the latents of a control image, instead of its pixels (3, H, W) in [0, 1]."""
     matching: tuple[str, ...] = ()
     """Keys of ``config.json`` in which a ControlNet and its network agree."""
+    fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Keys of its ``config.json`` -> the value that they have, if they are there, in the ControlNets that can be trained."""
     settings: Mapping[str, ControlNetSetting] = field(default_factory=lambda: MappingProxyType({}))
     """Keys of ``controlnet_custom_config``: arguments with which it is made from the frozen network."""
     unused: frozenset[str] = frozenset({"validation_guidance_rescale"})
@@ -87,6 +89,10 @@ def weights_problem(source: str, folder: Path, network: Path | None, spec: Contr
     if kind != spec.class_name:
         message = f"{source} holds {f'a {str(kind)[:100]}' if kind else 'no configuration of a network'}, not a ControlNet."
         return Problem.error(WEIGHTS, "other_model", message, got=source, expected=f"a {spec.class_name}")
+    other = {name: ours[name] for name, value in spec.fixed.items() if ours.get(name, value) != value}
+    if other:
+        message = f"The ControlNet in {source} is of a kind that is not trained here: {str(other)[:100]}."
+        return Problem.error(WEIGHTS, "other_model", message, got=source, expected=f"one with {dict(spec.fixed)}")
     differing = [name for name in spec.matching if name in ours and name in theirs and ours[name] != theirs[name]]
     if not differing:
         return None

@@ -35,6 +35,8 @@ class DistillationSpec:
     """Each holds entries that the ``scheduler_config.json`` of such weights has."""
     networks: tuple[Mapping[str, Any], ...] = ()
     """Each holds entries that the ``config.json`` of such a network has. A type as the value stands for any value of this type."""
+    pipelines: tuple[Mapping[str, Any], ...] = ()
+    """Each holds entries that the ``model_index.json`` of such weights has."""
     assistant: str = ""
     """Adapter that ``assistant_lora_path`` may name, so that such weights can be trained; empty if none is published."""
 
@@ -42,11 +44,19 @@ class DistillationSpec:
         """What to train instead of distilled weights of a flavour."""
         return self.bases.get(flavour or "", self.base)
 
-    def reason(self, *, flavour: str | None, name: str, scheduler: Mapping[str, Any], network: Mapping[str, Any]) -> str:
+    def reason(
+        self,
+        *,
+        flavour: str | None,
+        name: str,
+        scheduler: Mapping[str, Any],
+        network: Mapping[str, Any],
+        pipeline: Mapping[str, Any] = MappingProxyType({}),
+    ) -> str:
         """Why weights are taken for distilled, as the end of a sentence; empty if nothing indicates it.
 
-        ``flavour`` and ``scheduler`` are empty for a network that does not come from the base model. ``name`` is the repository or path
-        of the network.
+        ``flavour``, ``scheduler`` and ``pipeline`` are empty for a network that does not come from the base model. ``name`` is the
+        repository or path of the network.
         """
         if flavour in self.restored:
             return ""
@@ -57,7 +67,8 @@ class DistillationSpec:
         known = sorted(self.words & {word.lower() for word in WORDS.findall(PurePath(name).name)})
         if known:
             return f"their name, {PurePath(name).name}, has the word {known[0]}"
-        for wanted, found, where in ((self.schedulers, scheduler, "scheduler"), (self.networks, network, "network")):
+        stated = (self.schedulers, scheduler, "scheduler"), (self.networks, network, "network"), (self.pipelines, pipeline, "pipeline")
+        for wanted, found, where in stated:
             mark = next((one for one in wanted if all(_has(found, key, value) for key, value in one.items())), None)
             if mark is not None:
                 return f"the configuration of the {where} has " + ", ".join(f"{key}={found[key]}" for key in mark)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from types import MappingProxyType
 
@@ -34,6 +34,13 @@ def known_key_prefixes() -> Mapping[str, str]:
     """``FamilySpec.key_prefixes`` of all families with one trained component together, for files of an unknown family."""
     alone = (spec.key_prefixes for spec in specs().values() if len(spec.trained) == 1)
     return MappingProxyType({prefix: "" for prefixes in alone for prefix in prefixes} | dict.fromkeys(OTHER_PREFIXES, ""))
+
+
+def original_names(layers: Collection[str]) -> Mapping[str, str]:
+    """Name in the published code of the network with these layers -> its name in diffusers; empty if no family states them."""
+    stated = (spec.adapters.original_names for spec in specs().values())
+    found = next((names for names in stated if names is not None and names.mark in layers), None)
+    return {found.of(layer): layer for layer in layers} if found else {}
 
 
 @cache

@@ -77,8 +77,8 @@ def lokr_start(factor: int, factors: Mapping[str, int]) -> Mapping[str, Any]:
     )
 
 
-FEED_FORWARD = "FeedForward"
-"""End of the names of the classes of feed-forward layers."""
+FEED_FORWARD = ("FeedForward", "SwiGLU")
+"""Ends of the names of the classes of feed-forward layers."""
 OTHER_PREFIXES = ("unet.", "diffusion_model.")
 """Prefixes that other programs put before the module names of the only trained component."""
 
@@ -97,6 +97,8 @@ class PromptSpec:
     """Subfolders of a pipeline that hold text encoders."""
     further_tokenizers: tuple[str, ...] = ()
     """Subfolders of tokenizers whose text encoder is no part of the pipeline."""
+    tokenizers: tuple[str, ...] = ()
+    """Subfolders that hold their tokenizers, if they are not named after the text encoders."""
     t5_folder: str = ""
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
@@ -107,6 +109,8 @@ class PromptSpec:
     """Kind of mask that hides the padding of prompts from attention: ``boolean`` or ``additive``; empty if nothing is hidden."""
     mask_option: str = ""
     """The option that turns the mask on; empty if it is always on."""
+    masks_pairs: bool = False
+    """Whether each block makes a mask of its own of all pairs of tokens in the sequence (N, N), and keeps it."""
     pads_to_limit: bool = False
     """Whether every prompt is padded to ``token_limit`` for the network."""
     encoder_parameters: tuple[int, ...] = ()
@@ -117,6 +121,9 @@ class PromptSpec:
     """Flavour -> its text encoders, if they are others than the family's."""
     width: int = 4096
     """Numbers in the state of one token, of all text encoders together."""
+    stacked_layers: int = 1
+    """States of so many layers of a text encoder are stacked for each token, and the network attends over them. They are stored in
+    bfloat16, whatever they were computed in."""
     pooled: int = 0
     """Numbers that are stored once for a prompt."""
     stores_padding: bool = False
@@ -127,7 +134,7 @@ class PromptSpec:
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Subfolders of a pipeline that hold the tokenizers, those of the text encoders first."""
-        return (*map(tokenizer_of, self.text_encoder_folders), *self.further_tokenizers)
+        return (*(self.tokenizers or map(tokenizer_of, self.text_encoder_folders)), *self.further_tokenizers)
 
     def encoders_of(self, flavour: str | None) -> TextEncoderFacts:
         """Returns the text encoders of a flavour; None is the default one."""
@@ -148,6 +155,8 @@ class LatentSpec:
     """Pixels per latent cell, each way."""
     alignment_px: int
     """Image edges are multiples of this."""
+    token_px: int = 0
+    """Edge of the square of pixels that one token of the network stands for, if it is not ``SamplingSpec.multiple_px``."""
     media: tuple[str, ...] = (IMAGES,)
     """The kinds of media that the family is trained on: names of ``trainer_engine/datasets/media``."""
     preview_decoder: str = ""
@@ -209,6 +218,22 @@ SLIDER_TARGETS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class OriginalNames:
+    """The names that the published code of a network gives its layers, where they differ from those of diffusers."""
+
+    mark: str
+    """A layer that no other network has, by its name in diffusers."""
+    replaced: Mapping[str, str]
+    """Part of a name in diffusers -> that in the published code, in the order in which they are replaced."""
+
+    def of(self, layer: str) -> str:
+        """The name of a layer of diffusers in the published code."""
+        for ours, theirs in self.replaced.items():
+            layer = layer.replace(ours, theirs)
+        return layer
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterSpec:
     """The modules that adapters are put on."""
 
@@ -216,6 +241,8 @@ class AdapterSpec:
     """Class names of modules in the network that an adapter file may name."""
     class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Class name in files for older libraries -> the class names that are meant."""
+    original_names: OriginalNames | None = None
+    """The names of layers in the files of programs that have the published code; None if they are those of diffusers, or not read."""
     lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """The adapter file that a new environment begins with."""
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))

@@ -51,6 +51,8 @@ class FamilySpec:
     latents: LatentSpec
     sampling: SamplingSpec = SamplingSpec()
     adapters: AdapterSpec = AdapterSpec()
+    schedule: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Configuration of the sampler if the pipelines of the family make it themselves; empty if each model has one, in ``scheduler``."""
     aliases: tuple[str, ...] = ()
     known_as: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Word by which configurations of other trainers, or names of weight files, mean this family -> the flavour that they mean with it;
@@ -67,6 +69,8 @@ class FamilySpec:
     """Repository that holds what the repositories of some flavours lack; empty if they are complete."""
     architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the name of its architecture in Stability AI's model metadata, if it has one."""
+    passes_alone: bool = False
+    """Whether each sample of a batch is a pass of its own through the network."""
     convolution_share: float = 0.0
     """Share of these parameters that convolutions hold, for estimates: most libraries quantise linear layers alone."""
     activation_share: float = 1.0
@@ -147,7 +151,7 @@ class FamilySpec:
     def base_folders(self) -> tuple[str, ...]:
         """The subfolders of a base model that a run takes: networks, tokenizers and the noise schedule."""
         networks = (component.folder for component in self.components.values() if not component.is_made)
-        return (*networks, *self.prompts.tokenizer_folders, "scheduler")
+        return (*networks, *self.prompts.tokenizer_folders, *(() if self.schedule else ("scheduler",)))
 
     @property
     def trainable_text_encoders(self) -> Mapping[str, Component]:

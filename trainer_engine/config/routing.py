@@ -31,6 +31,8 @@ class RoutingSpec:
     along: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Other arguments with one row a token -> their axis of tokens. They hold tensors, tuples or mappings of tensors, or None. If they are
     longer than the image, the tokens of the prompt come first."""
+    joined: frozenset[str] = frozenset()
+    """Those of the lists whose blocks get the tokens of the prompt in the same argument, before those of the image."""
     cells: tuple[int, ...] = (2, 2)
     """Latent cells of a token along each axis. Tokens are in the order of the latents' rows."""
 

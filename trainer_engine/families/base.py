@@ -47,6 +47,8 @@ class Family(ABC):
     """The family's facts; of an instance, those of its run, which may train more components (``FamilySpec.for_run``)."""
     parts: PartFinder
     """Finds the components of the base model, and downloads what is not here yet."""
+    may_skip: bool = False
+    """Whether a prediction may leave trained parameters out, depending on its inputs: processes then do not wait for their gradients."""
 
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         self.options = options

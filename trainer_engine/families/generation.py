@@ -67,6 +67,25 @@ class SamplerStep:
     """(1, C, ...), scaled as the network takes them."""
 
 
+class LateGuidance(float):
+    """The scale of a pipeline's classifier-free guidance, which is 1 for its first steps.
+
+    NOTE: the pipelines take one scale for all steps, and use it once a step, as ``negative + scale * (positive - negative)``.
+    """
+
+    steps_taken = 0
+
+    def __new__(cls, scale: float, unguided_steps: int) -> LateGuidance:
+        made = super().__new__(cls, scale)
+        made.unguided_steps = unguided_steps
+        return made
+
+    unguided_steps: int
+
+    def __mul__(self, difference: Any) -> Any:
+        return difference if self.steps_taken < self.unguided_steps else float(self) * difference
+
+
 def step_callback(on_step: Callable[[SamplerStep], None] | None) -> Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]]:
     """What a pipeline of diffusers calls after each step (``callback_on_step_end``). Exceptions of ``on_step`` pass through.
 

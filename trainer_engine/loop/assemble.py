@@ -17,7 +17,7 @@ from trainer_engine.batches.loader import Loader
 from trainer_engine.batches.sources import make_sampler
 from trainer_engine.checkpointing.save import FixedFile
 from trainer_engine.config.adapters.validation_adapter import validation_adapter_runs
-from trainer_engine.config.components import network_config
+from trainer_engine.config.components import network_config, pipeline_settings
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.hooks import EXTERNAL
@@ -174,7 +174,8 @@ def _validation_adapters(run_context: RunContext, family: Family, network: nn.Mo
 def _assistant(run_context: RunContext, family: Family, network: nn.Module) -> Assistant | None:
     """Attach the assistant adapter, and warn where distilled weights are trained without one."""
     options, devices, spec = run_context.options, family.devices, family.spec
-    for problem in distillation_problems(options, spec, family.scheduler_config(), network_config(options.model, spec, hub_cache())):
+    stated, pipeline = (read(options.model, spec, hub_cache()) for read in (network_config, pipeline_settings))
+    for problem in distillation_problems(options, spec, scheduler=family.scheduler_config(), network=stated, pipeline=pipeline):
         message = f"{problem.message} To keep it, {problem.hint}."
         run_context.stages.sink.emit(Notification(code=problem.code, message=message, severity=Severity.WARNING))
     return run_context.processes.first_then_others(
@@ -240,7 +241,7 @@ def _parts(run_context: RunContext, family: Family, objective: Objective, prepar
     update = make_update(options.optimizer, groups, family.devices.device, micro_batches=run.gradient_accumulation_steps)
     start_training(update.optimizer)
     called = compile_network(network, options.distributed, family.spec) if options.is_compiled else network
-    may_skip = trainable.may_skip or options.distributed.find_unused_parameters
+    may_skip = trainable.may_skip or family.may_skip or options.distributed.find_unused_parameters
     step = Step(
         family=family,
         objective=objective,

@@ -25,11 +25,13 @@ Function = Callable[..., Any]
 def repeated_blocks(module: nn.Module) -> list[nn.Module]:
     """The blocks of a network of diffusers in order: those that its forward pass can checkpoint.
 
-    They are the members of the lists in modules that have the switch ``gradient_checkpointing``. Modules with a switch of their own,
-    such as the levels of a UNet, are made of blocks and are none.
+    They are the members of the lists in modules that have the switch ``gradient_checkpointing``, and of the lists that these hold by name.
+    Modules with a switch of their own, such as the levels of a UNet, are made of blocks and are none.
     """
     holders = [holder for holder in module.modules() if hasattr(holder, "gradient_checkpointing")]
-    lists = [child for holder in holders for child in holder.children() if isinstance(child, nn.ModuleList)]
+    children = [child for holder in holders for child in holder.children()]
+    found = [one for child in children for one in (child.children() if isinstance(child, nn.ModuleDict) else [child])]
+    lists = [one for one in found if isinstance(one, nn.ModuleList)]
     return [block for one in lists for block in one if not hasattr(block, "gradient_checkpointing")]
 
 

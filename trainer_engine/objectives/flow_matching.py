@@ -60,15 +60,15 @@ def make_flow_matching(scheduler_config: Mapping[str, Any], options: ObjectiveOp
 def _sampler(options: ObjectiveOptions) -> Sample:
     if options.flux_fast_schedule:
         return lambda generator, _: FAST_SIGMAS[int(torch.randint(len(FAST_SIGMAS), (), generator=generator))]
-    densities = parse_densities(options.flow_cubic_schedule_weights)
-    if densities is not None and len(densities) > 1:
-        schedule = CubicSchedule(densities)
-        return lambda generator, _: schedule.at(float(torch.rand((), generator=generator, dtype=torch.float64)))
-    if options.flow_use_uniform_schedule or densities is not None:
-        return lambda generator, _: float(torch.rand((), generator=generator, dtype=torch.float64))
     if options.flow_use_beta_schedule:
         a, b = options.flow_beta_schedule_alpha, options.flow_beta_schedule_beta
         return lambda generator, _: float(np.random.default_rng(generator.initial_seed()).beta(a, b))
+    densities = parse_densities(options.flow_cubic_schedule_weights)
+    if options.flow_use_uniform_schedule or (densities is not None and len(densities) < 2):
+        return lambda generator, _: float(torch.rand((), generator=generator, dtype=torch.float64))
+    if densities is not None:
+        schedule = CubicSchedule(densities)
+        return lambda generator, _: schedule.at(float(torch.rand((), generator=generator, dtype=torch.float64)))
     spread = options.flow_sigmoid_scale
     # Logit-normal (Esser et al., 2024, eq. 19).
     return lambda generator, offset: float(torch.sigmoid(spread * torch.randn((), generator=generator, dtype=torch.float64) + offset))

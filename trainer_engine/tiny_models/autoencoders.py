@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny
 from torch import Tensor, nn
 
 PREVIEW_CHANNELS = 4
@@ -131,3 +131,11 @@ def build_preview_decoder(latents: int = 4, *, shift: float | None = None) -> Au
             for convolution in others:
                 convolution.weight[colour, colour, 1, 1] = 1.0
     return model.eval()
+
+
+def build_shuffled_vae() -> AutoencoderKLFlux2:
+    """The autoencoder of Flux.2 with random weights and statistics of latents that are not 0 and 1."""
+    vae = AutoencoderKLFlux2(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2)
+    vae.bn.running_mean.normal_(std=0.1)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    return vae.eval()

@@ -15,6 +15,8 @@ from transformers import (
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 TEXT_WIDTH = 32
@@ -79,6 +81,17 @@ def build_qwen25_vl(tokenizer: Qwen2Tokenizer, *, layers: int = 3) -> Qwen2_5_VL
     vision |= {"window_size": 8, "fullatt_block_indexes": [1]}
     marks = {"vision_start_token_id": start, "vision_end_token_id": end, "image_token_id": image, "video_token_id": video}
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **marks))
+
+
+def build_qwen3_vl(tokenizer: Qwen2Tokenizer, *, layers: int = 3) -> Qwen3VLForConditionalGeneration:
+    """A Qwen3-VL of random weights, ten thousand a layer, which sees images in patches of 2 pixels. The tokenizer has ``VISION_MARKS``."""
+    start, end, image, video = (tokenizer.convert_tokens_to_ids(mark) for mark in VISION_MARKS)
+    text: dict[str, Any] = {**SMALL, "vocab_size": len(tokenizer), "num_hidden_layers": layers}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True}}
+    vision: dict[str, Any] = {"depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": TEXT_WIDTH}
+    vision |= {"patch_size": 2, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    marks = {"vision_start_token_id": start, "vision_end_token_id": end, "image_token_id": image, "video_token_id": video}
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks))
 
 
 def build_mistral3(vocabulary: int, *, layers: int = 3) -> Mistral3ForConditionalGeneration:

@@ -104,20 +104,35 @@ def stored_dtype(part: Part) -> torch.dtype:
 
 def read_scheduler_config(part: Part) -> dict[str, Any]:
     """Read ``scheduler_config.json``. Raises ModelUnavailable."""
+    return _read_config(part, "scheduler_config.json")
+
+
+def read_network_config(part: Part) -> dict[str, Any]:
+    """Read the ``config.json`` of a network. Raises ModelUnavailable."""
+    return _read_config(part, "config.json")
+
+
+def _read_config(part: Part, name: str) -> dict[str, Any]:
     with loading(part):
-        config = read_small_json(part.folder / "scheduler_config.json")
+        config = read_small_json(part.folder / name)
         if not isinstance(config, dict):
-            raise TypeError("scheduler_config.json does not contain an object")
+            raise TypeError(f"{name} does not contain an object")
     return config
 
 
 def make_scheduler(config: Mapping[str, Any], name: str, changes: Mapping[str, Any], source: str) -> SchedulerMixin:
-    """Create the diffusers sampler ``name`` for a noise schedule. Raises ModelUnavailable if diffusers has no such sampler."""
+    """Create the diffusers sampler ``name`` for a noise schedule. Raises ModelUnavailable if diffusers has no such sampler,
+    or needs a package for it that is not installed."""
     cls = getattr(diffusers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         message = f"{source} names a scheduler {name!r} that diffusers does not have."
         raise ModelUnavailable(message, hint="set validation_noise_scheduler")
-    scheduler: SchedulerMixin = cast("Any", cls).from_config({**config, **changes})
+    try:
+        scheduler: SchedulerMixin = cast("Any", cls).from_config({**config, **changes})
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"The noise schedule of {source} needs a package: {error}", hint="install it, or use another base"
+        ) from error
     return scheduler
 
 
@@ -185,5 +200,5 @@ class PartFinder:
 
         What a network in one file states of its schedule overrides the configuration.
         """
-        config = {**read_scheduler_config(self.find("scheduler")), **stated_by_network(self.options, self.spec)}
+        config = {**(self.spec.schedule or read_scheduler_config(self.find("scheduler"))), **stated_by_network(self.options, self.spec)}
         return {**config, **ZERO_TERMINAL_SNR} if self.options.rescale_betas_zero_snr else config

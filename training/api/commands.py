@@ -19,9 +19,10 @@ from trainer_engine.config.options import REGISTRY
 from trainer_engine.contract.commands import Command
 from trainer_engine.contract.errors import limited
 from training import services
-from training.api import parse, schema, serializers
+from training.api import parse, representations, schema, serializers
 from training.api.renderers import Answer, PageRenderer, SnippetNegotiation, SnippetRenderer
 from training.errors import CannotStart
+from training.jobs import queue
 from training.models import Status
 from training.preflight.summary import PreflightReport
 from training.services import Started
@@ -231,3 +232,23 @@ class Cancel(SnippetView):
             return Answer(data, template="training/idle.html")
         data = {"job_id": str(job.pk), "status": Status.CANCELLED.value, "message": "The run was ended; nothing was saved."}
         return Answer(data, template="training/cancelled.html")
+
+
+class MoveInQueue(APIView):
+    """Gives a waiting run another place in the queue."""
+
+    parser_classes = (JsonBody, FormParser, FormBody)
+
+    @schema.described(
+        "training_queue_move",
+        "Move a waiting run",
+        serializers.QueueSerializer,
+        *COMMAND_ERRORS,
+        409,
+        request=schema.forms(schema.PLACE_FORM),
+        parameters=[schema.JOB_PATH],
+    )
+    def post(self, request: Request, job_id: str) -> Response:
+        job = parse.named_job(job_id)
+        queue.move(job, parse.place_in_queue(request))
+        return Response(representations.queue_rows())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trainer_engine.contract.events import MEDIA_TYPES
 from trainer_engine.contract.files import is_file
+from training.jobs.results import open_inside
 from training.models import Job
 
 VIDEOS = "videos"
@@ -29,6 +31,13 @@ def locate(file: object, run_dir: Path, output_dir: Path) -> Path | None:
     return path if inside and is_file(path) else None
 
 
+def opened(job: Job, entry: dict[str, Any]) -> BinaryIO | None:
+    """Opens a media file of an event of this run; None if it is gone or outside the folders of the run."""
+    run_dir, output_dir = Path(job.run_dir), Path(job.output_dir)
+    path = locate(entry.get("file"), run_dir, output_dir)
+    return open_inside(path, run_dir, output_dir) if path else None
+
+
 def attached(payload: dict[str, Any]) -> list[dict[str, Any]]:
     """The media entries of an event's payload, in order."""
     return [entry for key in ATTACHMENTS for entry in payload.get(key, []) if isinstance(entry, dict)]
@@ -44,8 +53,8 @@ def url(job_id: object, index: int, place: int) -> str:
     return f"/api/training/jobs/{job_id}/media/{index}/{place}"
 
 
-def data_uri(path: Path, mime_type: str) -> str:
-    return f"data:{mime_type};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+def data_uri(content: bytes, mime_type: str) -> str:
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def shown(job: Job, index: int, payload: dict[str, Any], *, as_links: bool) -> dict[str, Any]:
@@ -72,13 +81,14 @@ def _shown_entry(job: Job, index: int, place: int, entry: dict[str, Any], larges
     mime_type, link = str(entry.get("mime_type", "image/png")), url(job.pk, index, place)
     if largest == 0:
         return {"src": link, "mime_type": mime_type}
-    path = locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
+    stream = opened(job, entry)
+    if stream is None:
+        return {"src": "", "mime_type": mime_type}
     try:
-        if path is None:
-            return {"src": "", "mime_type": mime_type}
-        is_inline = largest is None or path.stat().st_size <= largest
-        return {"src": data_uri(path, mime_type) if is_inline else link, "mime_type": mime_type}
-    except OSError:
+        with stream:
+            is_inline = largest is None or os.fstat(stream.fileno()).st_size <= largest
+            return {"src": data_uri(stream.read(), mime_type) if is_inline else link, "mime_type": mime_type}
+    except OSError:  # the disk cannot read it
         return {"src": "", "mime_type": mime_type}
 
 

@@ -15,6 +15,7 @@ from training.jobs.queue import current_job, find_job
 from training.models import Job
 
 LARGEST_INDEX = 2**63 - 1
+LARGEST_PLACE = 1_000_000
 DEFAULT_PAGE = 2_000
 LARGEST_PAGE = 10_000
 UUID_OR_EMPTY = "^([0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})?$"
@@ -68,6 +69,14 @@ def whole_number(text: str | None, name: str, *, default: int, largest: int = LA
         expected = f"a whole number from {smallest} to {largest}"
         raise BadValue(name, f"{name} is not {expected}.", got=text, expected=expected)
     return int(text)
+
+
+def place_in_queue(request: Request) -> int:
+    """The ``position`` of the body, from 1. Raises BadValue."""
+    value = submitted(request).get("position")
+    is_number = isinstance(value, (int, str)) and not isinstance(value, bool)
+    text = str(value) if is_number else "" if value is None else repr(value)
+    return whole_number(text, "position", default=1, smallest=1, largest=LARGEST_PLACE)
 
 
 def named_job(text: str) -> Job:

@@ -21,7 +21,6 @@ from trainer_engine.contract.events import MEDIA_TYPES
 from training.api import fast_reads, media, parse, representations, schema, serializers
 from training.api.renderers import FileNegotiation
 from training.errors import TrainingRefused
-from training.jobs import queue
 from training.models import Job
 from training.upkeep.deletion import delete_job
 
@@ -236,11 +235,7 @@ class JobMedia(APIView):
         attached = media.attached(event.payload) if event else []
         number = parse.whole_number(place, "place", default=0)
         entry = attached[number] if number < len(attached) else {}
-        path = media.locate(entry.get("file"), Path(job.run_dir), Path(job.output_dir))
-        try:
-            stream = path.open("rb") if path else None
-        except OSError:  # it was removed in the meantime, or is not readable
-            stream = None
+        stream = media.opened(job, entry)
         if stream is None:
             raise NoSuchMedia(index)
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=86400", "Accept-Ranges": "bytes"}
@@ -270,5 +265,4 @@ class Queue(APIView):
 
     @schema.described("training_queue", "Running and waiting jobs", serializers.QueueSerializer)
     def get(self, request: Request) -> Response:
-        running = representations.job_rows(queue.occupied().order_by("number"))
-        return Response({"running": running, "queued": representations.job_rows(queue.waiting())})
+        return Response(representations.queue_rows())

@@ -119,6 +119,11 @@ def job_rows(jobs: QuerySet[Job]) -> list[dict[str, Any]]:
     return [_job_row(job, positions.get(job.pk)) for job in jobs]
 
 
+def queue_rows() -> dict[str, Any]:
+    """The jobs that train, and those that wait in the order in which they start."""
+    return {"running": job_rows(queue.occupied().order_by("number")), "queued": job_rows(queue.waiting())}
+
+
 def _job_row(job: Job, queue_position: int | None) -> dict[str, Any]:
     progress = progress_of(job)
     return {

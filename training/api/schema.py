@@ -11,7 +11,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from environments.api.schema import EVERYWHERE, HTML, JSON, SNIPPET, refusals
 from trainer_engine.config.options import REGISTRY, OptionSpec
 from training.api import serializers
-from training.api.parse import DEFAULT_PAGE, LARGEST_INDEX, LARGEST_PAGE, UUID_OR_EMPTY
+from training.api.parse import DEFAULT_PAGE, LARGEST_INDEX, LARGEST_PAGE, LARGEST_PLACE, UUID_OR_EMPTY
 from training.api.renderers import FORMATS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -87,6 +87,11 @@ def forms(shape: dict[str, Any]) -> dict[str, Any]:
 
 
 JOB_FORM: dict[str, Any] = {"type": "object", "properties": {"job_id": {"type": ["string", "null"], "pattern": UUID_OR_EMPTY}}}
+PLACE_FORM: dict[str, Any] = {
+    "type": "object",
+    "properties": {"position": {"type": "integer", "minimum": 1, "maximum": LARGEST_PLACE, "description": "1: before all that wait."}},
+    "required": ["position"],
+}
 CHECKPOINTS_FORM: dict[str, Any] = {**JOB_FORM, "properties": {**JOB_FORM["properties"], "output_dir": {"type": ["string", "null"]}}}
 
 

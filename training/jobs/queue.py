@@ -1,4 +1,4 @@
-"""The queue: jobs start in the order in which they came, as many at a time as there are slots.
+"""The queue: jobs start in the order in which they came unless one is moved, as many at a time as there are slots.
 
 django-q2 may deliver a task twice, late or never, so each task checks for itself what has to be done.
 """
@@ -14,6 +14,7 @@ from django.db.models import Case, F, IntegerField, Max, Q, QuerySet, Value, Whe
 from django.utils import timezone
 from django_q.tasks import async_task
 
+from training.errors import NotQueued
 from training.jobs import leases, log
 from training.models import ACTIVE, Job, QueueLock, Status
 
@@ -51,7 +52,7 @@ def claim_next(owner: str) -> Job | None:
         running = list(occupied().values_list("output_dir", flat=True))
         if len(running) >= settings.SLOTS:
             return None
-        job = Job.objects.filter(status=Status.QUEUED).exclude(output_dir__in=running).order_by("number").first()
+        job = Job.objects.filter(status=Status.QUEUED).exclude(output_dir__in=running).order_by("turn").first()
         if job is None:
             return None
         now = timezone.now()
@@ -67,7 +68,7 @@ def position(job: Job) -> int | None:
     if job.status != Status.QUEUED:
         return None
     free = max(0, settings.SLOTS - occupied().count())
-    place = Job.objects.filter(status=Status.QUEUED, number__lte=job.number).count() - free
+    place = Job.objects.filter(status=Status.QUEUED, turn__lte=job.turn).count() - free
     return place if place > 0 else None
 
 
@@ -83,7 +84,21 @@ def is_about_to_start(job: Job) -> bool:
 
 
 def waiting() -> QuerySet[Job]:
-    return Job.objects.filter(status=Status.QUEUED).order_by("number")
+    return Job.objects.filter(status=Status.QUEUED).order_by("turn")
+
+
+def move(job: Job, place: int) -> None:
+    """Give a waiting job another place among the waiting ones, from 1; beyond the last it becomes the last. Raises NotQueued."""
+    with transaction.atomic():
+        lock()
+        rows = list(waiting().values_list("pk", "turn"))
+        order = [pk for pk, _ in rows if pk != job.pk]
+        if len(order) == len(rows):
+            raise NotQueued(Job.objects.get(pk=job.pk))
+        order.insert(place - 1, job.pk)
+        for pk, (before, turn) in zip(order, rows, strict=True):
+            if pk != before:
+                Job.objects.filter(pk=pk).update(turn=turn)
 
 
 def reconcile_is_due(interval: timedelta) -> bool:
@@ -118,7 +133,7 @@ LATEST_END = F("finished_at").desc(nulls_last=True)
 
 def current_job() -> Job | None:
     """The oldest running job, else the head of the queue, else the job that ended last; None before the first job."""
-    return Job.objects.order_by(RANK, LATEST_END, "number").first()
+    return Job.objects.order_by(RANK, LATEST_END, "turn").first()
 
 
 def find_job(text: str) -> Job | None:

@@ -49,15 +49,19 @@ def open_file(job: Job, name: str) -> BinaryIO | None:
     """Opens a file of the run by its path in ``list_files``; None if there is none."""
     root, wanted = Path(job.output_dir), PurePosixPath(name)
     candidates = _checkpoint_files(root, wanted.parts[0]) if _is_checkpoint(wanted) else _result_files(job, root)
-    if wanted not in candidates:
-        return None
+    return open_inside(root / wanted, root) if wanted in candidates else None
+
+
+def open_inside(path: Path, *roots: Path) -> BinaryIO | None:
+    """Opens a regular file that lies in one of these folders, links followed; None if there is none."""
     try:
-        real, inside = os.path.realpath(root / wanted), os.path.realpath(root)
+        real = os.path.realpath(path)
         stream = open_regular(real)
     except OSError:
         return None
     # NOTE: a link that was put there after realpath was followed by open, so the file that is open is judged.
-    if not _path_of(stream, real).is_relative_to(inside):
+    opened = _path_of(stream, real)
+    if not any(opened.is_relative_to(os.path.realpath(root)) for root in roots):
         stream.close()
         return None
     return stream

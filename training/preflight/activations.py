@@ -19,10 +19,12 @@ from training.preflight.adapter import of_class
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, SPLIT, SPLIT_RECOMPUTED, BlockNumbers, kept_of_blocks
 from training.preflight.tokens import (
     BLOCK,
+    FUSION,
     TEXT_PROJECTION,
     Tokens,
     crosses,
     in_sequence,
+    modulated,
     passed,
     prompt_tokens,
     routed_tokens,
@@ -70,6 +72,8 @@ The gradients of the feed-forward layers are the same whatever is trained. The m
 """
 BORDER = 1.0
 """What is kept between recomputed blocks, as a multiple of their inputs."""
+AROUND = 5.0
+"""What each further pass of a step keeps around its blocks, as a multiple of their inputs; the factors of the blocks include it for one."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,21 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     cells = max((bucket.size[0] * bucket.size[1] * spec.latent_frames(bucket.frames) for bucket in buckets), default=0)
     references = max((len(one.samples[0].references) for one in report.sets if one.samples), default=0)
     seen = cells * (1 + (0 if options.model.sees_control else references))  # control images add no tokens to the sequence
-    image_tokens = seen // token_px(spec) ** 2 // options.distributed.group_size
+    in_a_token = token_px(spec) ** 2 * options.distributed.group_size
+    image_tokens, of_references = seen // in_a_token, (seen - cells) // in_a_token
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     of_prompt = prompt_tokens(options, spec)
     has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
-    tokens = Tokens(image_tokens * batch, of_prompt * batch if has_tokens else 0, joined=spec.prompts.joins_sequence)
+    passes = batch if spec.passes_alone else 1
+    tokens = Tokens(
+        image=image_tokens * batch,
+        prompt=of_prompt * batch if has_tokens else 0,
+        joined=spec.prompts.joins_sequence,
+        references=of_references * batch,
+        stacked=spec.prompts.stacked_layers,
+        samples=batch,
+        passes=passes,
+    )
     layers, of_text = split_layers(tensors or {}, spec)
     if is_unet(layers):
         inputs = UnetInputs(cells // spec.latents.scale_factor_px**2 * batch, of_prompt * batch)
@@ -111,7 +125,8 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
 
 def token_px(spec: FamilySpec) -> int:
     """Edge of the square of pixels that one token of the network stands for."""
-    return UNET_CELLS * spec.latents.scale_factor_px if spec.convolution_share else spec.sampling.multiple_px
+    usual = UNET_CELLS * spec.latents.scale_factor_px if spec.convolution_share else spec.sampling.multiple_px
+    return spec.latents.token_px or usual
 
 
 def modelled_width(parameters: int) -> int:
@@ -175,23 +190,30 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
             blocks[found[1]][name] = factor * sides
         elif not found and not tokens.joined and TEXT_PROJECTION.search(name):
             outside += int(share * (shape[0] + shape[1]) * tokens.prompt)
+        elif not found:
+            outside += shape[0] * modulated(name, tokens)
     adds_weights = options.model.model_type == "lora" and options.adapter.lora_type == "lycoris" and not is_beside(options)
     numbers = []
     routed = routed_tokens(blocks, tokens, options, spec)
     for block, layers in blocks.items():
         width, seen = min(shapes[next(iter(layers))][:2]), routed.get(block, tokens)
         whole, feed_forward, attention = (passed(_named(layers, pattern), seen) for pattern in (None, FEED_FORWARD, ATTENTION))
+        if spec.prompts.masks_pairs:
+            pairs = in_sequence(layers, seen) ** 2 / tokens.samples
+            whole, attention = whole + pairs, attention + pairs
         if adds_weights:  # the sums of weights and adapter
             whole += sum(math.prod(shapes[name]) for name in layers)
         split = max((passed({name: shapes[name][0]}, seen) for name in layers if SPLIT.search(name)), default=0)
         border = BORDER * width * in_sequence(layers, tokens)
-        numbers.append(BlockNumbers(border, whole, feed_forward, attention, split))
-    recomputed = RECOMPUTED[kind_of_kept(options)]
+        recomputes = not any(FUSION in name for name in layers)
+        numbers.append(BlockNumbers(border, whole, feed_forward, attention, split, can_recompute=recomputes))
+    recomputed = RECOMPUTED[kind_of_kept(options)] / tokens.passes
     kept = kept_of_blocks(numbers, options, recomputed)
+    kept += AROUND * (1 - 1 / tokens.passes) * max((block.input for block in numbers), default=0)
     if options.model.gradient_checkpointing and _rounds_inputs(options):
         widest = max((sum(shape[:2]) for name, shape in shapes.items() if BLOCK.search(f"{name}.")), default=0)
         kept += 2 * widest * (tokens.image + tokens.prompt * tokens.joined)
-    share = recomputed if options.model.gradient_checkpointing else 1
+    share = recomputed if options.model.gradient_checkpointing else 1 / tokens.passes
     largest = max((max(block.whole * share, block.split * SPLIT_RECOMPUTED) for block in numbers), default=0)
     smallest = min((sum(math.prod(shapes[name]) for name in layers) for layers in blocks.values()), default=0)
     return Kept(int(outside + of_states + kept), int(largest + of_states), smallest)

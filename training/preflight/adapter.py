@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.config.family_parts import FEED_FORWARD
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.algorithms import LIMITED_BY_LAYER, OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
@@ -18,7 +19,7 @@ from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import read_small_json
 from training.preflight.network import Shapes, adaptable_layers, module_names
 
-CLASS_MARKS = {"Attention": ".attn", "FeedForward": ".ff"}
+CLASS_MARKS = {"Attention": ".attn", **dict.fromkeys(FEED_FORWARD, ".ff")}
 """Suffix of a class name -> part of the names of its layers in diffusers."""
 STANDARD_OPTIONS = ("lora_rank", "lora_dropout")
 

@@ -40,9 +40,11 @@ def kept_with_beside(run: EstimatedRun, report: DatasetReport) -> Kept:
     whole = activation_numbers(plain, published, report, beside, network or None)
     spared = activation_numbers(plain, published, report, beside, copied).total if copied else 0
     share = 1.0 if copied else KEPT_WITHOUT_ADAPTER
-    is_alone = options.model.gradient_checkpointing and not copied  # one block of a transformer is recomputed at a time
-    shared = min(own.block, whole.block * share) if is_alone else 0
-    return Kept(int(own.total + share * (whole.total - spared) - shared), own.block, own.block_weights)
+    passed = share * (whole.total - spared)
+    if options.model.gradient_checkpointing and not copied:
+        # One block of a transformer is recomputed at a time, and nothing of the frozen network is left when it is one of the ControlNet.
+        return Kept(int(own.total + max(0, passed - own.block)), own.block, own.block_weights)
+    return Kept(int(own.total + passed), own.block, own.block_weights)
 
 
 def _tensors(run: EstimatedRun) -> Tensors | None:

@@ -70,24 +70,29 @@ def cache_uses(
         yield DiskUse(option, folder, LATENTS, missing, missing)
     flavour, encoders = options.model.model_flavour, len(spec.trained_text_encoders)
     unpadded = not stores_padding(spec, options.as_values())
-    limit, number = options.model.tokenizer_max_length, FLOAT32_BYTES if on_cpu else SHORT_BYTES
+    limit = options.model.tokenizer_max_length
+    number = FLOAT32_BYTES if on_cpu and spec.prompts.stacked_layers == 1 else SHORT_BYTES
     each = caption_bytes(spec, MOST_TOKENS, flavour=flavour, limit=limit, unpadded=unpadded, number=number)
     each = spec.tokens_of(flavour, limit) * BYTES_OF_TOKEN_ID * encoders if encoders else each
     for (option, folder), texts in prompts.items():
         yield DiskUse(option, folder, EMBEDDINGS, max(0, len(texts) - len(_entry_sizes(folder))) * each)
 
 
-def padding_notes(uses: Iterable[DiskUse], options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:
-    """Notes what embeddings take where most of it is padding, and which options store less."""
-    data, values = options.data, options.as_values()
-    if not stores_padding(spec, values) or data.compress_disk_cache:
+def embedding_notes(uses: Iterable[DiskUse], options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:
+    """Notes what embeddings take where most of it is padding, or where many states are stored for each token, and what stores less."""
+    data, values, stacked = options.data, options.as_values(), spec.prompts.stacked_layers
+    pads = stores_padding(spec, values)
+    if (pads and data.compress_disk_cache) or (not pads and stacked == 1):
         return
-    shrinking = ["compress_disk_cache=true keeps the same values in a tenth to a third"]
-    shrinking += ["t5_padding=zero trains without the states of padding"] if spec.prompts.t5_folder else []
-    shrinking += [f"{spec.prompts.unpadded_option}=true hides the padding from the network"] if spec.prompts.unpadded_option else []
+    if pads:
+        shrinking, size, why = ["compress_disk_cache=true keeps the same values in a tenth to a third"], "about", "most of it for padding"
+        shrinking += ["t5_padding=zero trains without the states of padding"] if spec.prompts.t5_folder else []
+        shrinking += [f"{spec.prompts.unpadded_option}=true hides the padding from the network"] if spec.prompts.unpadded_option else []
+    else:
+        shrinking, size, why = ["short captions take less"], "at most", f"with {stacked} states for each token"
     for use in uses:
         if use.what == EMBEDDINGS and use.bytes >= LARGE_EMBEDDINGS_BYTES:
-            message = f"The embeddings of the captions take about {size_text(use.bytes)} in {use.folder}, most of it for padding."
+            message = f"The embeddings of the captions take {size} {size_text(use.bytes)} in {use.folder}, {why}."
             hint = "; ".join([*shrinking, "text_cache_disable=true stores none"])
             yield Problem.note(use.option, "large_embeddings", message, got=use.bytes, hint=hint)
 

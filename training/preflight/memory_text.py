@@ -10,12 +10,11 @@ the sizes of your images. This page is printed by `{COMMAND}`.
 
 - Weights, gradients, state of the optimizer and average are counted from shapes. What the forward pass keeps for the backward pass is
   modelled. For a small model of every family, the sum is within 10 % of the bytes of every tensor that lives in a step, in each row and
-  column of the table below (`tests/training/preflight/test_measured_rows.py`), but for Stable Diffusion XL on a base that another library
-  than quanto quantised: there it is up to 20 % too high. A CPU has no memory apart: what waits on the host is
+  column of the table below (`tests/training/preflight/test_measured_rows.py`). A CPU has no memory apart: what waits on the host is
   measured together with what is on the device, and float32 stands for bfloat16. ControlNets, LyCORIS, token routing and other types are
   measured by `test_measured_memory.py` beside it. Without the weights on this machine, as here, their shapes are modelled from their
   number, and the modelled part is less exact.
-- Prompts count as the longest that a family takes. Qwen-Image and Z-Image need less where captions are shorter.
+- Prompts count as the longest that a family takes. Krea 2, Qwen-Image and Z-Image need less where captions are shorter.
 - The driver, the libraries and the allocator take 1 to 2 GiB more.
 - Encoding and validations happen at other times than training. The estimate of `validate` is that of the phase which needs the most; it
   lists all of them, leaves out what is in the caches already, refuses a phase that cannot fit, and warns of a validation that cannot.

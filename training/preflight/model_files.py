@@ -11,6 +11,7 @@ from trainer_engine.config.components import (
     model_sources,
     network_config,
     noise_schedule,
+    pipeline_settings,
     prediction_type,
 )
 from trainer_engine.config.control import width_problem
@@ -136,7 +137,8 @@ def weights_problems(options: TrainingOptions, spec: FamilySpec, cache: Path) ->
     """Whether the objective fits what the weights were trained for. ``cache`` is the hub's cache."""
     scheduler = noise_schedule(options.model, spec, cache)
     yield from schedule_problems(options, spec, scheduler)
-    yield from distillation_problems(options, spec, scheduler, network_config(options.model, spec, cache))
+    network, pipeline = (read(options.model, spec, cache) for read in (network_config, pipeline_settings))
+    yield from distillation_problems(options, spec, scheduler=scheduler, network=network, pipeline=pipeline)
 
 
 def folder_problems(option: str, source: str, folder: Path) -> Iterator[Problem]:

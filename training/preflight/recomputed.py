@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from trainer_engine.config.options import TrainingOptions
 
@@ -32,6 +33,8 @@ class BlockNumbers:
     attention: float = 0
     split: float = 0
     """Output of the widest layer whose parts are views (``SPLIT``)."""
+    can_recompute: bool = True
+    """Whether the network has a checkpoint at the block."""
 
 
 def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, backward: float = 1.0) -> float:
@@ -39,17 +42,33 @@ def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, bac
 
     ``backward``: what the backward pass of a recomputed block needs, as a multiple of what the block keeps.
     """
-    memory = options.memory
-    kept, largest, passing = 0.0, 0.0, 0.0
+    chosen = _recomputed(blocks, options)
+    needed = (needed_at(block, options, backward, is_recomputed=one) for block, one in zip(blocks, chosen, strict=True))
+    return waiting(blocks, options) + max(needed, default=0)
+
+
+def waiting(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> float:
+    """Returns the numbers on the device while the backward pass of none of these blocks has begun."""
+    memory, kept = options.memory, 0.0
     inputs: list[float] = []
-    for index, block in enumerate(blocks):
-        chosen = options.model.gradient_checkpointing and memory.recomputes(index)
-        part = block.feed_forward if memory.recomputes_parts else block.whole
+    for block, chosen in zip(blocks, _recomputed(blocks, options), strict=True):
         if chosen:
             inputs.append(block.input)
-            largest = max(largest, part * backward)
-        passing = max(passing, block.split * (SPLIT_RECOMPUTED if chosen and not memory.recomputes_parts else SPLIT_BACKWARD))
         if not chosen or memory.recomputes_parts:
-            kept += block.whole - (part if chosen else 0) - (block.attention if memory.gradient_checkpointing_offload_attention else 0)
-    on_device = max(inputs, default=0) if memory.offloads_inputs else sum(inputs)
-    return kept + on_device + max(largest, passing)
+            part = block.feed_forward if chosen else 0
+            kept += block.whole - part - (block.attention if memory.gradient_checkpointing_offload_attention else 0)
+    return kept + (max(inputs, default=0) if memory.offloads_inputs else sum(inputs))
+
+
+def needed_at(block: BlockNumbers, options: TrainingOptions, backward: float = 1.0, *, is_recomputed: bool) -> float:
+    """Returns the numbers that the backward pass needs at a block, above those that wait."""
+    parts = options.memory.recomputes_parts
+    passing = block.split * (SPLIT_RECOMPUTED if is_recomputed and not parts else SPLIT_BACKWARD)
+    part = block.feed_forward if parts else block.whole
+    return max(passing, part * backward if is_recomputed else 0)
+
+
+def _recomputed(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> list[bool]:
+    """Whether each block is recomputed. Those without a checkpoint are not counted in ``gradient_checkpointing_interval``."""
+    numbers = count()
+    return [options.model.gradient_checkpointing and one.can_recompute and options.memory.recomputes(next(numbers)) for one in blocks]

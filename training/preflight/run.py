@@ -39,7 +39,7 @@ from training.engine.machines import ONE_MACHINE, MachineRule, Machines
 from training.engine.process import passed_environment
 from training.preflight import base_model, estimates
 from training.preflight.adapter import adapter_problems
-from training.preflight.cache_stock import CACHED, cache_uses, padding_notes
+from training.preflight.cache_stock import CACHED, cache_uses, embedding_notes
 from training.preflight.data import data_problems
 from training.preflight.disk import DiskUse, disk_answer, file_systems, free_bytes, nearest_existing
 from training.preflight.disk_uses import download_use, other_stage_download, run_uses, weights_use
@@ -116,7 +116,7 @@ def examine_run(
     problems += [*report.problems, *remote.problems]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     caches = list(cache_uses(options, spec, resolved.dataloader, report, on_cpu=expected_device(variables) == "cpu"))
-    problems += padding_notes(caches, options, spec)
+    problems += embedding_notes(caches, options, spec)
     uses = [*caches, *download_use(sources[BASE], base, options, spec, hub), *other_stage_download(options, spec, hub), *remote.uses]
     known = known_run(options, spec, resolved.dataloader, tensors, caches, hub, on_cpu=not visible_gpus(variables))
     weights = _Weights(sources[BASE], text_encoder_bytes(options.model, spec, hub.cache))

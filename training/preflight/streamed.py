@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from trainer_engine.config.options.memory import MemoryOptions
 from training.preflight.weights import Tensors, layer_count
 
-BLOCK = re.compile(r"^(.*\b(?:\w*blocks|layers|resnets)\.\d+)\.")
+BLOCK = re.compile(r"^(.*\b(?:\w*blocks(?:\.[a-z]\w*)?|layers|resnets)\.\d+)\.")
 """The innermost block that a tensor is part of."""
 LEVEL = re.compile(r"(?:down|up)_blocks\.\d+$")
 """A level of a UNet, which is made of blocks and is none."""

@@ -10,15 +10,25 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.routing import parse_routes
 
-BLOCK = re.compile(r"(?:^|\.)(\w*(?:blocks|refiner)\.\d+|layers\.\d+)\.")
+BLOCK = re.compile(r"(?:^|\.)(\w*(?:blocks|refiner)(?:\.[a-z]\w*)?\.\d+|layers\.\d+)\.")
+"""A block in a list, which may be one of several that have names: ``mode_blocks.image.3``."""
 PER_SAMPLE = ("norm", "adaln", "adaLN", "embed", "_mod.")
 """Parts of the names of layers that see one vector a sample instead of one a token."""
-PROMPT_SIDE = ("add_", "context", "txt_")
+FUSION = "text_fusion."
+"""Part of the names of layers in blocks that make the states of the prompt from those of several layers of the text encoder. They are not
+recomputed."""
+LAYERWISE = "layerwise_blocks."
+"""Part of the names of those that see the state of every stacked layer for each token."""
+PROMPT_SIDE = ("add_", "context", "txt_", FUSION)
 """Parts of the names of layers that see only the tokens of the prompt."""
-IMAGE_SIDE = ("noise_refiner.",)
+IMAGE_SIDE = ("noise_refiner.", "mode_blocks.image.")
 """Parts of the names of layers that see only the tokens of the image."""
+REFERENCE_SIDE = ("mode_blocks.image_cond.",)
+"""Parts of the names of layers that see only the tokens of its references."""
 CROSS_SIDE = re.compile(r"\battn2\.(to_[kv]|add_[kv]_proj)$")
 """Layers of cross-attention that see the tokens of the prompt."""
+MODULATION = re.compile(r"_stream_modulations\.(\w+)\.")
+"""Layers outside of the blocks that make shifts, scales and gates for each token, and the tokens that they make them for."""
 TEXT_PROJECTION = re.compile(r"\btext_embedder\.")
 """Layers outside of the blocks that see the tokens of the prompt."""
 
@@ -33,6 +43,14 @@ class Tokens:
     """Tokens of the prompts; 0 if they are few, and only cross-attention sees them."""
     joined: bool = True
     """Whether prompts are part of the sequence of the image."""
+    references: int = 0
+    """Tokens of the reference images, among those of the image."""
+    stacked: int = 1
+    """States of the text encoder for each token of the prompt."""
+    samples: int = 1
+    """Samples of the micro-batch, over which all of these are counted."""
+    passes: int = 1
+    """Passes through the network that the samples are spread over: the backward pass recomputes the blocks of one at a time."""
 
 
 def prompt_tokens(options: TrainingOptions, spec: FamilySpec) -> int:
@@ -63,11 +81,25 @@ def sees_tokens(name: str) -> bool:
 
 def in_sequence(layers: Mapping[str, float], tokens: Tokens) -> int:
     """Tokens of the sequence that a block with these layers computes."""
+    if any(mark in name for name in layers for mark in REFERENCE_SIDE):
+        return tokens.references
     if any(mark in name for name in layers for mark in IMAGE_SIDE):
-        return tokens.image
+        return tokens.image - tokens.references
     if tokens.joined and layers and all(any(mark in name for mark in PROMPT_SIDE) for name in layers):
-        return tokens.prompt
+        return max(_of_prompt(name, tokens) for name in layers)
     return tokens.image + tokens.prompt * tokens.joined
+
+
+def modulated(name: str, tokens: Tokens) -> int:
+    """Tokens that a layer outside of the blocks makes shifts, scales and gates for; 0 for other layers."""
+    found = MODULATION.search(name)
+    sides = {"image": tokens.image - tokens.references, "image_cond": tokens.references, "txt": tokens.prompt}
+    return sides.get(found[1], 0) if found else 0
+
+
+def _of_prompt(name: str, tokens: Tokens) -> int:
+    """States that a layer sees of the prompt."""
+    return tokens.prompt * (tokens.stacked if LAYERWISE in name else 1)
 
 
 def crosses(name: str, tokens: Tokens) -> bool:
@@ -82,4 +114,4 @@ def passed(layers: Mapping[str, float], tokens: Tokens) -> float:
     prompt_side = {name for name in layers if any(mark in name for mark in PROMPT_SIDE)}
     if not prompt_side or not tokens.prompt:
         return sum(layers.values()) * in_sequence(layers, tokens)
-    return sum(size * (tokens.prompt if name in prompt_side else tokens.image) for name, size in layers.items())
+    return sum(size * (_of_prompt(name, tokens) if name in prompt_side else tokens.image) for name, size in layers.items())

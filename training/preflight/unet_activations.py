@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, QUANTISED
-from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_of_blocks
+from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, needed_at, waiting
 
 Layers = Mapping[str, tuple[int, ...]]
 """Module name -> (out, in, *kernel)."""
@@ -21,6 +20,12 @@ CONTROL = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.(\d+))$")
 """Layers of a ControlNet that see the pixels of its image."""
 UNIT = re.compile(r"^.*\b(?:resnets|transformer_blocks)\.\d+(?=\.)")
 """Parts that gradient checkpointing recomputes as one."""
+SIDES = ("down", "mid", "up")
+PARTS = (None, "proj_in", "transformer_blocks", "proj_out")
+PLACE = re.compile(r"^(down|mid|up)_blocks?\.(?:(\d+)\.)?(\w+)\.(\d+)\.(?:(proj_in|transformer_blocks|proj_out)\b)?(?:\.(\d+)\.)?")
+"""(Side, number of the block, kind of its part, number of that, part of an attention, number of its block)"""
+GATED = re.compile(r"\.ff\.net\.0\.proj$")
+"""Layers whose output is cut into a value and its gate."""
 PROMPT_SIDE = re.compile(r"\battn2\.to_[kv]$")
 KEPT: tuple[tuple[re.Pattern[str], float, float], ...] = (
     (re.compile(r"time_emb|add_embedding|class_embedding|encoder_hid_proj|conv_shortcut$|^controlnet_(?:down|mid)_block"), 0, 0),
@@ -69,26 +74,54 @@ def kept_by_unet(layers: Layers, inputs: UnetInputs, options: TrainingOptions, s
 
 
 def unet_numbers(layers: Layers, inputs: UnetInputs, options: TrainingOptions) -> int:
-    """As ``kept_by_unet``, if every weight is trained. Gradient checkpointing keeps the inputs of all units and one unit as a whole."""
+    """As ``kept_by_unet``, if every weight is trained.
+
+    The backward pass frees what it has gone through: at each unit, what was computed before it is still there. Gradient checkpointing
+    keeps the inputs of these units, and the unit that the backward pass is at as a whole.
+    """
+    most, outside = 0.0, 0.0
+    blocks: list[BlockNumbers] = []
+    for unit, numbers in _numbers_of_units(layers, inputs).items():
+        if not UNIT.match(f"{unit}."):
+            outside += numbers.whole
+            most = max(most, outside + waiting(blocks, options))
+            continue
+        blocks.append(numbers)
+        is_recomputed = options.model.gradient_checkpointing and options.memory.recomputes(len(blocks) - 1)
+        most = max(most, outside + waiting(blocks, options) + needed_at(numbers, options, is_recomputed=is_recomputed))
+    return int(most)
+
+
+def _numbers_of_units(layers: Layers, inputs: UnetInputs) -> dict[str, BlockNumbers]:
+    """Unit, or layer outside of all, -> what it keeps. In the order of the forward pass."""
     levels = _Levels(layers)
-    outside = 0.0
-    borders: dict[str, int] = {}
-    units: dict[str, float] = defaultdict(float)
-    parts: dict[tuple[str, re.Pattern[str]], float] = defaultdict(float)
-    for name, shape in layers.items():
+    found: dict[str, BlockNumbers] = {}
+    for name, shape in sorted(layers.items(), key=lambda layer: _place(layer[0])):
         cells = inputs.prompt_tokens if PROMPT_SIDE.search(name) else math.ceil(inputs.cells / 4 ** levels.of(name))
         of_input, of_output = next((of_input, of_output) for pattern, of_input, of_output in KEPT if pattern.search(name))
         kept = cells * (of_input * shape[1] + of_output * shape[0])
         unit = UNIT.match(name)
-        if unit is None:
-            outside += kept
-            continue
-        borders.setdefault(unit[0], cells * shape[1])
-        units[unit[0]] += kept
-        for pattern in (FEED_FORWARD, ATTENTION):
-            parts[unit[0], pattern] += kept if pattern.search(f"{name}.") else 0
-    blocks = [BlockNumbers(borders[unit], kept, parts[unit, FEED_FORWARD], parts[unit, ATTENTION]) for unit, kept in units.items()]
-    return int(outside + kept_of_blocks(blocks, options))
+        key = unit[0] if unit else name
+        before = found.get(key, BlockNumbers(input=cells * shape[1], whole=0))
+        split = cells * shape[0] if GATED.search(name) else 0
+        found[key] = replace(
+            before,
+            whole=before.whole + kept,
+            feed_forward=before.feed_forward + (kept if FEED_FORWARD.search(f"{name}.") else 0),
+            attention=before.attention + (kept if ATTENTION.search(f"{name}.") else 0),
+            split=max(before.split, split),
+        )
+    return found
+
+
+def _place(name: str) -> tuple[int, ...]:
+    """Where the forward pass computes this layer: a number for each part of its name."""
+    found = PLACE.match(name)
+    if found is None:
+        return (len(SIDES) if name.startswith("conv_out") else -1,)
+    side, block, kind, number, part, index = found.groups()
+    is_last = kind not in ("resnets", "attentions")  # what halves or doubles the image
+    return (SIDES.index(side), int(block or 0), is_last, int(number), kind == "attentions", PARTS.index(part), int(index or 0))
 
 
 class _Levels:

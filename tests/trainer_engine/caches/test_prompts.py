@@ -42,7 +42,7 @@ def test_second_run_loads_no_encoder(tmp_path: Path) -> None:
     cache = cached(family, [*PROMPTS, "a new one"][:-1], tmp_path)
     assert (cache.made, cache.reused) == (0, 4)
     assert cache.read("a red circle")["embeds"].shape[1] == 32
-    assert family._text is None
+    assert family.text._loaded is None
 
 
 def test_only_new_prompts_are_encoded(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_damaged_embedding_is_recomputed(tmp_path: Path) -> None:
     cache = cached(family, PROMPTS, tmp_path)
     flip_entry(tmp_path, cache.address(""))
     assert torch.allclose(cache.read("")["embeds"], wanted, atol=1e-6)
-    assert family._text is None
+    assert family.text._loaded is None
 
 
 def test_address_depends_on_the_type_of_the_encoder(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from trainer_engine.config.resuming.base_weights import base_differences, base_w
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
+from trainer_engine.weights.loading import PartFinder
 
 NO_CACHE = Path("no-cache")
 FAMILIES = sorted(specs())
@@ -100,3 +103,11 @@ def test_a_schedule_that_cannot_be_read_is_empty(tmp_path: Path) -> None:
     assert noise_schedule(options.model, spec, NO_CACHE)["prediction_type"] == "epsilon"
     (model / "scheduler/scheduler_config.json").write_text("{")
     assert noise_schedule(options.model, spec, NO_CACHE) == {}
+
+
+def test_a_schedule_that_the_family_states_is_looked_for_in_no_folder(tmp_path: Path) -> None:
+    stated = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 5.0}
+    spec = replace(specs()["flux2"], schedule=MappingProxyType(stated))
+    options = options_with(model_family="flux2", pretrained_model_name_or_path=str(tmp_path / "nothing"))
+    assert set(specs()["flux2"].base_folders) - set(spec.base_folders) == {"scheduler"}
+    assert dict(noise_schedule(options.model, spec, tmp_path)) == PartFinder(options.model, spec).scheduler_config() == stated

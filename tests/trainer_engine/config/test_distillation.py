@@ -20,11 +20,17 @@ from training.preflight.model_files import weights_problems
 ASSISTANT = "ostris/FLUX.1-schnell-training-adapter"
 
 
-def problems(family: str, scheduler: dict[str, Any] | None = None, network: dict[str, Any] | None = None, **values: Any) -> list[Problem]:
+def problems(
+    family: str,
+    scheduler: dict[str, Any] | None = None,
+    network: dict[str, Any] | None = None,
+    pipeline: dict[str, Any] | None = None,
+    **values: Any,
+) -> list[Problem]:
     chosen = options_with(**{"model_family": family, "pretrained_model_name_or_path": None, "model_type": "lora", **values})
     spec = find_spec(family)
     assert spec is not None
-    return list(distillation_problems(chosen, spec, scheduler or {}, network or {}))
+    return list(distillation_problems(chosen, spec, scheduler=scheduler or {}, network=network or {}, pipeline=pipeline or {}))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +87,7 @@ def test_weights_that_were_trained_out_of_distilled_ones_are_accepted() -> None:
         ("sd1x", "network", {"time_cond_proj_dim": 256}),
         ("pixart_sigma", "scheduler", {"_class_name": "LCMScheduler"}),
         ("flux", "network", {"guidance_embeds": False}),
+        ("flux2", "pipeline", {"is_distilled": True}),
     ],
 )
 def test_a_configuration_of_distilled_weights_is_recognised(family: str, where: str, content: dict[str, Any]) -> None:
@@ -96,6 +103,7 @@ def test_a_configuration_of_distilled_weights_is_recognised(family: str, where: 
         ("sd1x", "network", {"time_cond_proj_dim": None}),
         ("flux", "network", {"guidance_embeds": True}),
         ("wan", "network", {"guidance_embeds": False}),
+        ("flux2", "pipeline", {"is_distilled": False}),
     ],
 )
 def test_a_usual_configuration_is_no_distillation(family: str, where: str, content: dict[str, Any]) -> None:
@@ -111,6 +119,20 @@ def test_schnell_is_trained_with_its_assistant_and_warned_about_without_one() ->
     assert [one.code for one in problems("flux", model_flavour="schnell", model_type="full")] == [DISTILLED], (
         "a full fine-tune has no adapter"
     )
+
+
+def test_validate_reads_what_the_index_of_a_pipeline_on_this_machine_states(tmp_path: Path) -> None:
+    place = shutil.copytree(tiny_model("flux2"), tmp_path / "mine")
+    options = options_with(model_family="flux2", pretrained_model_name_or_path=str(place), model_type="lora")
+    spec = find_spec("flux2")
+    assert spec is not None
+    index = json.loads((place / "model_index.json").read_text())
+    for is_distilled in (False, True):
+        (place / "model_index.json").write_text(json.dumps({**index, "is_distilled": is_distilled}))
+        assert [one.code for one in weights_problems(options, spec, tmp_path)] == [DISTILLED] * is_distilled
+    for broken in ("[]", "no JSON"):
+        (place / "model_index.json").write_text(broken)
+        assert list(weights_problems(options, spec, tmp_path)) == []
 
 
 def test_a_network_of_its_own_is_judged_without_the_scheduler_of_the_base() -> None:

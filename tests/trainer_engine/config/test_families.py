@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.helpers.models import BEYOND_THE_FORMAT
 from trainer_engine.config.families import FORMAT_FAMILIES, find_spec, known_but_missing, specs
 from trainer_engine.config.parse import normalise
 
@@ -28,7 +29,7 @@ def test_a_family_of_the_format_without_a_folder_is_known_but_missing() -> None:
 @pytest.mark.parametrize("name", specs())
 def test_every_card_agrees_with_the_format_and_the_registry(name: str) -> None:
     spec = specs()[name]
-    assert spec.name == name in FORMAT_FAMILIES
+    assert spec.name == name and name in FORMAT_FAMILIES | BEYOND_THE_FORMAT
     assert spec.default_flavour in spec.flavours
     assert spec.repository(None) == spec.flavours[spec.default_flavour]
     assert normalise(spec.defaults) == (dict(spec.defaults), [])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tests.helpers.models import tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
+from tests.trainer_engine.families.qwen_image_21 import models as qwen_image_21
 from trainer_engine.config.families import find_spec
 
 UNETS = ("sd1x", "sd2x", "sdxl")
@@ -27,9 +28,13 @@ PIPELINES = {
     "wan": "WanPipeline",
     "z_image": "ZImagePipeline",
     "flux2": "Flux2KleinPipeline",
+    "flux3": "Flux3ModularPipeline",
     "sd3": "StableDiffusion3Pipeline",
     "qwen_image": "QwenImagePipeline",
     "anima": "AnimaModularPipeline",
+    "krea2": "Krea2Pipeline",
+    "chroma": "ChromaPipeline",
+    "qwen_image_21": "QwenImage21Pipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -46,9 +51,11 @@ def trained(place: Path, family: str, **options: Any) -> Path:
 
 
 def pipeline_of(family: str) -> Any:
+    if family == "qwen_image_21":
+        return qwen_image_21.pipeline_in(tiny_model(family))
     pipeline = getattr(diffusers, PIPELINES[family]).from_pretrained(tiny_model(family))
     if isinstance(pipeline, diffusers.ModularPipeline):
-        pipeline.load_components(dtype=torch.float32)
+        pipeline.load_components(["transformer"], dtype=torch.float32)
     return pipeline
 
 
@@ -83,12 +90,29 @@ def output_of(family: str, network: nn.Module) -> Tensor:
         given = {"encoder_hidden_states": prompt, "timestep": torch.tensor([300, 700]), "return_dict": False}
         sizes = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
         return network(torch.randn(2, 4, 8, 8, generator=generator), **given, **sizes)[0]
+    if family == "flux3":
+        tokens, prompts = torch.randn(2, 12, 128, generator=generator), torch.randn(2, 8, 256, generator=generator)
+        beside, places = torch.randn(2, 4, 128, generator=generator), torch.arange(24)[:, None].expand(-1, 4)
+        given = {"timestep": torch.tensor([0.3, 0.7]), "txt_ids": places[:8], "img_ids": places[8:20], "return_dict": False}
+        return network(tokens, prompts, image_cond_hidden_states=beside, image_cond_ids=places[20:], **given)[0]
+    if family == "chroma":
+        tokens, mask = torch.randn(2, 6, 64, generator=generator), torch.cat([torch.ones(1, 11), torch.zeros(1, 4)], dim=1).repeat(2, 1)
+        given = {"txt_ids": torch.zeros(9, 3), "img_ids": torch.arange(18.0).view(6, 3), "attention_mask": mask, "return_dict": False}
+        return network(tokens, prompt[:, :9], timestep=torch.tensor([0.3, 0.7]), **given)[0]
     if family == "qwen_image":
         tokens, shapes = torch.randn(2, 6, 64, generator=generator), [[(1, 2, 3)]] * 2
         return network(tokens, prompt[:, :9], timestep=torch.tensor([0.3, 0.7]), img_shapes=shapes, return_dict=False)[0]
     if family == "anima":
         latents, given = torch.randn(2, 16, 1, 4, 6, generator=generator), {"padding_mask": torch.zeros(1, 1, 32, 48), "return_dict": False}
         return network(latents, torch.tensor([0.3, 0.7]), prompt, **given)[0]
+    if family == "krea2":
+        tokens, states = torch.randn(2, 6, 64, generator=generator), torch.randn(2, 9, 3, 32, generator=generator)
+        places = diffusers.Krea2Pipeline.prepare_position_ids(9, 2, 3, "cpu")
+        return network(tokens, states, torch.tensor([0.3, 0.7]), places, return_dict=False)[0]
+    if family == "qwen_image_21":
+        tokens, slots = torch.randn(1, 24, 64, generator=generator), torch.arange(15)[None] > 8
+        given = {"timestep": torch.tensor([0.3]), "img_shapes": [[(1, 4, 6)]], "img_mask": slots, "return_dict": False}
+        return network(tokens, prompt[:1, :9], **given)[0]
     if family == "sd3":
         latents, joint = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 12, 80, generator=generator)
         return network(latents, joint, torch.randn(2, 64, generator=generator), torch.tensor([300.0, 700.0]), return_dict=False)[0]

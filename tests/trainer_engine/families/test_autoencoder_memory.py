@@ -20,8 +20,8 @@ from trainer_engine.families.common.autoencoder_memory import compute_in_strips,
 from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 
-FAMILIES = ("pixart_sigma", "flux", "sdxl", "sd1x", "wan", "qwen_image")
-IMAGES = ("pixart_sigma", "wan", "qwen_image")
+FAMILIES = ("pixart_sigma", "flux", "sdxl", "sd1x", "wan", "qwen_image", "qwen_image_21")
+IMAGES = ("pixart_sigma", "wan", "qwen_image", "qwen_image_21")
 """One family for each kind of autoencoder."""
 
 

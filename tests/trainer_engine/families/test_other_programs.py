@@ -52,6 +52,11 @@ COMFYUI: Mapping[str, str] = MappingProxyType(
             |x_embedder|context_embedder|proj_out|norm_out\.linear)
             |diffusion_model\.(
             (double_stream_modulation_(img|txt)|single_stream_modulation)\.lin|(time|guidance)_in\.(in|out)_layer)""",
+        # What diffusers reads behind this prefix; the layers outside of the blocks have its own names.
+        "flux3": r"""diffusion_model\.(
+            (content_mode_blocks\.(image|image_cond)|txt_mode_blocks|single_blocks)\.\d+\.([qkv]_proj|attn_out|mlp_(in|out))
+            |(early|single)_stream_modulations\.(image|image_cond|txt)\.linear|x_embedders\.(image|image_cond)
+            |context_embedder|proj_out|norm_out\.linear|(target_)?timestep_embedder\.linear_[12])""",
         "pixart_sigma": r"""transformer\.(
             transformer_blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2))
             |pos_embed\.proj|proj_out|caption_projection\.linear_[12]|adaln_single\.(linear|emb\.timestep_embedder\.linear_[12]))""",

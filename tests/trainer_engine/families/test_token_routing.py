@@ -17,6 +17,7 @@ from tests.helpers.models import tiny_family, tiny_model
 from tests.helpers.resuming import assert_resumes_exactly, assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
+from tests.trainer_engine.families.chroma import test_chroma as chroma
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
 from tests.trainer_engine.families.wan.test_wan import tiny_wan
@@ -59,6 +60,7 @@ CASES = {
     "flux with a reference": Case(
         lambda **more: tiny_flux("kontext", **more), lambda family, network: flux.our_loss(family, network, flux.REFERENCES), 24, 48, 512
     ),
+    "chroma": Case(chroma.tiny_chroma, chroma.our_loss, chroma.IMAGE_TOKENS, prompt=512),
     "pixart": Case(tiny_family, pixart.our_loss, 16),
     "wan": Case(tiny_wan, wan_loss, 18),
 }
@@ -91,7 +93,8 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
             if index == start:
                 before.append(tokens)
                 tokens = tokens[:, every]
-            rest = {name: shorter(value) if "rotary" in name or "joint" in name else value for name, value in kwargs.items()}
+            along = ("image_rotary_emb", "rotary_emb", "joint_attention_kwargs", "attention_mask")
+            rest = {name: shorter(value) if name in along else value for name, value in kwargs.items()}
             wan = type(block).__name__ == "WanTransformerBlock"
             if args:
                 return (tokens, *args[1:-1], shorter(args[-1])) if wan else (tokens, *args[1:]), rest
@@ -101,10 +104,11 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
 
     def leave(block: nn.Module, args: Any, output: Any) -> Any:
         computed = output[1] if isinstance(output, tuple) else output
+        prompt, computed = computed[:, : -len(every)], computed[:, -len(every) :]  # joined in some blocks
         order = every.tolist()
         rows_of = range(before[0].shape[1])
         whole = torch.stack([computed[:, order.index(at)] if at in order else before[0][:, at] for at in rows_of], dim=1)
-        return (output[0], whole) if isinstance(output, tuple) else whole
+        return (output[0], whole) if isinstance(output, tuple) else torch.cat([prompt, whole], dim=1)
 
     hooks = ExitStack()
     for index in range(start, end + 1):

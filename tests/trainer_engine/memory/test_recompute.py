@@ -189,3 +189,17 @@ def test_every_family_has_blocks_with_feed_forward_parts(name: str) -> None:
     blocks = repeated_blocks(network)
     assert len(blocks) >= 2
     assert any(is_feed_forward(part) for block in blocks for part in block.modules())
+
+
+def test_blocks_in_lists_that_a_network_holds_by_name_are_blocks_as_well() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gradient_checkpointing = False
+            self.sides = nn.ModuleDict({"image": nn.ModuleList([nn.Linear(1, 1)]), "other": nn.ModuleList([nn.Linear(1, 1)])})
+            self.parts = nn.ModuleDict({"image": nn.Linear(1, 1)})
+            self.blocks = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
+
+    network = Network()
+    names = {module: name for name, module in network.named_modules()}
+    assert [names[block] for block in repeated_blocks(network)] == ["sides.image.0", "sides.other.0", "blocks.0", "blocks.1"]

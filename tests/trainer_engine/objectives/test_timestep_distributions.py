@@ -155,3 +155,8 @@ def found(family: str, **values: Any) -> set[tuple[str, str, Level]]:
 def test_validate_names_distributions_that_cannot_be_sampled_or_do_nothing(family: str, values: dict[str, Any], problem: Any) -> None:
     assert problem in found(family, **values)
     assert problem not in found("flux", flux_fast_schedule=True) | found("flux", flow_cubic_schedule_weights="[1, 2]")
+
+
+def test_a_default_of_the_family_is_not_noted_as_without_effect() -> None:
+    assert ("flow_schedule_shift", "no_effect", Level.NOTE) not in found("qwen_image", flux_fast_schedule=True, flow_schedule_shift=1.73)
+    assert ("flow_schedule_shift", "no_effect", Level.NOTE) in found("qwen_image", flux_fast_schedule=True, flow_schedule_shift=3.0)

@@ -113,7 +113,9 @@ def test_the_network_alone_replaces_that_of_the_base_model(prefix: str, tmp_path
     assert all(ours[name].equal(weight) for name, weight in theirs.items())
 
 
-@pytest.mark.parametrize(("family", "prefix"), [("flux", ""), ("wan", ""), ("qwen_image", ""), ("qwen_image", "model.diffusion_model.")])
+@pytest.mark.parametrize(
+    ("family", "prefix"), [("flux", ""), ("chroma", ""), ("wan", ""), ("qwen_image", ""), ("qwen_image", "model.diffusion_model.")]
+)
 def test_a_transformer_in_one_file_with_the_names_of_diffusers_is_loaded(family: str, prefix: str, tmp_path: Path) -> None:
     (weights,) = (tiny_model(family) / "transformer").glob("*.safetensors")
     save_file({prefix + key: tensor + 1 for key, tensor in load_file(weights).items()}, tmp_path / "network.safetensors")
@@ -171,7 +173,7 @@ def test_a_run_from_a_file_equals_that_from_the_folder_and_resumes(model_type: s
         assert result("a cat", width=64, height=64, num_inference_steps=2).images[0].size == (64, 64)
 
 
-@pytest.mark.parametrize(("family", "model_type"), [("sd1x", "full"), ("sdxl", "lora")])
+@pytest.mark.parametrize(("family", "model_type"), [pytest.param("sd1x", "full", marks=pytest.mark.slow), ("sdxl", "lora")])
 def test_text_encoders_of_a_file_train_as_those_of_the_folder(family: str, model_type: str, tmp_path: Path) -> None:
     in_one_file(family, tmp_path / "model.safetensors")
     source = {"model": str(tmp_path / "model.safetensors"), "pretrained_config_name_or_path": str(tmp_path / "configuration")}

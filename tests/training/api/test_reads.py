@@ -6,15 +6,15 @@ import base64
 import json
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from tests.helpers.jobs import leased_job, make_job, start_fake
 from tests.training.conftest import Training
 from trainer_engine.contract.events import ImageEvent, MediaFile, Notification
-from trainer_engine.contract.files import sha256_of
-from training.jobs import log
+from trainer_engine.contract.files import open_regular, sha256_of
+from training.jobs import log, results
 from training.jobs.follower import Follower
 from training.models import Event, Job, Status
 
@@ -169,6 +169,25 @@ def test_images_are_data_uris_or_links_and_never_leave_their_folders(
     assert api.get(f"/jobs/{job.pk}/media/1/9").status_code == 404
     monkeypatch.setattr("training.api.media.locate", lambda *_: tmp_path / "gone-since.png")
     assert api.client.get(links[0]["src"]).status_code == 404
+
+
+@pytest.mark.parametrize("form", ["inline", "link"])
+def test_a_picture_that_is_swapped_for_a_link_while_it_is_opened_is_not_shown(
+    api: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    job = job_with_clip(tmp_path, {"a.png": PIXEL}, {"a.png": "image/png"})
+    (tmp_path / "key").write_bytes(b"secret")
+
+    def swap(real: str) -> BinaryIO:
+        (job.folder.media / "a.png").unlink()
+        (job.folder.media / "a.png").symlink_to(tmp_path / "key")
+        return open_regular(real)
+
+    monkeypatch.setattr(results, "open_regular", swap)
+    if form == "link":
+        assert api.get(f"/jobs/{job.pk}/media/0/0").status_code == 404
+    else:
+        assert api.get("/events").json()["events"][0]["videos"][0]["src"] == ""
 
 
 def job_with_clip(tmp_path: Path, files: dict[str, bytes], types: dict[str, str]) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 from tests.helpers.models import options_with
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
-from training.preflight.activations import BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
+from training.preflight.activations import AROUND, BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
 from training.preflight.recomputed import SPLIT_RECOMPUTED
-from training.preflight.tokens import Tokens, in_sequence, prompt_tokens, routed_tokens, sees_tokens
+from training.preflight.tokens import Tokens, in_sequence, modulated, passed, prompt_tokens, routed_tokens, sees_tokens
 from training.preflight.weights import widened_numbers
 
 SHAPES = {
@@ -41,6 +42,15 @@ def test_the_estimate_counts_for_each_layer_the_tokens_that_it_sees() -> None:
     assert quantised == pytest.approx(KEPT["standard", "quanto"] * wanted, abs=3)
 
 
+def test_samples_that_pass_alone_recompute_a_block_of_one_at_a_time() -> None:
+    together, alone = (Tokens(image=40, prompt=16, passes=passes) for passes in (1, 4))
+    recomputed = [kept_numbers(SHAPES, tokens, options_with(gradient_checkpointing=True), PIXART) for tokens in (together, alone)]
+    assert recomputed[1].block == pytest.approx(recomputed[0].block / 4, abs=3)
+    saved, around = recomputed[0].block * 3 / 4, kept(alone) - kept(together)
+    assert around == pytest.approx(AROUND * 3 / 4 * 8 * 56, abs=3), "what each pass keeps around its blocks"
+    assert recomputed[0].total - recomputed[1].total == pytest.approx(saved - around, abs=6)
+
+
 def test_a_family_multiplies_the_estimate_by_its_share() -> None:
     assert kept(Tokens(100, 40), FLUX) == pytest.approx(FLUX.activation_share * kept(Tokens(100, 40)), abs=3)
 
@@ -50,6 +60,32 @@ def test_layers_of_qwen_image_count_for_the_side_that_they_are_on() -> None:
     shapes = {f"{block}attn.to_q": (8, 8), f"{block}img_mlp.net.2": (8, 32), f"{block}txt_mlp.net.2": (8, 32), f"{block}txt_mod.1": (48, 8)}
     found = kept_numbers(shapes, Tokens(image=10, prompt=4), options_with(gradient_checkpointing=False), spec).total
     assert found == pytest.approx(spec.activation_share * KEPT["full", ""] * (16 * 10 + 40 * 10 + 40 * 4), abs=3)
+
+
+def test_layers_that_join_the_states_of_a_text_encoder_count_for_each_state_and_are_not_recomputed() -> None:
+    spec, sequence = specs()["qwen_image"], Tokens(image=10, prompt=4, stacked=3)
+    shapes = {
+        "text_fusion.layerwise_blocks.0.attn.to_q": (8, 8),
+        "text_fusion.refiner_blocks.0.attn.to_q": (8, 8),
+        "transformer_blocks.0.attn.to_q": (8, 8),
+    }
+    share = spec.activation_share * KEPT["full", ""]
+    found = kept_numbers(shapes, sequence, options_with(gradient_checkpointing=False), spec).total
+    assert found == pytest.approx(share * 16 * (3 * 4 + 4 + (10 + 4)), abs=3)
+    fusion = {name: shape for name, shape in shapes.items() if name.startswith("text_fusion")}
+    kept = [kept_numbers(fusion, sequence, options_with(gradient_checkpointing=chosen), spec).total for chosen in (False, True)]
+    assert kept[0] == kept[1] > 0
+
+
+def test_masks_of_pairs_grow_with_the_square_of_the_sequence_of_a_sample() -> None:
+    masked = replace(PIXART, prompts=replace(PIXART.prompts, masks_pairs=True))
+    for samples in (1, 2):
+        tokens = Tokens(image=10 * samples, prompt=4 * samples, samples=samples)
+        blocks = 2 * samples * 14**2
+        assert kept(tokens, masked) == pytest.approx(kept(tokens) + blocks, abs=1)
+        recomputed = {"gradient_checkpointing": True}
+        of_one = RECOMPUTED["full", ""] * blocks / 2
+        assert kept(tokens, masked, **recomputed) == pytest.approx(kept(tokens, **recomputed) + of_one, abs=1)
 
 
 def test_a_flavour_may_have_shorter_prompts() -> None:
@@ -129,6 +165,26 @@ def test_blocks_that_refine_one_side_see_its_tokens_alone() -> None:
         assert sees_tokens(layer), layer
     assert not sees_tokens("layers.0.adaLN_modulation.0")
     assert not sees_tokens("x_embedder")
+
+
+def test_blocks_of_the_image_of_its_references_and_of_the_prompt_see_their_tokens_alone() -> None:
+    tokens = Tokens(image=100, prompt=40, references=30)
+    sides = {"mode_blocks.image": 70, "mode_blocks.image_cond": 30, "txt_mode_blocks": 40, "single_transformer_blocks": 140}
+    for block, wanted in sides.items():
+        layer = f"{block}.1.attn.to_q"
+        assert passed({layer: 2.0}, tokens) == 2 * wanted, layer
+        assert sees_tokens(layer), layer
+    assert [modulated(f"early_stream_modulations.{side}.linear", tokens) for side in ("image", "image_cond", "txt")] == [70, 30, 40]
+    assert modulated("single_stream_modulation.linear", tokens) == modulated("proj_out", tokens) == 0
+
+
+def test_shifts_and_scales_of_each_token_are_kept_outside_of_the_blocks() -> None:
+    shapes = {"single_transformer_blocks.0.attn.to_q": (8, 8)}
+    found = [
+        kept_numbers({**shapes, **more}, Tokens(100, 40), options_with(), PIXART).total
+        for more in ({}, {"single_stream_modulations.txt.linear": (24, 8)})
+    ]
+    assert found[1] - found[0] == 24 * 40
 
 
 def test_parts_of_an_output_that_are_views_have_gradients_as_large_as_all_of_it() -> None:

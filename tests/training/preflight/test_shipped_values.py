@@ -122,6 +122,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         EDGES,
     ),
+    "chroma": ({**OF_FLOW, **QUANTISED, "model_family": "chroma", "controlnet": False, "validation_guidance": 4.0}, PICTURES),
     "qwen image": (
         {
             "model_family": "qwen_image",

@@ -108,16 +108,29 @@ def test_an_adapter_of_other_layers_is_refused_with_the_layers_to_target(trainin
     assert "layers that the run does not" in found.message and "conv1" in found.hint
 
 
-def codes(**values: Any) -> set[tuple[str, str]]:
+def codes(option: str = OPTION, **values: Any) -> set[tuple[str, str]]:
     given = {**options_with(model_type="lora").as_values(), **values}
-    return {(problem.code, problem.message) for problem in check_options(given)[1] if problem.option == OPTION}
+    return {(problem.code, problem.message) for problem in check_options(given)[1] if problem.option == option}
 
 
 def test_the_option_is_noted_where_it_does_nothing() -> None:
     ((code, message),) = codes(**{OPTION: "all"})
-    assert code == "no_effect" and "PixArt Sigma is no UNet" in message
+    assert code == "no_effect" and "no layers of PixArt Sigma" in message
     ((_, message),) = codes(model_family="sd1x", peft_lora_target_modules=json.dumps(["to_q"]), **{OPTION: "all"})
     assert "peft_lora_target_modules overrides it" in message
     assert not codes(model_family="sd1x", **{OPTION: "all"})
     ((code, _),) = codes(model_family="sd1x", **{OPTION: "everything"})
     assert code == "not_a_choice"
+
+
+def test_layers_of_flux_are_named_in_the_same_way() -> None:
+    option = "flux_lora_target"
+    ((code, message),) = codes(option, **{option: "context"})
+    assert code == "no_effect" and "no layers of PixArt Sigma" in message
+    for values in ({"model_flavour": "kontext"}, {"model_flavour": "dev"}):
+        assert not codes(option, model_family="flux", **values, **{option: "context"})
+    ((code, message),) = codes(option, model_family="flux", peft_lora_target_modules=json.dumps(["to_q"]), **{option: "mmdit"})
+    assert code == "no_effect" and "peft_lora_target_modules overrides it" in message
+    ((code, _),) = codes(option, model_family="flux", lora_type="lycoris", **{option: "mmdit"})
+    assert code == "no_effect"
+    assert {code for code, _ in codes(option, model_family="flux", model_type="full", **{option: "mmdit"})} == {"no_adapter"}

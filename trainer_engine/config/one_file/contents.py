@@ -22,7 +22,6 @@ ADAPTER_MARKS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down
 CONTROL_MARKS = ("control_", "controlnet")
 OTHER_MODELS: Mapping[str, str] = MappingProxyType(
     {
-        "distilled_guidance_layer.": "Chroma",
         "single_stream_modulation.": "Flux.2",
         "joint_blocks.": "Stable Diffusion 3",
         "double_layers.": "AuraFlow",

@@ -36,6 +36,25 @@ class AdapterOptions(OptionGroup):
         "Layers of a UNet that get a standard adapter. attention: the projections of attention. +ffs: the feed-forward layers too. +convs: "
         "the convolutions of residual blocks and of changes of resolution too. all: both, and the projections around the transformers.",
     )
+    flux_lora_target: Literal[
+        "mmdit",
+        "context",
+        "context+ffs",
+        "all",
+        "all+ffs",
+        "ai-toolkit",
+        "tiny",
+        "nano",
+        "all+ffs+embedder",
+        "controlnet",
+        "all+ffs+embedder+controlnet",
+    ] = option(
+        "all",
+        "Layers of the transformer of Flux.1 or Chroma that get a standard adapter. all: attention of images and prompts; mmdit: the same "
+        "and the outputs of single blocks; context: attention of prompts; +ffs: feed-forward layers too; +embedder: the image embedder "
+        "too; ai-toolkit: every linear layer of the blocks; tiny and nano: the output of two single blocks, or of one; controlnet: the "
+        "layers that only a ControlNet has, alone with attention.",
+    )
     slider_lora_target: bool = option(
         False,
         "Put a standard adapter on the layers that sliders train: self-attention, input and output projections and the embedding of time, "
@@ -80,7 +99,7 @@ class AdapterOptions(OptionGroup):
 
 STANDARD_ALONE = (
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_init_type", "use_dora"),
-    *("peft_lora_target_modules", "unet_lora_target", "slider_lora_target"),
+    *("peft_lora_target_modules", "unet_lora_target", "flux_lora_target", "slider_lora_target"),
 )
 """Options that only a standard adapter reads."""
 LYCORIS_ALONE = ("init_lokr_norm",)

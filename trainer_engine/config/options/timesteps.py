@@ -36,7 +36,8 @@ class TimestepOptions(OptionGroup):
     flow_cubic_schedule_weights: str | None = option(
         None,
         "Flow matching: sample timesteps from a curve through these densities at even distances from data to noise, such as [1, 2, 1]. The "
-        "curve between them is cubic and keeps their order; one number or none is uniform. Excludes the other distributions.",
+        "curve between them is cubic and keeps their order; one number or none is uniform. Excludes the other distributions. A family may "
+        "have densities of its own, which give way to every other distribution; empty: none.",
         json=True,
         shape="a JSON list of numbers that are not negative",
     )

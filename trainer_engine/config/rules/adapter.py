@@ -26,7 +26,8 @@ from trainer_engine.config.options.hooks import EXTERNAL
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.contract.errors import Problem
 
-UNET_TARGET = "unet_lora_target"
+NAMED_TARGETS = ("unet_lora_target", "flux_lora_target")
+"""Options that choose layers by a name, each for the families whose ``AdapterSpec`` names it."""
 STEP, AVERAGE = "init_lora_step", "init_lora_ema"
 SLIDER_TARGET = "slider_lora_target"
 TARGETS_HINT = "name the layers in apply_preset.target_name of the LyCORIS file instead"
@@ -79,16 +80,22 @@ def _defaults_of_flavour(values: Values) -> dict[str, Any]:
     return dict(family_spec.defaults_of(values.get("model_flavour"))) if family_spec else {}
 
 
-def unet_targets_are_used(values: Values) -> Iterator[Problem]:
-    """Notes ``unet_lora_target`` where another option or another kind of network decides."""
+def named_targets_exist(values: Values) -> Iterator[Problem]:
+    """Refuses named sets of layers that a family lacks, and notes the names where another option or another family decides."""
     family_spec = find_spec(str(values.get("model_family", "")))
-    if values.get("model_type") != "lora" or family_spec is None or values[UNET_TARGET] == REGISTRY[UNET_TARGET].default:
+    if values.get("model_type") != "lora" or family_spec is None:
         return
-    if family_spec.adapters.lora_target_option != UNET_TARGET:
-        yield Problem.note(UNET_TARGET, "no_effect", f"The network of {family_spec.title} is no UNet.", got=values[UNET_TARGET])
-    elif values["peft_lora_target_modules"] and values["lora_type"] == "standard":
-        message = f"peft_lora_target_modules overrides it: {UNET_TARGET} has no effect."
-        yield Problem.note(UNET_TARGET, "no_effect", message, got=values[UNET_TARGET])
+    adapters = family_spec.adapters
+    for name in (name for name in NAMED_TARGETS if values[name] != REGISTRY[name].default):
+        got = values[name]
+        if adapters.lora_target_option != name:
+            message = f"{name} names no layers of {family_spec.title}: it has no effect."
+            yield Problem.note(name, "no_effect", message, got=got)
+        elif got not in adapters.lora_targets:
+            message = f"{family_spec.title} has no layers that {name}={got} names."
+            yield Problem.error(name, "not_for_family", message, got=got, expected=f"one of {', '.join(adapters.lora_targets)}")
+        elif values["peft_lora_target_modules"] and values["lora_type"] == "standard":
+            yield Problem.note(name, "no_effect", f"peft_lora_target_modules overrides it: {name} has no effect.", got=got)
 
 
 def slider_targets_are_used(values: Values) -> Iterator[Problem]:
@@ -146,7 +153,7 @@ def validation_adapters_are_valid(values: Values) -> Iterator[Problem]:
 RULES: tuple[Rule, ...] = (
     adapter_options_fit_together,
     a_start_has_what_it_needs,
-    unet_targets_are_used,
+    named_targets_exist,
     slider_targets_are_used,
     options_have_a_validation_adapter,
     validation_adapter_is_shown,

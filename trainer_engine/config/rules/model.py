@@ -111,8 +111,9 @@ def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:
         idle["input_perturbation_steps"] = "input_perturbation is 0"
     for name, reason in idle_timesteps(values):
         idle.setdefault(name, reason)
+    usual = family_spec.defaults_of(values.get("model_flavour"))
     for name, reason in idle.items():
-        if values[name] != REGISTRY[name].default:
+        if values[name] != usual.get(name, REGISTRY[name].default):
             yield Problem.note(name, "no_effect", f"{reason}: {name} has no effect.", got=values[name])
 
 

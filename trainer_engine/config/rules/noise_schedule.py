@@ -51,9 +51,10 @@ def schedule_problems(options: TrainingOptions, spec: FamilySpec, scheduler: Map
 
 
 def distillation_problems(
-    options: TrainingOptions, spec: FamilySpec, scheduler: Mapping[str, Any], network: Mapping[str, Any]
+    options: TrainingOptions, spec: FamilySpec, *, scheduler: Mapping[str, Any], network: Mapping[str, Any], pipeline: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    """``scheduler`` and ``network``: the contents of the base model's ``scheduler_config.json`` and of the network's ``config.json``."""
+    """``scheduler`` and ``pipeline`` are the base model's ``scheduler_config.json`` and ``model_index.json``, ``network`` is the network's
+    ``config.json``."""
     facts = spec.distillation
     if facts is None or assistant_of(options.as_values()) is not None:
         return
@@ -65,6 +66,7 @@ def distillation_problems(
         name=source.name,
         scheduler=scheduler if is_base else {},
         network=network,
+        pipeline=pipeline if is_base else {},
     )
     if not reason:
         return

@@ -57,8 +57,16 @@ def timestep_range_is_not_empty(values: Values) -> Iterator[Problem]:
         yield Problem.error("timestep_bias_begin", "empty_range", message, got=begin, expected=f"less than {end}")
 
 
-def distributions_exclude_each_other(values: Values) -> Iterator[Problem]:
+def chosen_distributions(values: Values) -> list[str]:
+    """Returns the options that choose a distribution. The densities that are a family's default give way to every other one."""
     chosen = [name for name in DISTRIBUTIONS if values[name]]
+    spec = find_spec(str(values.get("model_family", "")))
+    usual = spec.defaults_of(values.get("model_flavour")).get(CUBIC) if spec else None
+    return [name for name in chosen if name != CUBIC or values[CUBIC] != usual or len(chosen) == 1]
+
+
+def distributions_exclude_each_other(values: Values) -> Iterator[Problem]:
+    chosen = chosen_distributions(values)
     for name in chosen[1:]:
         message = f"{name} and {chosen[0]} are two distributions, and timesteps are sampled from one."
         yield Problem.error(name, "two_schedules", message, got=values[name], expected="one of the two")

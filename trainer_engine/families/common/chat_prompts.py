@@ -79,11 +79,12 @@ class ChatEncoder:
         tokens = tokenizer(
             texts, padding="max_length", max_length=self.token_limit, truncation=True, add_special_tokens=False, return_tensors="pt"
         ).to(self.device)
-        states = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask.bool(), output_hidden_states=True).hidden_states
+        mask = tokens.attention_mask.bool()
+        states = model(input_ids=tokens.input_ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
         joined = torch.cat([states[layer] for layer in self._layers], dim=-1).cpu()
         if self._keeps_padding:
             return [one.clone() for one in joined]
-        return [one[real].clone() for one, real in zip(joined, tokens.attention_mask.bool().cpu(), strict=True)]
+        return [one[real].clone() for one, real in zip(joined, mask.cpu(), strict=True)]
 
 
 class ChatFamily(Family):

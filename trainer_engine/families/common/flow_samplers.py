@@ -12,7 +12,8 @@ from diffusers import AutoencoderKLQwenImage, DPMSolverMultistepScheduler, Sched
 
 from trainer_engine.weights.loading import PartFinder, load_diffusers, make_scheduler
 
-FLOW = MappingProxyType({"prediction_type": "flow_prediction", "use_flow_sigmas": True})
+FLOW = MappingProxyType({"prediction_type": "flow_prediction", "use_flow_sigmas": True, "use_beta_sigmas": False})
+"""Settings of solvers that take the steps of flow matching, which the base model's may be spaced otherwise."""
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "euler": ("FlowMatchEulerDiscreteScheduler", {}),

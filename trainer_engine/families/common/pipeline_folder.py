@@ -36,6 +36,14 @@ class CopiedPart:
     """Whether it is left out without ``save_text_encoder``; not if text encoders were trained."""
 
 
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def has_processor(part: Part) -> bool:
+    """Whether the folder of a tokenizer holds what prepares images as well, and is that of a processor."""
+    return any((part.folder / name).is_file() for name in PROCESSOR_FILES)
+
+
 @dataclass(frozen=True)
 class TrainedPart:
     """A part of a pipeline that was trained."""

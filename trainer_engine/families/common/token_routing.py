@@ -35,10 +35,10 @@ class TokenRouter:
         self.staying: dict[int, Tensor] = {}
         """Number of a route -> (n,) indices of the tokens that its blocks compute; empty outside training."""
         self.image_tokens = 0
-        blocks: list[Any] = [block for name in spec.blocks for block in getattr(network, name)]
+        blocks: list[tuple[Any, str]] = [(block, name) for name in spec.blocks for block in getattr(network, name)]
         for number, route in enumerate(self.routes):
-            for index in route.within(len(blocks)):
-                blocks[index].forward = self._routed(blocks[index].forward, number)
+            for block, name in (blocks[index] for index in route.within(len(blocks))):
+                block.forward = self._routed(block.forward, number, name)
 
     @contextmanager
     def routing(
@@ -78,9 +78,9 @@ class TokenRouter:
         tokens: Tensor = pool(partial.float(), self.spec.cells)
         return tokens.amax(dim=0).flatten() >= COUNTS
 
-    def _routed(self, forward: Callable[..., Any], number: int) -> Callable[..., Any]:
+    def _routed(self, forward: Callable[..., Any], number: int, blocks: str) -> Callable[..., Any]:
         names = list(inspect.signature(forward).parameters)
-        spec = self.spec
+        spec, output_place = self.spec, None if blocks in self.spec.joined else self.spec.output
 
         def routed(*args: Any, **kwargs: Any) -> Any:
             staying = self.staying.get(number)
@@ -89,13 +89,16 @@ class TokenRouter:
             given = dict(zip(names, args, strict=False)) | kwargs
             tokens: Tensor = given[spec.tokens]
             count = tokens.shape[1]
-            if count > self.image_tokens:  # references
+            if blocks in spec.joined:
+                prompt = count - self.image_tokens
+                staying = torch.cat([torch.arange(prompt, device=staying.device), staying + prompt])
+            elif count > self.image_tokens:  # references
                 staying = torch.cat([staying, torch.arange(self.image_tokens, count, device=staying.device)])
             shorter = {name: _select(given[name], axis, staying, count) for name, axis in spec.along.items() if name in given}
             output = forward(**{**given, **shorter, spec.tokens: tokens.index_select(1, staying)})
-            computed = output if spec.output is None else output[spec.output]
+            computed = output if output_place is None else output[output_place]
             whole = tokens.to(computed.dtype).index_copy(1, staying, computed)
-            return whole if spec.output is None else (*output[: spec.output], whole, *output[spec.output + 1 :])
+            return whole if output_place is None else (*output[:output_place], whole, *output[output_place + 1 :])
 
         return routed
 

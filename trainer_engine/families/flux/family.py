@@ -24,9 +24,9 @@ from trainer_engine.families.common.latent_squares import attention_mask, packed
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux.components import FluxParts
 from trainer_engine.families.flux.options import FluxOptions
-from trainer_engine.families.flux.pipelines import LateGuidance, ReferencePipeline, in_type, make_pipeline, with_masks
+from trainer_engine.families.flux.pipelines import ReferencePipeline, in_type, make_pipeline, with_masks
 from trainer_engine.families.flux.spec import SPEC
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, LateGuidance, SamplerStep
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.runtime.devices import Devices

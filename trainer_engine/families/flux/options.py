@@ -9,19 +9,6 @@ from trainer_engine.config.option import OptionGroup, option
 from trainer_engine.contract.errors import Problem
 
 CONTROL_TARGETS = ("controlnet", "all+ffs+embedder+controlnet")
-LoraTarget = Literal[
-    "mmdit",
-    "context",
-    "context+ffs",
-    "all",
-    "all+ffs",
-    "ai-toolkit",
-    "tiny",
-    "nano",
-    "all+ffs+embedder",
-    "controlnet",
-    "all+ffs+embedder+controlnet",
-]
 
 
 class FluxOptions(OptionGroup):
@@ -39,13 +26,6 @@ class FluxOptions(OptionGroup):
     flux_guidance_max: float = option(4.0, "Highest value of random-range.", ge=0)
     flux_attention_masked_training: bool = option(
         False, "Keep the network from attending to the padding of prompts, while training and in validation images. It was trained with it."
-    )
-    flux_lora_target: LoraTarget = option(
-        "all",
-        "Layers of a standard adapter. all: attention of images and prompts; mmdit: the same and the outputs of single blocks; context: "
-        "attention of prompts; +ffs: feed-forward layers too; +embedder: the image embedder too; ai-toolkit: every linear layer of the "
-        "blocks; tiny and nano: the output of two single blocks, or of one; controlnet: the layers that only a ControlNet has, alone with "
-        "attention.",
     )
 
 

@@ -28,25 +28,6 @@ class ReferencePipeline(FluxKontextPipeline):  # type: ignore[misc]  # mypy does
         return latents, packed, ids, torch.cat(places).to(ids)
 
 
-class LateGuidance(float):
-    """``true_cfg_scale`` of a pipeline that is 1 for its first steps.
-
-    NOTE: the pipelines take one scale for all steps, and use it once a step, as ``negative + scale * (positive - negative)``.
-    """
-
-    steps_taken = 0
-
-    def __new__(cls, scale: float, unguided_steps: int) -> LateGuidance:
-        made = super().__new__(cls, scale)
-        made.unguided_steps = unguided_steps
-        return made
-
-    unguided_steps: int
-
-    def __mul__(self, difference: Any) -> Any:
-        return difference if self.steps_taken < self.unguided_steps else float(self) * difference
-
-
 @contextmanager
 def with_masks(network: nn.Module, pooled: Tensor, masks: Mapping[str, Tensor] | None) -> Iterator[None]:
     """Each pass of the network attends as its own prompt wants it; the pipelines know one mask for the prompt and the negative one.

@@ -22,13 +22,9 @@ from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.routing import RoutingSpec
 from trainer_engine.config.token_splitting import SplittingSpec
+from trainer_engine.families.common.flux_layers import EVERYTHING, LORA_TARGETS, SLIDER_TARGETS
 from trainer_engine.families.flux.options import WITHOUT_GUIDANCE
 
-IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
-PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
-IMAGE_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_mlp")
-PROMPT_FEED_FORWARD = ("ff_context.net.0.proj", "ff_context.net.2")
-SINGLE_OUTPUTS = tuple(f"single_transformer_blocks.{number}.proj_out" for number in range(38))
 MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
 CONTROL_LAYERS = (
     "controlnet_x_embedder",
@@ -36,7 +32,6 @@ CONTROL_LAYERS = (
     *(f"controlnet_single_blocks.{number}" for number in range(38)),
 )
 """The layers that only a ControlNet has."""
-EVERYTHING = (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *IMAGE_FEED_FORWARD, *PROMPT_FEED_FORWARD, *SINGLE_OUTPUTS)
 
 SCHNELL_ASSISTANT = "ostris/FLUX.1-schnell-training-adapter"
 NON_COMMERCIAL = MappingProxyType(
@@ -117,22 +112,15 @@ SPEC = FamilySpec(
         lycoris_start=lokr_start(16, {"FluxAttention": 16, "FeedForward": 8}),
         lora_targets=MappingProxyType(
             {
-                "all": (*IMAGE_ATTENTION, *PROMPT_ATTENTION),
-                "mmdit": (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *SINGLE_OUTPUTS),
-                "context": PROMPT_ATTENTION,
-                "context+ffs": (*PROMPT_ATTENTION, *PROMPT_FEED_FORWARD),
-                "all+ffs": EVERYTHING,
-                "all+ffs+embedder": (*EVERYTHING, "x_embedder"),
-                "all+ffs+embedder+controlnet": (*EVERYTHING, "x_embedder", *CONTROL_LAYERS),
-                "controlnet": (*IMAGE_ATTENTION, *PROMPT_ATTENTION, *CONTROL_LAYERS),
+                **LORA_TARGETS,
+                "controlnet": (*LORA_TARGETS["all"], *CONTROL_LAYERS),
+                "all+ffs+embedder+controlnet": (*LORA_TARGETS["all+ffs+embedder"], *CONTROL_LAYERS),
                 "ai-toolkit": (*EVERYTHING, *MODULATION),
-                "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
-                "nano": ("single_transformer_blocks.7.proj_out",),
             }
         ),
         default_lora_target="all",
         lora_target_option="flux_lora_target",
-        slider_targets=(*IMAGE_ATTENTION, "attn.to_qkv"),
+        slider_targets=SLIDER_TARGETS,
         base_precisions=QUANTISED,
     ),
     aliases=("flux.1", "flux1"),

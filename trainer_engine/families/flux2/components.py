@@ -19,13 +19,12 @@ from transformers import (
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import FlowPartFinder
-from trainer_engine.families.common.pipeline_folder import CopiedPart
+from trainer_engine.families.common.pipeline_folder import CopiedPart, has_processor
 from trainer_engine.families.flux2.spec import SPEC
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
 
 KLEIN_LAYERS, DEV_LAYERS = (9, 18, 27), (10, 20, 30)
 """The states of the text encoder that the network takes, side by side."""
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 class Flux2Components(FlowPartFinder):
@@ -69,8 +68,6 @@ class Flux2Components(FlowPartFinder):
         """What the result of a full fine-tune has as the base model has it."""
         encoder = Qwen3ForCausalLM if self.is_klein else Mistral3ForConditionalGeneration
         parts = {name: self.find(name) for name in ("vae", "text_encoder", "tokenizer")}
-        has_processor = any((parts["tokenizer"].folder / name).is_file() for name in PROCESSOR_FILES)
-
         return {
             "vae": CopiedPart("diffusers", "AutoencoderKLFlux2", parts["vae"], lambda: self.load_shuffled_vae(None)),
             "text_encoder": CopiedPart(
@@ -82,7 +79,7 @@ class Flux2Components(FlowPartFinder):
             ),
             "tokenizer": CopiedPart(
                 "transformers",
-                "PixtralProcessor" if has_processor else type(self.load_tokenizer()).__name__,
+                "PixtralProcessor" if has_processor(parts["tokenizer"]) else type(self.load_tokenizer()).__name__,
                 parts["tokenizer"],
                 self.load_tokenizer,
                 is_text=True,

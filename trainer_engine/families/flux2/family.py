@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder, ChatFamily
+from trainer_engine.families.common.latent_cells import image_positions, packed, prompt_positions, unpacked
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux2.components import DEV_LAYERS, KLEIN_LAYERS, Flux2Components
 from trainer_engine.families.flux2.spec import DISTILLED, SPEC
-from trainer_engine.families.flux2.tokens import image_positions, packed, prompt_positions, unpacked
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, unwrap
@@ -31,8 +31,13 @@ TRAINED_GUIDANCE = 1.0
 """Guidance that a network with an input for it is trained at: that of the data itself."""
 STAND_IN = Image.new("RGB", (64, 64))
 """Tells a pipeline that there are references, whose latents it has; the size is the least that it takes."""
+REFERENCE_DISTANCE = 10
+"""Distance of each reference from the image before it, along the first axis."""
 KEPT_POSITIONS = 128
 """Combinations of image sizes whose positions stay on the device."""
+
+
+positions_of = partial(image_positions, apart=(REFERENCE_DISTANCE, 0))
 
 
 class Flux2(ChatFamily):
@@ -49,7 +54,7 @@ class Flux2(ChatFamily):
         super().__init__(options, devices)
         self.parts = Flux2Components(options.model)
         self.autoencoder = ShuffledAutoencoder(lambda: self.parts.load_shuffled_vae(devices.vae), devices.device, options.autoencoder)
-        self._image_positions = lru_cache(maxsize=KEPT_POSITIONS)(image_positions)
+        self._image_positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
         self._prompt_positions = lru_cache(maxsize=KEPT_POSITIONS)(prompt_positions)
         template: dict[str, Any] = {"layers": DEV_LAYERS, "as_chat": _with_system_message, "add_generation_prompt": False}
         if self.parts.is_klein:
@@ -171,7 +176,7 @@ class _References:
 
     def prepare_image_latents(self, images: Any, batch_size: int, generator: Any, device: torch.device, dtype: torch.dtype) -> Any:
         sizes = [(1, 1), *((one.shape[-2], one.shape[-1]) for one in self.references)]
-        return packed(self.references), image_positions(sizes, device)[None, 1:]
+        return packed(self.references), positions_of(sizes, device)[None, 1:]
 
 
 class _KleinWithReferences(_References, Flux2KleinPipeline):  # type: ignore[misc]  # mypy does not read diffusers' types

@@ -91,7 +91,10 @@ SPEC = FamilySpec(
     splitting=SplittingSpec(cells=1, splits_prompt=True),
     repeated_blocks=("Flux2TransformerBlock", "Flux2SingleTransformerBlock"),
     distillation=DistillationSpec(
-        base=KLEIN_BASE, flavours=frozenset(DISTILLED), repositories=frozenset(FLAVOURS[flavour] for flavour in DISTILLED)
+        base=KLEIN_BASE,
+        flavours=frozenset(DISTILLED),
+        repositories=frozenset(FLAVOURS[flavour] for flavour in DISTILLED),
+        pipelines=({"is_distilled": True},),
     ),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++")),
     adapters=AdapterSpec(

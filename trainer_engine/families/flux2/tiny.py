@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 
 from trainer_engine.families.flux2.components import DEV_LAYERS, KLEIN_LAYERS
+from trainer_engine.tiny_models.autoencoders import build_shuffled_vae
 from trainer_engine.tiny_models.chat import TEXT_WIDTH, build_chat_tokenizer, build_mistral3, build_mistral_tokenizer, build_qwen3
 from trainer_engine.tiny_models.hub_cache import write_pipeline_folder
 
@@ -33,14 +34,12 @@ def make_tiny(folder: Path, *, flavour: str = "klein-9b", seed: int = 0) -> Path
         )
         make = build_mistral3 if is_dev else build_qwen3
         encoder = make(len(tokenizer), layers=(DEV_LAYERS if is_dev else KLEIN_LAYERS)[-1] + 2)
-        vae = AutoencoderKLFlux2(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2)
-        vae.bn.running_mean.normal_(std=0.1)
-        vae.bn.running_var.uniform_(0.5, 2.0)
+        vae = build_shuffled_vae()
     parts = {
         "transformer": transformer,
         "text_encoder": encoder,
         "tokenizer": tokenizer,
-        "vae": vae.eval(),
+        "vae": vae,
         "scheduler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
     }
     settings = {} if is_dev else {"is_distilled": flavour.endswith("-distilled")}

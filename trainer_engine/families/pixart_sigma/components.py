@@ -7,18 +7,17 @@ from pathlib import Path
 import torch
 from diffusers import PixArtTransformer2DModel, SchedulerMixin
 from torch import nn
-from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.controlnet import load_controlnet, new_controlnet
-from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.common.samplers import SAMPLERS
+from trainer_engine.families.common.t5_text import T5PartFinder
 from trainer_engine.families.pixart_sigma.controlnet import PixArtControlNetAdapterModel
-from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
+from trainer_engine.weights.loading import load_diffusers, make_scheduler, part_in
 
 
-class PixArtParts(PartFinder):
+class PixArtParts(T5PartFinder):
     """Finds and loads the parts of a PixArt Sigma pipeline."""
 
     def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> PixArtTransformer2DModel:
@@ -35,27 +34,9 @@ class PixArtParts(PartFinder):
             return new_controlnet(make, self.load_transformer(dtype), self.spec.steers, options)
         return load_controlnet(PixArtControlNetAdapterModel, part_in(folder) if folder else self.find(CONTROLNET), dtype)
 
-    def load_text_encoder(self, dtype: torch.dtype) -> T5EncoderModel:
-        encoder = load_text_encoder(T5EncoderModel, self.find("text_encoder"), dtype)
-        assert isinstance(encoder, T5EncoderModel)
-        return encoder
-
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        tokenizer: PreTrainedTokenizerBase = load_tokenizer(T5Tokenizer, self.find("tokenizer"))
-        return tokenizer
-
     def make_scheduler(self, prediction_type: str, sampler: str | None = None, spacing: str | None = None) -> SchedulerMixin:
         """The base model's own sampler, or the one called so, on the base model's noise schedule; ``spacing`` of its timesteps."""
         config = self.scheduler_config()
         name, needs = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
         spaced = {"timestep_spacing": spacing} if spacing else {}
         return make_scheduler(config, name, {**needs, **spaced, "prediction_type": prediction_type}, self.base.name)
-
-    def copied(self) -> dict[str, CopiedPart]:
-        """What the result of a full fine-tune has as the base model has it."""
-        find, encoder = self.find, lambda: self.load_text_encoder(torch.bfloat16)
-        return {
-            "vae": CopiedPart("diffusers", "AutoencoderKL", find("vae"), lambda: self.load_vae(None)),
-            "text_encoder": CopiedPart("transformers", "T5EncoderModel", find("text_encoder"), encoder, is_text=True),
-            "tokenizer": CopiedPart("transformers", "T5Tokenizer", find("tokenizer"), self.load_tokenizer, is_text=True),
-        }

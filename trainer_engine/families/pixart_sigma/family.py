@@ -26,6 +26,7 @@ from trainer_engine.families.common.control import control_latents, fit_to_contr
 from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.stages import OtherNetwork, SharedSchedule, other_network
+from trainer_engine.families.common.t5_text import T5Text
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory, unwrap
@@ -56,7 +57,7 @@ class PixArtSigma(Family):
         super().__init__(options, devices)
         self.parts = PixArtParts(options.model, self.spec)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
-        self._text: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
+        self.text = T5Text(self._load_text, devices.device, token_limit=self.token_limit)
         self.stage = other_stage(options, self.spec)
 
     @cached_property
@@ -83,33 +84,20 @@ class PixArtSigma(Family):
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         return self.autoencoder.encode(pixels, exact=exact)
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         """Lower case and stripped, padded to the limit while encoding, as the pipeline does it; longer prompts are cut off."""
-        text = self._text
-        if text is None:
-            self._text = text = self._load_text(), self.parts.load_tokenizer()
-        encoder, tokenizer = text
-        tokens = tokenizer(
-            [prompt.lower().strip() for prompt in prompts],
-            padding="max_length",
-            max_length=self.token_limit,
-            truncation=True,
-            add_special_tokens=True,
-            return_tensors="pt",
-        ).to(self.devices.device)
-        states = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0].cpu()
-        lengths = tokens.attention_mask.sum(dim=1).tolist()
+        states, mask = self.text.encode([prompt.lower().strip() for prompt in prompts])
+        lengths = mask.sum(dim=1).tolist()
         return [{"embeds": state[: max(length, 1)].clone()} for state, length in zip(states, lengths, strict=True)]
 
-    def _load_text(self) -> T5EncoderModel:
+    def _load_text(self) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
         encoder = self.parts.load_text_encoder(self.devices.text)
         self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
-        return encoder
+        return encoder, self.parts.load_tokenizer()
 
     def free_encoders(self) -> None:
         self.autoencoder.free()
-        self._text = None
+        self.text.free()
         free_device_memory(self.devices.device)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import AutoencoderKL, SD3ControlNetModel, SD3Transformer2DModel
+from torch import nn
 from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -16,11 +17,16 @@ from transformers import (
     T5Tokenizer,
 )
 
+from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.family_parts import tokenizer_of
+from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.families.common.controlnet import load_controlnet, new_controlnet
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
+from trainer_engine.families.sd3.controlnet import controlnet_of
 from trainer_engine.families.sd3.spec import SPEC
 from trainer_engine.weights.hub import Part
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
@@ -32,8 +38,8 @@ CLIPS = ("text_encoder", "text_encoder_2")
 class Sd3Components(FlowPartFinder):
     """The components of the pipeline. The base model may lack T5: its pipelines then give the network zeros."""
 
-    def __init__(self, options: ModelOptions) -> None:
-        super().__init__(options, SPEC)
+    def __init__(self, options: ModelOptions, spec: FamilySpec = SPEC) -> None:
+        super().__init__(options, spec)
 
     @property
     def t5(self) -> Part | None:
@@ -45,6 +51,18 @@ class Sd3Components(FlowPartFinder):
         network = load_diffusers(SD3Transformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, SD3Transformer2DModel)
         return network
+
+    def load_controlnet(self, options: TrainingOptions, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        """From ``folder``, from its own weights, or made from the transformer. Raises ModelUnavailable, InvalidOptions."""
+        if folder is None and self.spec.components[CONTROLNET].is_made:
+            assert self.spec.steers is not None
+            return new_controlnet(controlnet_of, self.load_transformer(dtype), self.spec.steers, options)
+        return load_controlnet(SD3ControlNetModel, part_in(folder) if folder else self.find(CONTROLNET), dtype)
+
+    def vae_shift(self) -> float:
+        """What scaled latents would be more if the autoencoder shifted none."""
+        config = AutoencoderKL.load_config(self.find("vae").folder, local_files_only=True)
+        return float(config.get("shift_factor") or 0.0) * float(config.get("scaling_factor", 0.18215))
 
     def load_clip(self, name: str, dtype: torch.dtype) -> CLIPTextModelWithProjection:
         encoder = load_text_encoder(CLIPTextModelWithProjection, self.find(name), dtype)

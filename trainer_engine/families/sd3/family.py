@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
+from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.config.skipped_layers import SkippedLayers
@@ -20,11 +23,13 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
+from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.families.sd3.components import CLIPS, Sd3Components
+from trainer_engine.families.sd3.controlnet import ControlPipeline, controlnet_inputs, encoding_control, unread_parameters
 from trainer_engine.families.sd3.options import Sd3Options
 from trainer_engine.families.sd3.spec import SPEC
 from trainer_engine.runtime.devices import Devices
@@ -54,7 +59,7 @@ class StableDiffusion3(ClipFamily):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.own = options.of_family(Sd3Options)
-        self.parts = Sd3Components(options.model)
+        self.parts = Sd3Components(options.model, self.spec)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
         self._t5: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
 
@@ -148,8 +153,13 @@ class StableDiffusion3(ClipFamily):
     # ---- the network ----
 
     def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        if name == CONTROLNET:
+            return self.parts.load_controlnet(self.options, dtype, folder)
         network: nn.Module = self.parts.load_transformer(dtype, folder)
         return network
+
+    def unread_parameters(self, network: nn.Module) -> Sequence[nn.Parameter]:
+        return unread_parameters(network, self.beside["transformer"]) if self.spec.steers else ()
 
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
@@ -157,40 +167,62 @@ class StableDiffusion3(ClipFamily):
 
     def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
         """Return the velocity (B, C, h, w)."""
-        device, dtype = self.devices.device, self.devices.network
-        output: Tensor = network(
-            hidden_states=inputs.noisy_latents.to(device, dtype),
-            timestep=inputs.timesteps.to(device, torch.float32) * TIMESTEPS,
-            encoder_hidden_states=self.joint_states(inputs.prompts, joint_width(network)).to(device, dtype),
-            pooled_projections=inputs.prompts["pooled"].to(device, dtype),
-            return_dict=False,
-        )[0]
+        if self.spec.steers:
+            return self._steered(network, inputs)
+        output: Tensor = network(**self._arguments(network, inputs, self.devices.network))[0]
         return output
+
+    def _arguments(self, network: nn.Module, inputs: StepInputs, dtype: torch.dtype) -> dict[str, Any]:
+        """What the transformer and its ControlNet take alike. ``network``: the one of the two that takes it."""
+        device = self.devices.device
+        return {
+            "hidden_states": inputs.noisy_latents.to(device, dtype),
+            "timestep": inputs.timesteps.to(device, torch.float32) * TIMESTEPS,
+            "encoder_hidden_states": self.joint_states(inputs.prompts, joint_width(network)).to(device, dtype),
+            "pooled_projections": inputs.prompts["pooled"].to(device, dtype),
+            "return_dict": False,
+        }
+
+    def _steered(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """The prediction of the frozen transformer; the ControlNet adds its outputs behind the transformer's blocks."""
+        assert inputs.control is not None, "every sample of a run with a ControlNet has a control image"
+        control = inputs.control.to(self.devices.device, self.devices.network)
+        arguments = self._arguments(network, inputs, self.devices.network)
+        (residuals,) = network(**controlnet_inputs(network, arguments, control, self._vae_shift))
+        dtype, beside = self.devices.frozen, self.beside["transformer"]
+        added = [residual.to(dtype) for residual in residuals]
+        output: Tensor = beside(**self._arguments(beside, inputs, dtype), block_controlnet_hidden_states=added)[0]
+        return output
+
+    @cached_property
+    def _vae_shift(self) -> float:
+        return self.parts.vae_shift()
 
     # ---- validation and the result ----
 
     @property
     def pipeline_name(self) -> str:
-        return "StableDiffusion3Pipeline"
+        return self.spec.steers.pipeline if self.spec.steers else "StableDiffusion3Pipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> StableDiffusion3Pipeline:
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
         no_text = dict.fromkeys((*SPEC.prompts.text_encoder_folders, *SPEC.prompts.tokenizer_folders))
-        pipeline = StableDiffusion3Pipeline(
-            transformer=network, vae=self.autoencoder.model, scheduler=self.parts.make_scheduler(sampler), **no_text
-        )
+        networks = {**self.beside, **self.trained_modules(network)}
+        kind = ControlPipeline if self.spec.steers else StableDiffusion3Pipeline
+        pipeline = kind(**networks, vae=self.autoencoder.model, scheduler=self.parts.make_scheduler(sampler), **no_text)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     @torch.no_grad()
-    def generate(
-        self, pipeline: StableDiffusion3Pipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
-    ) -> Image.Image:
+    def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
         device, dtype = self.devices.device, self.devices.network
         batch = self.collate_prompts([request.prompt, request.negative])
         embeds = self.joint_states(batch, joint_width(pipeline.transformer)).to(device, dtype)
         pooled = batch["pooled"].to(device, dtype)
 
-        with self.devices.autocast():
+        steered = encoding_control(pipeline.controlnet, device, dtype, request.seed) if self.spec.steers else nullcontext()
+        extra = {"control_image": control_picture(request)} if self.spec.steers else self._left_out(request.skipped_layers)
+
+        with self.devices.autocast(), steered:
             latents = pipeline(
                 prompt_embeds=embeds[:1],
                 negative_prompt_embeds=embeds[1:],
@@ -203,7 +235,7 @@ class StableDiffusion3(ClipFamily):
                 generator=request.generator(),
                 output_type="latent",
                 callback_on_step_end=step_callback(on_step),
-                **self._left_out(request.skipped_layers),
+                **extra,
             ).images
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image

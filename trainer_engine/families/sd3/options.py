@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from trainer_engine.config.controlnet import CUSTOM, NAME, WEIGHTS, custom_config
 from trainer_engine.config.option import OptionGroup, option
 from trainer_engine.config.skipped_layers import OPTION as LAYERS
 from trainer_engine.config.skipped_layers import outside_problems, parse_layers
 from trainer_engine.contract.errors import Problem
-from trainer_engine.families.sd3.spec import BLOCKS, SPEC
+from trainer_engine.families.sd3.spec import BLOCKS, SPEC, layers_problem
 
 SCALE = "validation_guidance_skip_scale"
 
@@ -36,5 +37,15 @@ def blocks_can_be_left_out(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem.note(SCALE, "no_effect", f"{LAYERS} names no blocks: {SCALE} has no effect.", got=values[SCALE])
 
 
+def every_layer_of_a_controlnet_is_read(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Refuses a new ControlNet with more layers than the transformer of the flavour reads."""
+    blocks = BLOCKS.get(values.get("model_flavour") or SPEC.default_flavour)
+    if SPEC.controlnet is None or blocks is None or not values[NAME] or values[WEIGHTS]:
+        return
+    layers = custom_config(values[CUSTOM], SPEC.controlnet)[0].get("num_layers", 1)
+    if problem := layers_problem(layers, blocks):
+        yield problem
+
+
 GROUP = Sd3Options
-RULES = (blocks_can_be_left_out,)
+RULES = (blocks_can_be_left_out, every_layer_of_a_controlnet_is_read)

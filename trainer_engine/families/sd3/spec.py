@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.controlnet import CUSTOM, ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_parts import (
     AdapterSpec,
@@ -17,12 +18,27 @@ from trainer_engine.config.family_parts import (
 )
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import ANY_FAMILY
+from trainer_engine.contract.errors import Problem
 
 FLAVOURS = MappingProxyType({"medium": "stabilityai/stable-diffusion-3.5-medium", "large": "stabilityai/stable-diffusion-3.5-large"})
 BLOCKS = MappingProxyType({"medium": 24, "large": 38})
 """Flavour -> blocks of its network."""
 CLIP_TOKENS, CLIP_WIDTHS = 77, (768, 1280)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+CONTROL_LAYERS = 12
+"""Blocks of a new ControlNet, as diffusers makes it."""
+
+
+def layers_problem(layers: int, blocks: int) -> Problem | None:
+    """Refuses more blocks of a ControlNet than half of the transformer's ``blocks``, or None.
+
+    Each output is added behind two blocks or more, and behind the last block nothing is: with more layers some would not be read.
+    """
+    if layers <= blocks // 2:
+        return None
+    message = f"The outputs of a ControlNet reach at most every second of the {blocks} blocks of the transformer."
+    return Problem.error(f"{CUSTOM}.num_layers", "too_many", message, got=layers, expected=f"at most {blocks // 2}")
+
 
 SPEC = FamilySpec(
     name="sd3",
@@ -83,6 +99,17 @@ SPEC = FamilySpec(
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.5, "validation_num_inference_steps": 40}),
     flavour_defaults=MappingProxyType({"large": MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28})}),
     parameters=MappingProxyType({"medium": 2_243_171_520, "large": 8_056_627_520}),
+    controlnet=ControlNetSpec(
+        class_name="SD3ControlNetModel",
+        pipeline="StableDiffusion3ControlNetPipeline",
+        parameters=MappingProxyType({"medium": 1_261_169_664, "large": 2_654_723_200}),
+        new_layers=r"controlnet_|pos_embed_input\.",
+        sees_latents=True,
+        matching=("in_channels", "joint_attention_dim", "pooled_projection_dim", "num_attention_heads", "attention_head_dim"),
+        fixed=MappingProxyType({"extra_conditioning_channels": 0, "use_pos_embed": True}),
+        settings=MappingProxyType({"num_layers": ControlNetSetting(least=1, most=max(BLOCKS.values()) // 2)}),
+        unused=frozenset({"validation_guidance_skip_layers"}),
+    ),
     architectures=MappingProxyType({flavour: f"stable-diffusion-3.5-{flavour}" for flavour in FLAVOURS}),
     licenses=MappingProxyType(
         {

@@ -52,7 +52,7 @@ def test_the_encoders_weights_are_gone_after_freeing() -> None:
     family = tiny_family()
     family.encode_images(torch.zeros(1, 3, 64, 64))
     family.encode_prompts(["a red circle"])
-    watched = [weakref.ref(family.autoencoder.model), weakref.ref(family._text[0])]
+    watched = [weakref.ref(family.autoencoder.model), weakref.ref(family.text._loaded[0])]
     family.free_encoders()
     gc.collect()
     assert [reference() for reference in watched] == [None, None]

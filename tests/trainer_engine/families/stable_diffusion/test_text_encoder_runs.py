@@ -103,7 +103,7 @@ def test_the_cache_of_prompts_holds_tokens_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("sd1x", "full"),
+        pytest.param("sd1x", "full", marks=pytest.mark.slow),
         ("sdxl", "lora"),
         pytest.param("sd1x", "lora", marks=pytest.mark.slow),
         pytest.param("sdxl", "full", marks=pytest.mark.slow),

@@ -199,5 +199,5 @@ def test_a_configuration_of_the_flavour_starts(flavour: str) -> None:
 @pytest.mark.parametrize("flavour", list(SPEC.flavours))
 def test_distilled_weights_of_a_flavour_name_its_own_base(flavour: str) -> None:
     options = options_with(**{**HERE, "model_flavour": flavour, "pretrained_model_name_or_path": "owner/Wan2.1-Distill-Lightning"})
-    [problem] = distillation_problems(options, SPEC, {}, {})
+    [problem] = distillation_problems(options, SPEC, scheduler={}, network={}, pipeline={})
     assert problem.expected.endswith(SPEC.repository(flavour)) and f"train {SPEC.repository(flavour)}" in problem.hint

@@ -1,0 +1,174 @@
+"""Chroma as the trainer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ChromaPipeline
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.base import Family
+from trainer_engine.families.chroma.components import ChromaComponents
+from trainer_engine.families.chroma.masks import MaskOfSingleBlocks, attention_mask, seen_tokens
+from trainer_engine.families.chroma.spec import SPEC
+from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.latent_squares import pack, positions_of, token_count, unpack
+from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
+from trainer_engine.families.common.t5_text import T5Text
+from trainer_engine.families.generation import GenerationRequest, LateGuidance, SamplerStep
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.modules import free_device_memory
+from trainer_engine.runtime.devices import Devices
+
+KEPT_POSITIONS = 128
+"""Image sizes whose positions stay on the device."""
+
+
+class Chroma(Family):
+    """Lodestone Rock, 2025.
+
+    A prompt is ``{"embeds": (T, D), "mask": (T,)}``: T5's states of all T tokens, padding included, and 1 for the tokens of the prompt and
+    the first one of the padding, which the network was trained to see. T5 does not attend to its padding.
+
+    Training computes exactly what the transformer of diffusers computes when ``ChromaPipeline`` calls it, because that is what generates
+    with the result: the mask does not hide the padding, it lowers its scores (``masks.py``), so the states of padding are stored. With
+    ``t5_padding=zero`` those that the mask leaves out are zeros, and left out.
+    """
+
+    spec = SPEC
+    parts: ChromaComponents
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        super().__init__(options, devices)
+        self.parts = ChromaComponents(options.model)
+        self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
+        self.text = T5Text(self._load_text, devices.device, token_limit=self.token_limit)
+        self._positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
+
+    # ---- encoders ----
+
+    @property
+    def stores_padding(self) -> bool:
+        """Whether the states of padding are part of an embedding."""
+        return self.options.model.t5_padding != "zero"
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        return self.encoder_fingerprint(hashes) + ("" if self.stores_padding else " without padding")
+
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        return self.autoencoder.encode(pixels, exact=exact)
+
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        """As the pipeline does it; longer prompts are cut off."""
+        states, real = self.text.encode(prompts)
+        seen = seen_tokens(real)
+        lengths = [self.token_limit] * len(states) if self.stores_padding else seen.sum(dim=1).tolist()
+        return [{"embeds": state[:length].clone(), "mask": mask.clone()} for state, length, mask in zip(states, lengths, seen, strict=True)]
+
+    def _load_text(self) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
+        encoder = self.parts.load_text_encoder(self.devices.text)
+        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
+        return encoder, self.parts.load_tokenizer()
+
+    def free_encoders(self) -> None:
+        self.autoencoder.free()
+        self.text.free()
+        free_device_memory(self.devices.device)
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        """``embeds`` (B, T, D), zeros where padding was left out, and ``mask`` (B, T)."""
+        mask = torch.stack([prompt["mask"] for prompt in prompts])
+        embeds = prompts[0]["embeds"].new_zeros(*mask.shape, prompts[0]["embeds"].shape[-1])
+        for row, prompt in enumerate(prompts):
+            embeds[row, : len(prompt["embeds"])] = prompt["embeds"]
+        return {"embeds": embeds, "mask": mask}
+
+    # ---- the transformer ----
+
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        network: nn.Module = self.parts.load_transformer(dtype, folder)
+        return network
+
+    def load_network(self, checkpoint: Path | None = None) -> nn.Module:
+        network = super().load_network(checkpoint)
+        MaskOfSingleBlocks.give(network)
+        return network
+
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        return token_count(latent_shape)
+
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """Return the velocity (B, C, h, w)."""
+        device, dtype = self.devices.device, self.devices.network
+        height, width = inputs.noisy_latents.shape[-2:]
+        tokens = pack(inputs.noisy_latents.to(device, dtype))
+        embeds = inputs.prompts["embeds"].to(device, dtype)
+        output = network(
+            hidden_states=tokens,
+            timestep=inputs.timesteps.to(device, torch.float32),
+            encoder_hidden_states=embeds,
+            txt_ids=torch.zeros(embeds.shape[1], 3, device=device, dtype=dtype),
+            img_ids=self._positions(((height, width),), device, dtype),
+            attention_mask=attention_mask(inputs.prompts["mask"].to(device, dtype), tokens.shape[1]),
+            return_dict=False,
+        )[0]
+        return unpack(output, height, width)
+
+    # ---- validation and the result ----
+
+    @property
+    def pipeline_name(self) -> str:
+        return "ChromaPipeline"
+
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> ChromaPipeline:
+        return self.parts.make_pipeline(network, self.autoencoder.model, sampler)
+
+    @torch.no_grad()
+    def generate(
+        self, pipeline: ChromaPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
+    ) -> Image.Image:
+        """``request.guidance`` is classifier-free guidance; ``true_guidance`` above 1 takes its place, and begins later."""
+        device, dtype = self.devices.device, self.devices.network
+        batch = self.collate_prompts([request.prompt, request.negative])
+        embeds, mask = batch["embeds"].to(device, dtype), batch["mask"].to(device, dtype)
+        height, width = request.height // 16 * 2, request.width // 16 * 2
+        late = (request.true_guidance, request.unguided_steps)
+        guidance = LateGuidance(*(late if request.true_guidance > 1 else (request.guidance, 0)))
+
+        def on_step_end(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            guidance.steps_taken = index + 1
+            if on_step:
+                on_step(SamplerStep(index + 1, float(timestep), unpack(tensors["latents"], height, width)))
+            return {}
+
+        with self.devices.autocast():
+            tokens = pipeline(
+                prompt_embeds=embeds[:1],
+                prompt_attention_mask=mask[:1],
+                negative_prompt_embeds=embeds[1:],
+                negative_prompt_attention_mask=mask[1:],
+                height=request.height,
+                width=request.width,
+                num_inference_steps=request.steps,
+                guidance_scale=guidance,
+                generator=request.generator(),
+                output_type="latent",
+                callback_on_step_end=on_step_end,
+            ).images
+        latents = self.autoencoder.decode(unpack(tokens, height, width))
+        image: Image.Image = pipeline.image_processor.postprocess(latents, output_type="pil")[0]
+        return image
+
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
+        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+
+
+FAMILY = Chroma

@@ -1,0 +1,67 @@
+"""Prompts as the states of one T5 that does not see their padding, as PixArt Sigma and Chroma take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
+
+from trainer_engine.families.common.pipeline_folder import CopiedPart
+from trainer_engine.weights.loading import PartFinder, load_text_encoder, load_tokenizer
+
+
+class T5PartFinder(PartFinder):
+    """Finds the components of a pipeline whose only text encoder is T5."""
+
+    def load_text_encoder(self, dtype: torch.dtype) -> T5EncoderModel:
+        """Frozen, on the CPU. Raises ModelUnavailable."""
+        encoder = load_text_encoder(T5EncoderModel, self.find("text_encoder"), dtype)
+        assert isinstance(encoder, T5EncoderModel)
+        return encoder
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Raises ModelUnavailable."""
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(T5Tokenizer, self.find("tokenizer"))
+        return tokenizer
+
+    def copied(self) -> dict[str, CopiedPart]:
+        """What the result of a full fine-tune has as the base model has it."""
+        find, encoder = self.find, lambda: self.load_text_encoder(torch.bfloat16)
+        return {
+            "vae": CopiedPart("diffusers", "AutoencoderKL", find("vae"), lambda: self.load_vae(None)),
+            "text_encoder": CopiedPart("transformers", "T5EncoderModel", find("text_encoder"), encoder, is_text=True),
+            "tokenizer": CopiedPart("transformers", "T5Tokenizer", find("tokenizer"), self.load_tokenizer, is_text=True),
+        }
+
+
+class T5Text:
+    """The states of T5 for prompts that are padded to the limit. T5 is loaded when it is first needed."""
+
+    def __init__(
+        self, load: Callable[[], tuple[T5EncoderModel, PreTrainedTokenizerBase]], device: torch.device, *, token_limit: int
+    ) -> None:
+        """``load`` returns T5 on ``device``, and its tokenizer."""
+        self._load = load
+        self.device = device
+        self.token_limit = token_limit
+        self._loaded: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
+
+    def free(self) -> None:
+        self._loaded = None
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The states (B, T, D) of all T tokens, and the mask (B, T), 1 for those that are no padding; both on the CPU.
+
+        Longer prompts are cut off. The states of padding depend on the prompt, since padding attends to it.
+        """
+        loaded = self._loaded  # another thread may drop it at any time
+        if loaded is None:
+            self._loaded = loaded = self._load()
+        encoder, tokenizer = loaded
+        tokens = tokenizer(list(prompts), padding="max_length", max_length=self.token_limit, truncation=True, return_tensors="pt")
+        mask = tokens.attention_mask
+        states = encoder(tokens.input_ids.to(self.device), attention_mask=mask.to(self.device))[0]
+        return states.cpu(), mask

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AnimaModularPipeline, AutoencoderKLQwenImage, ClassifierFreeGuidance, CosmosTransformer3DModel
+from diffusers import AnimaModularPipeline, AnimaTextConditioner, AutoencoderKLQwenImage, ClassifierFreeGuidance, CosmosTransformer3DModel
 from diffusers.modular_pipelines.anima.before_denoise import AnimaTextConditioningStep
 from diffusers.modular_pipelines.anima.encoders import AnimaTextEncoderStep, encode_vae_image
 from peft import LoraConfig
 from torch import Tensor
 from torch.nn.functional import mse_loss
+from transformers import Qwen3Config, Qwen3Model
 
 from tests.helpers.gradients import LORA, assert_same_gradients, trainable_of
 from tests.helpers.models import fixed, tiny_model, tiny_of
@@ -208,6 +209,25 @@ def test_the_layers_of_the_published_network_are_those_that_adapters_and_estimat
     targets = SPEC.adapters.lora_targets[SPEC.adapters.default_lora_target]
     assert sum(name.endswith(targets) for name in names) == 28 * len(targets)
     assert sum(one.numel() for one in network.parameters()) == SPEC.parameters[SPEC.default_flavour]
+
+
+def test_what_reads_prompts_has_the_size_that_estimates_state() -> None:
+    with torch.device("meta"):
+        conditioner = AnimaTextConditioner()
+        encoder = Qwen3Model(
+            Qwen3Config(
+                vocab_size=151_936,
+                hidden_size=1024,
+                intermediate_size=3072,
+                num_hidden_layers=28,
+                num_attention_heads=16,
+                num_key_value_heads=8,
+                head_dim=128,
+            )
+        )
+    counted = [sum(one.numel() for one in module.parameters()) for module in (conditioner, encoder)]
+    assert SPEC.prompts.encoder_parameters == (sum(counted),)
+    assert conditioner.config.min_sequence_length == SPEC.prompts.token_limit and conditioner.config.target_dim == SPEC.prompts.width
 
 
 @torch.no_grad()

@@ -178,5 +178,7 @@ def _noise(draft: Draft, train: Source) -> None:
     if draft.is_flow_matching:
         for option, value in TIMESTEPS.get(kind, TIMESTEPS["sigmoid"]).items():
             draft.put(option, value, train.name("timestep_type"))
+        if kind not in ("linear", "shift"):
+            draft.use_sigmoid(train.name("timestep_type"))
         if kind not in TIMESTEPS:
             draft.ledger.leave(train.name("timestep_type"), kind, "timesteps are those of a sigmoid of the normal distribution")

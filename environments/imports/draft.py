@@ -18,6 +18,7 @@ from trainer_engine.config.family_spec import FamilySpec
 
 LONGEST_ID = 40
 TEXT_FILE = ".txt"
+DENSITIES = "flow_cubic_schedule_weights"
 SHUFFLED_VARIANTS = 10
 """Variants of a shuffled caption: other trainers shuffle at every step, this one caches each variant."""
 TRANSFORMER = ("Attention", "FeedForward")
@@ -58,6 +59,11 @@ class Draft:
         """Sets an option, unless the value is None."""
         if value is not None:
             self.options[option], self.origins[option] = value, origin
+
+    def use_sigmoid(self, origin: str) -> None:
+        """Samples timesteps as a sigmoid of the normal distribution, also for a family that has densities of its own by default."""
+        if self.spec is not None and self.spec.defaults_of(self.options.get("model_flavour")).get(DENSITIES):
+            self.put(DENSITIES, "", origin)
 
     def copy(self, source: Source, kinds: Mapping[str, tuple[str, str]]) -> None:
         """Takes simple values: key -> (option, kind), with a kind of ``number``, ``whole``, ``flag`` or ``text``."""

@@ -107,6 +107,7 @@ def _timesteps(draft: Draft, source: Source) -> None:
     draft.put("flow_schedule_auto_shift", is_dynamic or None, source.name("dynamic_timestep_shifting"))
     if kind == "LOGIT_NORMAL":
         draft.put("flow_sigmoid_scale", (source.number("noising_weight") or 0.0) + 1.0, source.name("noising_weight"))
+        draft.use_sigmoid(origin)
     else:
         draft.put("flow_use_uniform_schedule", True, origin)
     if kind not in ("UNIFORM", "LOGIT_NORMAL"):

@@ -134,3 +134,5 @@ def translate_timesteps(draft: Draft, source: Source, default_shift: float) -> N
     chosen.setdefault("flow_schedule_shift", default_shift if shift is None else shift)
     for option, value in chosen.items():
         draft.put(option, value, source.name("timestep_sampling"))
+    if "flow_use_uniform_schedule" not in chosen:
+        draft.use_sigmoid(source.name("timestep_sampling"))

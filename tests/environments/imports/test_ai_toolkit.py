@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.environments.imports.conftest import Refused, Translate, reasons, sets
+from trainer_engine.config.parse import check_options
 
 FLUX_LORA = """---
 job: extension
@@ -190,6 +191,19 @@ def test_edit_pairs_keep_their_lokr_and_the_images_that_prompts_edit(imported: T
         "factor": 8,
         "apply_preset": {"target_module": ["FluxAttention", "FeedForward"]},
     }
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "weighted", "linear"])
+def test_a_sigmoid_takes_the_place_of_the_densities_of_a_family(imported: Translate, kind: str) -> None:
+    flux = FLUX_LORA.replace("steps: 2000", f"steps: 2000\n        timestep_type: {kind}")
+    chroma = flux.replace("black-forest-labs/FLUX.1-dev", "lodestones/Chroma1-HD").replace("is_flux: true", "arch: chroma")
+    name = "flow_cubic_schedule_weights"
+    assert name not in imported(flux).planned.config
+    config = imported(chroma).planned.config
+    assert config["model_family"] == "chroma" and (name in config) == (kind != "linear")
+    options, problems = check_options({**config, "data_backend_config": "datasets.json"})
+    assert options is not None, problems
+    assert bool(options.objective.flow_cubic_schedule_weights) == options.objective.flow_use_uniform_schedule == (kind == "linear")
 
 
 def test_an_import_leaves_out_what_checks_refuse_with_their_words(imported: Translate) -> None:

@@ -329,7 +329,7 @@ bfloat16: 61 KB a token. Numbers that were computed in float32 are rounded by at
 - `simpletuner cache stats | verify | gc` and `/api/cache` count, verify and clean caches: [upkeep.md](upkeep.md).
 
 Captions of {TYPICAL_TOKENS} tokens are assumed below. The states of padding are not stored, except where the network attends to them: those
-of CLIP, those of Flux.2, and those of T5 for Flux and Stable Diffusion 3.5 without `t5_padding=zero` (and, for Flux, without
+of CLIP, those of Flux.2, and those of T5 for Flux, Chroma and Stable Diffusion 3.5 without `t5_padding=zero` (and, for Flux, without
 `flux_attention_masked_training`). T5 attends to its padding, so these states depend on the caption, and only T5 could compute them again. A
 Flux caption therefore takes 4.2 MB, with one of these options a tenth of it, and nothing with `text_cache_disable`. With
 `compress_disk_cache` the embeddings are the same and take a tenth to a third: the states of padding differ by 0 to 0.3 percent from one

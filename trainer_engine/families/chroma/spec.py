@@ -6,20 +6,17 @@ from types import MappingProxyType
 
 from trainer_engine.config.distillation import FEW_STEP_WORDS, DistillationSpec
 from trainer_engine.config.family_parts import (
-    AdapterSpec,
     Component,
     LatentSpec,
     PromptSpec,
     Role,
     SamplingSpec,
     frozen_components,
-    lokr_start,
 )
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
-from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.routing import RoutingSpec
-from trainer_engine.families.common.flux_layers import LORA_TARGETS, SLIDER_TARGETS
+from trainer_engine.families.common.flux_layers import flux_adapters
 
 BASE = "lodestones/Chroma1-Base"
 FLAVOURS = MappingProxyType({"base": BASE, "hd": "lodestones/Chroma1-HD", "flash": "lodestones/Chroma1-Flash"})
@@ -66,16 +63,7 @@ SPEC = FamilySpec(
         samplers=("euler", "unipc", "dpm++"),
         options=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),
     ),
-    adapters=AdapterSpec(
-        module_classes=("FluxAttention", "FeedForward", "ChromaTransformerBlock", "ChromaSingleTransformerBlock", "Linear"),
-        class_aliases=MappingProxyType({"Attention": ("FluxAttention",)}),
-        lycoris_start=lokr_start(16, {"FluxAttention": 16, "FeedForward": 8}),
-        lora_targets=LORA_TARGETS,
-        default_lora_target="all",
-        lora_target_option="flux_lora_target",
-        slider_targets=SLIDER_TARGETS,
-        base_precisions=QUANTISED,
-    ),
+    adapters=flux_adapters(("ChromaTransformerBlock", "ChromaSingleTransformerBlock")),
     aliases=("chroma1",),
     known_as=MappingProxyType({"chroma": "base", "chroma1": "base", "chroma1_base": "base", "chroma1_hd": "hd", "chroma1_flash": "flash"}),
     activation_share=1.43,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from trainer_engine.config.family_parts import AdapterSpec, lokr_start
+from trainer_engine.config.precisions import QUANTISED
+
 IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 PROMPT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 IMAGE_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_mlp")
@@ -27,5 +30,17 @@ LORA_TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Values of ``flux_lora_target`` -> endings of the names of layers, without what a family adds of its own."""
-SLIDER_TARGETS = (*IMAGE_ATTENTION, "attn.to_qkv")
-"""What learns a slider: nothing that reads the prompt."""
+
+
+def flux_adapters(blocks: tuple[str, str], more: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> AdapterSpec:
+    """The modules that adapters are put on. ``blocks``: classes of the double and the single ones; ``more``: further named layers."""
+    return AdapterSpec(
+        module_classes=("FluxAttention", "FeedForward", *blocks, "Linear"),
+        class_aliases=MappingProxyType({"Attention": ("FluxAttention",)}),
+        lycoris_start=lokr_start(16, {"FluxAttention": 16, "FeedForward": 8}),
+        lora_targets=MappingProxyType({**LORA_TARGETS, **more}),
+        default_lora_target="all",
+        lora_target_option="flux_lora_target",
+        slider_targets=(*IMAGE_ATTENTION, "attn.to_qkv"),
+        base_precisions=QUANTISED,
+    )

@@ -8,21 +8,18 @@ from trainer_engine.config.control import ControlSpec
 from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_parts import (
-    AdapterSpec,
     Component,
     LatentSpec,
     PromptSpec,
     Role,
     SamplingSpec,
     frozen_components,
-    lokr_start,
 )
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
-from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.config.routing import RoutingSpec
 from trainer_engine.config.token_splitting import SplittingSpec
-from trainer_engine.families.common.flux_layers import EVERYTHING, LORA_TARGETS, SLIDER_TARGETS
+from trainer_engine.families.common.flux_layers import EVERYTHING, LORA_TARGETS, flux_adapters
 from trainer_engine.families.flux.options import WITHOUT_GUIDANCE
 
 MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
@@ -106,22 +103,13 @@ SPEC = FamilySpec(
         samplers=("euler", "unipc", "dpm++"),
         options=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),
     ),
-    adapters=AdapterSpec(
-        module_classes=("FluxAttention", "FeedForward", "FluxTransformerBlock", "FluxSingleTransformerBlock", "Linear"),
-        class_aliases=MappingProxyType({"Attention": ("FluxAttention",)}),
-        lycoris_start=lokr_start(16, {"FluxAttention": 16, "FeedForward": 8}),
-        lora_targets=MappingProxyType(
-            {
-                **LORA_TARGETS,
-                "controlnet": (*LORA_TARGETS["all"], *CONTROL_LAYERS),
-                "all+ffs+embedder+controlnet": (*LORA_TARGETS["all+ffs+embedder"], *CONTROL_LAYERS),
-                "ai-toolkit": (*EVERYTHING, *MODULATION),
-            }
-        ),
-        default_lora_target="all",
-        lora_target_option="flux_lora_target",
-        slider_targets=SLIDER_TARGETS,
-        base_precisions=QUANTISED,
+    adapters=flux_adapters(
+        ("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+        {
+            "controlnet": (*LORA_TARGETS["all"], *CONTROL_LAYERS),
+            "all+ffs+embedder+controlnet": (*LORA_TARGETS["all+ffs+embedder"], *CONTROL_LAYERS),
+            "ai-toolkit": (*EVERYTHING, *MODULATION),
+        },
     ),
     aliases=("flux.1", "flux1"),
     known_as=MappingProxyType(

@@ -22,10 +22,11 @@ from tests.helpers.tiny_run import train_here
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.one_file.contents import contents_of
 from trainer_engine.config.parse import check_options
-from trainer_engine.contract.errors import Level
+from trainer_engine.contract.errors import Level, ModelUnavailable
 from trainer_engine.families.chroma.family import Chroma
 from trainer_engine.families.chroma.masks import attention_mask
 from trainer_engine.families.chroma.spec import DENSITIES, SPEC
+from trainer_engine.families.flux.family import Flux
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.objectives.build import make_objective
@@ -399,6 +400,14 @@ def test_a_file_in_the_layout_of_the_publisher_fills_every_weight() -> None:
         tensors = {f"model.diffusion_model.{name}": torch.empty(shape) for name, shape in shapes.items()}
     converted = _converted(ChromaTransformer2DModel, tensors, {})
     assert {name: weight.shape for name, weight in converted.items()} == wanted
+
+
+def test_networks_of_flux_and_chroma_are_refused_in_each_others_runs() -> None:
+    source = "pretrained_transformer_model_name_or_path"
+    with pytest.raises(ModelUnavailable, match="lacks .* distilled_guidance_layer"):
+        tiny_chroma(**{source: str(tiny_model("flux"))}).load_network()
+    with pytest.raises(ModelUnavailable, match=r"holds the network of Chroma; this run trains Flux\.1"):
+        tiny_of(Flux, tiny_model("flux"), **{source: str(tiny_model("chroma"))}).load_network()
 
 
 def test_flash_samples_in_few_steps_without_guidance() -> None:

@@ -8,6 +8,7 @@ from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, 
 
 from environments.api.compatibility import Compatibility
 from environments.api.options import Options
+from environments.urls import dataset_urlpatterns, folder_urlpatterns
 from simpletuner_site.views import HealthView, HomePageView
 from training.api.models import Models
 from training.api.system import System
@@ -30,6 +31,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^api/models/?$", Models.as_view(), name="models"),
     re_path(r"^api/system/?$", System.as_view(), name="system"),
     path("api/configs", include("environments.urls")),
+    path("api/datasets", include(dataset_urlpatterns)),
+    path("api/folders", include(folder_urlpatterns)),
     path("api/training", include("training.urls")),
 ]
 

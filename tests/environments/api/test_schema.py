@@ -102,6 +102,9 @@ def test_bodies_are_described_field_by_field(schema: Any) -> None:
         "example",
         "dataloader_path",
         "create_dataloader",
+        "images",
+        "trigger_word",
+        "options",
     }
     assert set(shapes["CreateEnvironment"]["properties"]) == fields
     assert set(shapes["Problem"]["properties"]) == {"option", "code", "message", "got", "expected", "hint"}

@@ -12,11 +12,14 @@ from environments.urls import dataset_urlpatterns, folder_urlpatterns
 from simpletuner_site.views import HealthView, HomePageView
 from training.api.models import Models
 from training.api.system import System
-from training.urls import cache_urlpatterns, page_urlpatterns, webhook_urlpatterns
+from training.pages.new import NewPage
+from training.urls import cache_urlpatterns, environment_urlpatterns, page_urlpatterns, webhook_urlpatterns
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", HomePageView.as_view(), name="home"),
     path("runs/", include(page_urlpatterns)),
+    path("environments", include(environment_urlpatterns)),
+    re_path(r"^new/?$", NewPage.as_view(), name="new"),
     re_path(r"^health/?$", HealthView.as_view(), name="health"),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),

@@ -16,7 +16,6 @@ from trainer_engine.datasets.sources.local import LocalSource
 
 FIRST_ADAPTER: Mapping[str, Any] = MappingProxyType(
     {
-        "learning_rate": 1e-4,
         "lr_scheduler": "cosine",
         "lr_warmup_steps": 100,
         "optimizer": "adamw_bf16",

@@ -1,0 +1,243 @@
+"""``/environments/<name>/datasets``: the sets of an environment with their fields, images and captions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+
+from environments import services as environments
+from environments.api.dataset_images import thumbnail_address
+from environments.errors import EnvironmentRefused
+from environments.files.datasets_file import unwrapped_datasets
+from environments.files.json_text import BadJson, parse_json
+from environments.home import current_home
+from environments.images.datasets import DatasetImage, OpenDataset, datasets_of, open_dataset
+from environments.models import Environment
+from environments.sync import shown_datasets
+from trainer_engine.config.datasets.names import SETS, specs
+from trainer_engine.config.json_fields import WrongValue
+from trainer_engine.config.option import OptionSpec
+from trainer_engine.config.options.values import parse_value
+from trainer_engine.contract.errors import Level, Problem
+from training import services
+from training.pages.environments import ACTOR, environment_named
+from training.pages.messages import say_problems
+from training.pages.views import Page, number_in
+
+IMAGES_ON_PAGE = 24
+COMMON = (
+    *("instance_data_dir", "caption_strategy", "instance_prompt", "prepend_instance_prompt", "resolution", "resolution_type"),
+    *("crop", "crop_style", "crop_aspect", "repeats", "disabled"),
+)
+PROMPT = "instance_prompt"
+"""A text, or a list of texts; the page shows a list as JSON."""
+
+
+@dataclass(frozen=True)
+class FieldRow:
+    """One field of a dataset."""
+
+    name: str
+    value: str
+    help: str
+    default: str
+    choices: tuple[str, ...]
+    is_common: bool
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """An image of a dataset with its small copy."""
+
+    image: DatasetImage
+    thumbnail: str
+
+
+@dataclass(frozen=True)
+class ShownSet:
+    """A dataset of the file."""
+
+    position: int
+    id: str
+    kind: str
+    rows: list[FieldRow]
+    problems: list[Problem]
+    """Errors and warnings."""
+    opened: OpenDataset | None
+    """None if its images lie in no folder of this machine."""
+
+
+class DatasetsPage(Page):
+    """The datasets file as forms, and the images of one set."""
+
+    template_name = "training/pages/datasets.html"
+
+    def get_context_data(self, **keywords: Any) -> dict[str, Any]:
+        environment = environment_named(self.kwargs["name"])
+        document = _document(environment)
+        problems = [one for one in environments.dataset_problems(environment) if one.level is not Level.NOTE]
+        shown = list(_sets(environment, document, problems)) if document is not None else []
+        named = {problem for one in shown for problem in one.problems}
+        chosen = _chosen(shown, self.request.GET.get("set", ""))
+        return super().get_context_data(
+            environment=environment,
+            sets=shown,
+            problems=[problem for problem in problems if problem not in named],
+            is_readable=document is not None,
+            chosen=chosen,
+            buckets=services.check({}, environment).understood.get("datasets", []) if "buckets" in self.request.GET else None,
+            tab="datasets",
+            **(_images(self.request, environment, chosen) if chosen else {}),
+            **keywords,
+        )
+
+    def post(self, request: HttpRequest, name: str) -> HttpResponse:
+        environment = environment_named(name)
+        document = _document(environment)
+        if document is None:
+            messages.error(request, "The datasets file cannot be read. Repair it by hand, or generate it anew.")
+            return redirect("environment-datasets", name)
+        entries = [_changed(entry, request.POST, position) for position, entry in enumerate(document)]
+        try:
+            environments.write_datasets_file(name, entries, actor=ACTOR)
+            messages.success(request, f"Saved the datasets of {name}.")
+        except EnvironmentRefused as refused:
+            messages.error(request, "Nothing was saved.")
+            say_problems(request, refused)
+        return redirect("environment-datasets", name)
+
+
+class CaptionPage(Page):
+    """Takes a caption without a script. The script of the page sends it to the API."""
+
+    http_method_names = ["post"]
+
+    def post(self, request: HttpRequest, name: str) -> HttpResponse:
+        environment_named(name)
+        given = request.POST
+        try:
+            open_dataset(name, given.get("set", "")).write_caption(given.get("file", ""), given.get("caption", ""))
+            messages.success(request, f"Saved the caption of {given.get('file', '')[:200]}.")
+        except EnvironmentRefused as refused:
+            messages.error(request, str(refused.detail))
+        query = urlencode({key: given[key] for key in ("set", "from", "order") if key in given})
+        return redirect(f"{reverse('environment-datasets', args=[name])}?{query}#images")
+
+
+def _document(environment: Environment) -> list[dict[str, Any]] | None:
+    """The entries of the datasets file with secrets hidden; None if they cannot be shown as forms."""
+    text = shown_datasets(environment, current_home())
+    try:
+        document = unwrapped_datasets(parse_json(text)) if text is not None else None
+    except BadJson:
+        return None
+    if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
+        return None
+    return document
+
+
+def _sets(environment: Environment, document: list[dict[str, Any]], problems: list[Problem]) -> Iterator[ShownSet]:
+    opened = {found.entry.position: found for found in datasets_of(environment.name)}
+    for position, entry in enumerate(document):
+        kind = _kind(entry)
+        begin = f"dataloader[{position}]"
+        own = [one for one in problems if one.option == begin or one.option.startswith(f"{begin}.")]
+        rows = list(_rows(entry, kind))
+        yield ShownSet(position, str(entry.get("id", "")), kind, rows, own, opened.get(position))
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    given = entry.get("dataset_type", "image")
+    return given if isinstance(given, str) and given in SETS else "image"
+
+
+def _fields(kind: str) -> Iterator[tuple[str, OptionSpec | None]]:
+    """The fields of a kind of dataset that a form can hold, the common ones first. The prompt has no plain declaration."""
+    declared: dict[str, OptionSpec | None] = dict(specs(kind))
+    if PROMPT in SETS[kind].model_fields:
+        declared[PROMPT] = None
+    first = [name for name in COMMON if name in declared]
+    yield from ((name, declared[name]) for name in dict.fromkeys((*first, *declared)) if name not in ("id", "type"))
+
+
+def _rows(entry: Mapping[str, Any], kind: str) -> Iterator[FieldRow]:
+    for name, spec in _fields(kind):
+        value = entry.get(name)
+        if spec is None:
+            help = "Stands in captions; with prepend_instance_prompt in front of each one. A list in JSON is several prompts."
+            yield FieldRow(name, _text(value), help, "", (), name in COMMON)
+            continue
+        choices = ("true", "false") if spec.kind == "bool" else spec.choices
+        default = "must be given" if spec.required else f"default: {_text(spec.default) or 'none'}"
+        yield FieldRow(name, _text(value), spec.help, default, tuple(choices), name in COMMON)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _changed(entry: Mapping[str, Any], sent: Mapping[str, str], position: int) -> dict[str, Any]:
+    """An entry with the fields of the form. Fields that the form does not hold, and unchanged ones, stay as they are."""
+    found = dict(entry)
+    for name, spec in _fields(_kind(entry)):
+        key = f"{position}.{name}"
+        if key not in sent or sent[key] == _text(entry.get(name)):
+            continue
+        if sent[key] == "":
+            found.pop(name, None)
+        else:
+            found[name] = _typed(spec, sent[key])
+    return found
+
+
+def _typed(spec: OptionSpec | None, text: str) -> Any:
+    """The value of a text; the text itself where it is none, so that the check says why."""
+    if spec is None:
+        try:
+            parsed = parse_json(text) if text.lstrip().startswith("[") else text
+        except BadJson:
+            parsed = text
+        return parsed
+    try:
+        return parse_value(spec, text)
+    except WrongValue:
+        return text
+
+
+def _chosen(shown: list[ShownSet], wanted: str) -> ShownSet | None:
+    """The set whose images are shown: the one that was asked for, else the first."""
+    with_images = [one for one in shown if one.opened is not None]
+    return next((one for one in with_images if one.id == wanted), with_images[0] if with_images and not wanted else None)
+
+
+def _images(request: HttpRequest, environment: Environment, chosen: ShownSet) -> dict[str, Any]:
+    assert chosen.opened is not None
+    offset, missing_first = number_in(request, "from") or 0, request.GET.get("order") != "name"
+    try:
+        page = chosen.opened.images(offset=offset, limit=IMAGES_ON_PAGE, missing_first=missing_first)
+    except EnvironmentRefused as refused:
+        return {"trouble": str(refused.detail)}
+    if offset and not page.images:
+        raise Http404
+    address = [thumbnail_address(environment.name, chosen.opened, one.file, one.size_bytes) for one in page.images]
+    order = "missing" if missing_first else "name"
+
+    def link(begin: int) -> str:
+        return "?" + urlencode({"set": chosen.id, "from": begin, "order": order}) + "#images"
+
+    return {
+        "page": page,
+        "images": [ShownImage(image, thumbnail) for image, thumbnail in zip(page.images, address, strict=True)],
+        "offset": offset,
+        "order": order,
+        "newer": link(max(0, offset - IMAGES_ON_PAGE)) if offset else "",
+        "older": link(offset + IMAGES_ON_PAGE) if offset + IMAGES_ON_PAGE < page.total else "",
+    }

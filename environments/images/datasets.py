@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from environments import services
+from environments.create.names import is_name
 from environments.errors import EnvironmentProblems, EnvironmentRefused
 from environments.home import current_home
+from environments.images.upload import FOLDER
 from environments.paths import Home, outside
 from environments.resolve.run import resolve_run
 from environments.secrets.store import with_secrets
@@ -82,6 +84,13 @@ class OpenDataset:
     def takes_text_files(self) -> bool:
         """Whether its captions are those of text files."""
         return self.strategy == TEXT_FILES and isinstance(self.entry, ImageSet) and not self.entry.only_instance_prompt
+
+    @property
+    def upload_name(self) -> str:
+        """The folder of ``datasets/`` in the home that it is, for an upload; empty if it is another place."""
+        uploads = os.path.realpath(self.home.root / FOLDER)
+        real = Path(os.path.realpath(self.folder))
+        return real.name if str(real.parent) == uploads and is_name(real.name) else ""
 
     def files(self) -> list[FoundFile]:
         """The images in the order of their names, but those whose names JSON cannot hold. Raises EnvironmentProblems."""

@@ -20,7 +20,7 @@ PROCESSOR = 0
 """In place of a card: without a GPU, a run uses the processor."""
 OVERHEAD_GIB = 1.5
 """What driver, libraries and allocator take beside the estimate."""
-ON_PROCESSOR: Mapping[str, Any] = MappingProxyType(
+ON_PROCESSOR: Mapping[str, str] = MappingProxyType(
     {"mixed_precision": "no", "base_model_precision": "no_change", "optimizer": "torch-adamw"}
 )
 """A processor computes in float32; most are very slow at bfloat16."""

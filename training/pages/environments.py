@@ -47,6 +47,8 @@ class OptionRow:
     bounds: str
     """A valid value in words."""
     is_set: bool
+    words: str
+    """What a search looks in."""
     suggestions: tuple[str, ...] = ()
     """Values that the browser offers."""
 
@@ -181,7 +183,7 @@ def _row(form: EnvironmentFormBase, name: str) -> OptionRow:
     if suggestions:
         field.field.widget.attrs["list"] = f"values-{name}"
     spec = REGISTRY[name]
-    return OptionRow(name, field, "" if spec.choices else spec.expected, bool(field.value()), suggestions)
+    return OptionRow(name, field, "" if spec.choices else spec.expected, bool(field.value()), f"{name} {spec.help}".lower(), suggestions)
 
 
 def _suggestions(form: EnvironmentFormBase, name: str) -> tuple[str, ...]:

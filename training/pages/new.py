@@ -33,9 +33,7 @@ class NewLora(forms.Form):
 
     name = forms.CharField(max_length=64, help_text="Letters, digits, dots, dashes. It names the environment and its folders.")
     model = forms.ChoiceField(help_text="The numbers are the memory of a GPU that training takes, with the weights in so many bits.")
-    images = forms.CharField(
-        label="Images", max_length=4000, help_text="10 to 50 images of one thing. A folder, absolute or below the home."
-    )
+    images = forms.CharField(label="Images", max_length=4000, help_text="A folder with 10 to 50 images of one thing.")
     trigger_word = forms.CharField(
         required=False, max_length=200, help_text="A rare word that stands for what the images show. You write it into prompts later."
     )

@@ -89,7 +89,9 @@ def option_problems(options: Mapping[str, Any]) -> list[Problem]:
 def values_for(images: OwnImages, *, is_adapter: bool, has_example: bool) -> dict[str, Any]:
     """Options that follow from the images; further ones of the request win."""
     usual = dict(FIRST_ADAPTER) if is_adapter and not has_example else {}
-    return {**usual, **({"validation_prompt": f"a photograph of {images.trigger_word}"} if images.trigger_word else {})}
+    word = images.trigger_word
+    # An image of the empty prompt shows nothing of what was learned.
+    return {**usual, **({"validation_prompt": f"a photograph of {word}", "validation_disable_unconditional": True} if word else {})}
 
 
 def datasets_for(images: OwnImages, name: str, entries: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> list[dict[str, Any]]:

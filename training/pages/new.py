@@ -51,7 +51,7 @@ class NewLora(forms.Form):
         super().__init__(*args, **kwargs)
         groups: dict[str, list[tuple[str, str]]] = {}
         for choice in card.model_choices():
-            groups.setdefault(choice.title, []).append((choice.key, f"{choice.flavour} – {choice.text}"))
+            groups.setdefault(choice.title, []).append((choice.key, f"{choice.title} {choice.flavour} – {choice.text}"))
         model, memory = self.fields["model"], self.fields["memory"]
         assert isinstance(model, forms.ChoiceField) and isinstance(memory, forms.ChoiceField)
         model.choices = list(groups.items())
@@ -90,7 +90,10 @@ class NewLora(forms.Form):
             example=example.name if example else None,
             images=sent["images"],
             trigger_word=sent["trigger_word"],
-            options={**(card.options_for(choice, sent["memory"]) or {}), **{name: value for name, value in given.items() if value}},
+            options={
+                **(card.options_for(choice, sent["memory"]) or {}),
+                **{name: value for name, value in given.items() if value not in (None, "")},
+            },
         )
 
 

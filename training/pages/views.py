@@ -93,6 +93,7 @@ def run_context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "stages": overview.stages_of(job),
         "has_dataset_report": overview.has_dataset_report(job),
         "checkpoints": overview.newest_checkpoints(job),
+        "downloads": overview.weight_files(job),
         "lines": lines,
         "older": f"?{urlencode({'events': chosen, 'before': older})}#events" if older is not None else "",
         "filters": [(name, name == chosen) for name in event_lines.FILTERS],

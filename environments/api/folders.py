@@ -13,7 +13,6 @@ from environments.api.parsers import FormBody
 from environments.api.schema import FORM, NAME_SHAPE, WITH_BODY, described
 from environments.api.serializers import MessageSerializer, ProblemSerializer
 from environments.api.views import ConfigurationView
-from environments.errors import EnvironmentProblems
 from environments.home import current_home
 from environments.images.folders import FolderFacts, facts_of, list_folders
 from environments.images.upload import MOST_AT_ONCE, store_images, upload_folder
@@ -64,7 +63,7 @@ class UploadedSerializer(MessageSerializer):
 
     folder = serializers.CharField(help_text="Value for `instance_data_dir`.")
     images = StoredImageSerializer(many=True)
-    problems = ProblemSerializer(many=True, help_text="One for each file that was not stored.")
+    problems = ProblemSerializer(many=True, help_text="One for each file that was not stored; the others were.")
     count = serializers.IntegerField(help_text="Images in the folder now.")
 
 
@@ -101,8 +100,6 @@ class FolderImages(ConfigurationView):
     def post(self, request: Request, folder: str) -> Response:
         home = current_home()
         stored = store_images(folder, request.FILES.getlist("file"), home)
-        if not stored.images:
-            raise EnvironmentProblems.of(stored.refused)
         count = facts_of(upload_folder(folder, home)).images
         images = [
             {"file": one.file, "width": one.size[0], "height": one.size[1], "size_bytes": one.size_bytes, "is_new": one.is_new}

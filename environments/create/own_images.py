@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from environments.create.starter import whole
 from environments.paths import Home, Kind, resolve
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.sources.base import Suffixes
@@ -103,7 +104,7 @@ def datasets_for(images: OwnImages, name: str, entries: Sequence[Mapping[str, An
         if kind in ("image", "video") and not is_done:
             is_done = True
             entry |= images.fields(name)
-            entry |= {"resolution": options["resolution"]} if "resolution" in options else {}
+            entry |= {"resolution": whole(options["resolution"])} if "resolution" in options else {}
         elif kind == "text_embeds":
             entry |= {"id": f"{name}-text-embeds", "cache_dir": f"cache/{name}/text"}
     return found

@@ -51,7 +51,7 @@ def starter_datasets(name: str, options: Mapping[str, Any], *, include_defaults:
     if include_defaults:
         images |= {
             "caption_strategy": "filename",
-            "resolution": _whole(options.get("resolution", REGISTRY["resolution"].default)),
+            "resolution": whole(options.get("resolution", REGISTRY["resolution"].default)),
             "resolution_type": options.get("resolution_type", REGISTRY["resolution_type"].default),
             "crop": True,
             "crop_style": "center",
@@ -98,5 +98,6 @@ def plain(document: Any) -> Any:
     return [plain(item) for item in document] if isinstance(document, (list, tuple)) else document
 
 
-def _whole(number: float) -> int | float:
+def whole(number: float) -> int | float:
+    """The number as people write it: without a fraction that is zero."""
     return int(number) if number == int(number) else number

@@ -86,6 +86,11 @@ class OpenDataset:
         return self.strategy == TEXT_FILES and isinstance(self.entry, ImageSet) and not self.entry.only_instance_prompt
 
     @property
+    def can_write_texts(self) -> bool:
+        """Whether its captions come from elsewhere, and are known without a table."""
+        return self.strategy in PLAIN_STRATEGIES and not self.takes_text_files
+
+    @property
     def upload_name(self) -> str:
         """The folder of ``datasets/`` in the home that it is, for an upload; empty if it is another place."""
         uploads = os.path.realpath(self.home.root / FOLDER)
@@ -154,6 +159,20 @@ class OpenDataset:
             return source.read_small(os.path.relpath(path, self.folder), LONGEST_CAPTION * 4).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError, EnvironmentRefused):
             return None
+
+    def write_texts(self) -> int:
+        """Write the caption that training sees now into a text file for each image without one. Returns their number.
+
+        Raises EnvironmentProblems, at the first file that cannot be written.
+        """
+        captions, written = self._captions(), 0
+        for file in self.files() if captions else ():
+            if not os.path.lexists((self.folder / file.name).with_suffix(".txt")):
+                found = self._image(file, captions)
+                if found.captions:
+                    self.write_caption(file.name, "\n".join(found.captions))
+                    written += 1
+        return written
 
     def write_caption(self, file: str, text: str) -> Path:
         """Write the ``.txt`` file of an image. Raises NoSuchImage, EnvironmentProblems."""

@@ -19,7 +19,7 @@ from environments.errors import EnvironmentRefused
 from environments.files.datasets_file import unwrapped_datasets
 from environments.files.json_text import BadJson, parse_json
 from environments.home import current_home
-from environments.images.datasets import DatasetImage, OpenDataset, datasets_of, open_dataset
+from environments.images.datasets import TEXT_FILES, DatasetImage, OpenDataset, datasets_of, open_dataset
 from environments.models import Environment
 from environments.sync import shown_datasets
 from trainer_engine.config.datasets.names import SETS, specs
@@ -130,6 +130,26 @@ class CaptionPage(Page):
             messages.error(request, str(refused.detail))
         query = urlencode({key: given[key] for key in ("set", "from", "order") if key in given})
         return redirect(f"{reverse('environment-datasets', args=[name])}?{query}#images")
+
+
+class TextsPage(Page):
+    """Writes the captions of a set into text files, and lets the set read them from there, so that each can be edited."""
+
+    http_method_names = ["post"]
+
+    def post(self, request: HttpRequest, name: str) -> HttpResponse:
+        document, wanted = _document(environment_named(name)), request.POST.get("set", "")
+        try:
+            opened = open_dataset(name, wanted)
+            count = 0 if opened.takes_text_files else opened.write_texts()
+            entry = (document or [])[opened.entry.position]
+            entry |= {"caption_strategy": TEXT_FILES, "prepend_instance_prompt": False, "only_instance_prompt": False}
+            environments.write_datasets_file(name, document, actor=ACTOR)
+            messages.success(request, f"{count} text files were written; {wanted} takes its captions from text files now.")
+        except EnvironmentRefused as refused:
+            messages.error(request, str(refused.detail))
+            say_problems(request, refused)
+        return redirect(f"{reverse('environment-datasets', args=[name])}?{urlencode({'set': wanted})}#images")
 
 
 def _document(environment: Environment) -> list[dict[str, Any]] | None:

@@ -1,4 +1,4 @@
-"""What pages say about problems: errors of a refusal, warnings and notes of a check."""
+"""What pages say about problems: errors of a refusal, warnings of a start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.errors import TrainingRefused
 from training.preflight.summary import PreflightReport
 
 MOST = 10
-LEVELS = {Level.ERROR: messages.ERROR, Level.WARNING: messages.WARNING, Level.NOTE: messages.INFO}
+LEVELS = {Level.ERROR: messages.ERROR, Level.WARNING: messages.WARNING}
 
 
 def sentence_of(problem: Problem) -> str:
@@ -20,8 +20,8 @@ def sentence_of(problem: Problem) -> str:
 
 
 def say_problems(request: HttpRequest, found: TrainingRefused | EnvironmentRefused | PreflightReport | None) -> None:
-    """Show the problems of a refusal, or the warnings and notes of a report, on the next page."""
+    """Show the problems of a refusal, or the warnings of a report, on the next page. Its notes are shown by a check."""
     if found is None:
         return
-    for problem in list(found.problems)[:MOST]:
+    for problem in [one for one in found.problems if one.level is not Level.NOTE][:MOST]:
         messages.add_message(request, LEVELS[problem.level], sentence_of(problem))

@@ -43,7 +43,7 @@ async function send(drop, files) {
       const form = new FormData();
       form.append("file", file);
       const answer = await answerOf(`/api/folders/${encodeURIComponent(folder)}/images`, { method: "POST", body: form });
-      if (answer.ok) { stored += answer.images.length; count = Math.max(count, answer.count); place = answer.folder; }
+      if (answer.ok) { stored += answer.images.length; count = Math.max(count, answer.count); place = count ? answer.folder : ""; }
       const reasons = (answer.problems || []).map((one) => [one.message, one.hint].filter(Boolean).join(" "));
       for (const reason of answer.ok || reasons.length ? reasons : [`${file.name}: ${answer.detail}`]) {
         refused.append(element("li", reason, { className: "error" }));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,10 @@ from typing import Any
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from training.engine import hardware
-from training.preflight.families_page import BASES, licence_of, memory_gib
+from training.preflight.families_page import licence_of
+from training.preflight.memory_table import phases_of
+from training.preflight.on_device import CAPTIONS
+from training.preflight.phases import peak_of
 
 GIB = 1 << 30
 CARDS = (6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 80, 96, 141)
@@ -24,7 +28,21 @@ ON_PROCESSOR: Mapping[str, str] = MappingProxyType(
     {"mixed_precision": "no", "base_model_precision": "no_change", "optimizer": "torch-adamw"}
 )
 """A processor computes in float32; most are very slow at bfloat16."""
-WORDS = MappingProxyType({"no_change": "as it is", "int8-quanto": "8 bits", "nf4-bnb": "4 bits"})
+WORDS = MappingProxyType({"no_change": "16 bits", "int8-quanto": "8 bits", "nf4-bnb": "4 bits"})
+PRECISIONS = (("no_change", "no_change"), ("no_change", "int8-quanto"), ("int8-quanto", "int8-quanto"), ("nf4-bnb", "nf4-bnb"))
+"""Types of the base and of the text encoders, the most exact ones first."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Number types, and the memory that the phase with the highest need takes with them."""
+
+    options: Mapping[str, str]
+    gib: float
+
+    @property
+    def base(self) -> str:
+        return self.options["base_model_precision"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +55,8 @@ class ModelChoice:
     repository: str
     licence: str
     billions: float
-    needs: Mapping[str, float]
-    """``base_model_precision`` -> estimated GiB, in the order of their quality."""
+    fits: tuple[Fit, ...]
+    """The most exact one first; each takes less than those before it."""
 
     @property
     def key(self) -> str:
@@ -47,11 +65,12 @@ class ModelChoice:
     @property
     def least(self) -> float:
         """The smallest card in GiB, with what the driver takes."""
-        return min(self.needs.values()) + OVERHEAD_GIB
+        return self.fits[-1].gib + OVERHEAD_GIB
 
     @property
     def text(self) -> str:
-        return ", ".join(f"{need:.0f} GB {WORDS[base]}" for base, need in self.needs.items())
+        needs = {fit.base: fit.gib for fit in self.fits}
+        return ", ".join(f"{gib:.0f} GB in {WORDS[base]}" for base, gib in needs.items())
 
 
 @cache
@@ -66,11 +85,27 @@ def _choices(spec: FamilySpec) -> Iterator[ModelChoice]:
     for flavour in sorted(spec.flavours, key=lambda name: name != spec.default_flavour):
         if flavour in spec.needs_references or spec.animates(flavour):
             continue
-        estimates = memory_gib(spec, flavour)
-        needs = {base: need for name, base in BASES.items() if (need := estimates[name]) is not None}
         repository, licence = spec.flavours[flavour], licence_of(spec, flavour) or "see its page"
         billions = spec.parameters.get(flavour, 0) / 1e9
-        yield ModelChoice(spec.name, spec.title, flavour, repository, licence, billions, MappingProxyType(needs))
+        yield ModelChoice(spec.name, spec.title, flavour, repository, licence, billions, tuple(_fits(spec, flavour)))
+
+
+def _fits(spec: FamilySpec, flavour: str) -> Iterator[Fit]:
+    """Quantised text encoders are tried only where encoding captions decides."""
+    encoders = [f"text_encoder_{number}_precision" for number, _ in enumerate(spec.prompts.encoders_of(flavour).names, start=1)]
+    least, decides = math.inf, ""
+    for base, other in PRECISIONS:
+        if base not in ("no_change", *spec.adapters.base_precisions) or (base != other and decides != CAPTIONS):
+            continue
+        options = {"base_model_precision": base}
+        peak = peak_of(phases_of(spec, flavour, options))
+        if peak.name == CAPTIONS and other != "no_change":
+            options |= dict.fromkeys(encoders, other)
+            peak = peak_of(phases_of(spec, flavour, options))
+        gib = peak.memory.middle / GIB
+        if gib < least:
+            least, decides = gib, peak.name
+            yield Fit(MappingProxyType(options), gib)
 
 
 def find_choice(key: str) -> ModelChoice | None:
@@ -82,8 +117,8 @@ def options_for(choice: ModelChoice, gib: int) -> dict[str, Any] | None:
     """The options with which a model fits on a card of ``gib``, the best precision that does; None if none does."""
     if gib == PROCESSOR:
         return dict(ON_PROCESSOR)
-    base = next((base for base, need in choice.needs.items() if need + OVERHEAD_GIB <= gib), None)
-    return None if base is None else {"base_model_precision": base, "gradient_checkpointing": True}
+    fit = next((fit for fit in choice.fits if fit.gib + OVERHEAD_GIB <= gib), None)
+    return None if fit is None else {**fit.options, "gradient_checkpointing": True}
 
 
 def card_here() -> int:

@@ -19,6 +19,7 @@ from trainer_engine.config.families import specs
 from training.models import Job
 from training.pages import card
 from training.pages.card import PROCESSOR, find_choice, model_choices, options_for
+from training.pages.lora_table import BEGIN, COMMAND, END, table
 
 pytestmark = pytest.mark.django_db
 PIXART = "pixart_sigma/900M-1024-v0.6"
@@ -106,7 +107,7 @@ def test_what_cannot_be_started_yet_leads_to_the_environment(home: Path, client:
 def test_the_page_has_the_model_its_needs_and_its_licence(client: Client, home: Path) -> None:
     page = client.get("/new").content.decode()
     Elements(page)
-    assert "19 GB 8 bits" in page and "black-forest-labs/FLUX.1-dev" in page
+    assert "19 GB in 8 bits" in page and "black-forest-labs/FLUX.1-dev" in page
     assert '<script type="module" src="/static/training/forms.js">' in page and "style=" not in page and "onclick" not in page
 
 
@@ -152,7 +153,8 @@ def test_every_choice_has_a_family_and_an_estimate() -> None:
     for choice in model_choices():
         spec = specs()[choice.family]
         assert choice.flavour in spec.flavours and choice.flavour not in spec.needs_references
-        assert all(need > 0 for need in choice.needs.values()) and find_choice(choice.key) is choice
+        needs = [fit.gib for fit in choice.fits]
+        assert needs and needs == sorted(needs, reverse=True) and min(needs) > 0 and find_choice(choice.key) is choice
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,20 @@ def test_the_best_precision_that_fits_is_chosen(gib: int, precision: str | None)
     options = options_for(choice, gib)
     assert (options["base_model_precision"] if options else None) == precision
     assert options_for(choice, PROCESSOR) == {"mixed_precision": "no", "base_model_precision": "no_change", "optimizer": "torch-adamw"}
+
+
+def test_text_encoders_are_quantised_where_encoding_captions_decides() -> None:
+    choice = find_choice(PIXART)
+    assert choice is not None
+    assert options_for(choice, 12) == {"base_model_precision": "no_change", "gradient_checkpointing": True}
+    small = options_for(choice, 8)
+    assert small == {"base_model_precision": "no_change", "text_encoder_1_precision": "int8-quanto", "gradient_checkpointing": True}
+
+
+def test_the_table_of_the_page_for_newcomers_is_up_to_date() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/lora.md").read_text(encoding="utf-8")
+    shown = page.split(BEGIN)[1].split(END)[0].strip()
+    assert shown == "\n".join(table()), f"{COMMAND} prints the table"
 
 
 def test_the_card_of_this_machine_is_preselected(monkeypatch: pytest.MonkeyPatch) -> None:

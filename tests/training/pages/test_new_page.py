@@ -45,7 +45,7 @@ def sent(home: Path) -> dict[str, Any]:
 def write_adaptable_model(folder: Path) -> Path:
     """A model as far as the web looks at one, with a layer that an adapter can change."""
     write_model(folder)
-    layer = {"dtype": "F32", "shape": [10, 100], "data_offsets": [0, 4000]}
+    layer = {"dtype": "F32", "shape": [20, 50], "data_offsets": [0, 4000]}
     header = json.dumps({"transformer_blocks.0.attn1.to_q.weight": layer}).encode()
     content = struct.pack("<Q", len(header)) + header + bytes(4000)
     (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(content)

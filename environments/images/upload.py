@@ -21,7 +21,8 @@ from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.media.image import SUFFIXES
 
 FOLDER = "datasets"
-LARGEST_BYTES = 32 << 20
+LARGEST_BYTES = 8_000_000
+"""With the frame of a form around it, this fits the largest body that the server accepts."""
 MOST_AT_ONCE = 100
 MOST_IN_FOLDER = 20_000
 LONGEST_STEM = 100
@@ -137,7 +138,7 @@ def _received(files: Iterable[Upload], place: Path, stored: Stored) -> Iterator[
         elif not content:
             stored.refused.append(_refused(given, "empty", "is empty"))
         elif len(content) > LARGEST_BYTES:
-            stored.refused.append(_refused(given, "too_large", f"is larger than {LARGEST_BYTES >> 20} MiB"))
+            stored.refused.append(_refused(given, "too_large", f"is larger than {LARGEST_BYTES // 1_000_000} MB"))
         else:
             path = place / f"{number}{PurePosixPath(name).suffix}"
             path.write_bytes(content)

@@ -20,6 +20,7 @@ from environments.files.datasets_file import unwrapped_datasets
 from environments.files.json_text import BadJson, parse_json
 from environments.home import current_home
 from environments.images.datasets import TEXT_FILES, DatasetImage, OpenDataset, datasets_of, open_dataset
+from environments.images.upload import LARGEST_BYTES
 from environments.models import Environment
 from environments.sync import shown_datasets
 from trainer_engine.config.datasets.names import SETS, specs
@@ -95,6 +96,7 @@ class DatasetsPage(Page):
             chosen=chosen,
             buckets=services.check({}, environment).understood.get("datasets", []) if "buckets" in self.request.GET else None,
             tab="datasets",
+            largest_upload=LARGEST_BYTES,
             **(_images(self.request, environment, chosen) if chosen else {}),
             **keywords,
         )

@@ -183,7 +183,14 @@ def _row(form: EnvironmentFormBase, name: str) -> OptionRow:
     if suggestions:
         field.field.widget.attrs["list"] = f"values-{name}"
     spec = REGISTRY[name]
-    return OptionRow(name, field, "" if spec.choices or spec.kind in ("str", "bool") else spec.expected, bool(field.value()), f"{name} {spec.help}".lower(), suggestions)
+    return OptionRow(
+        name,
+        field,
+        "" if spec.choices or spec.kind in ("str", "bool") else spec.expected,
+        bool(field.value()),
+        f"{name} {spec.help}".lower(),
+        suggestions,
+    )
 
 
 def _suggestions(form: EnvironmentFormBase, name: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from environments import services as environments
 from environments.create.plan import NewEnvironment
 from environments.errors import EnvironmentRefused
 from environments.examples import first_lora
+from environments.images.upload import LARGEST_BYTES
 from environments.models import Environment
 from training import services
 from training.errors import TrainingRefused
@@ -23,7 +24,6 @@ from training.pages.messages import say_problems
 from training.pages.views import Page
 
 ACTOR = "page"
-EDGES = (256, 512, 768, 1024)
 FIELDS_OF_PROBLEMS = {"model_family": "model", "model_flavour": "model", "max_train_steps": "steps"}
 """Option of a problem -> the field that shows it, where the names differ."""
 
@@ -109,7 +109,7 @@ class NewPage(Page):
 
     def get_context_data(self, **keywords: Any) -> dict[str, Any]:
         form = keywords.pop("form", None) or NewLora(initial={"memory": card.card_here()})
-        return super().get_context_data(form=form, choices=card.model_choices(), edges=EDGES, **keywords)
+        return super().get_context_data(form=form, choices=card.model_choices(), largest_upload=LARGEST_BYTES, **keywords)
 
     def post(self, request: HttpRequest) -> HttpResponse:
         form = NewLora(request.POST)

@@ -75,13 +75,15 @@ def check_quiet(browser: Browser, server: LiveServer) -> None:
 def test_a_stranger_trains_a_lora_on_thirty_images(server: LiveServer, browser: Browser, tmp_path: Path) -> None:
     own = generate_images(tmp_path / "own", count=IMAGES)
     (tmp_path / "own/notes.png").write_text("no image")
+    (tmp_path / "own/huge.png").write_bytes(bytes(9_000_000))
     browser.open(f"{server.url}/")
     browser.value_of("document.querySelector('.empty a').click()")
     browser.wait_until("location.pathname === '/new' && document.readyState === 'complete'")
     browser.fill(id_name="shapes", id_trigger_word="shp")
-    browser.choose_files("[data-files]", [*own, tmp_path / "own/notes.png"])
+    browser.choose_files("[data-files]", [*own, tmp_path / "own/notes.png", tmp_path / "own/huge.png"])
     browser.wait_until("document.querySelector('[data-said]').textContent.includes('are in datasets/shapes now')")
-    assert browser.value_of("document.querySelector('[data-refused]').textContent").startswith("'notes.png' cannot be used")
+    refused = browser.value_of("[...document.querySelectorAll('[data-refused] li')].map((one) => one.textContent)")
+    assert sorted(one.split(" ")[0] for one in refused) == ["'notes.png'", "huge.png:"]
     assert browser.value_of("document.getElementById('id_images').value") == "datasets/shapes"
     assert len(list((server.home / "datasets/shapes").iterdir())) == IMAGES
     browser.value_of("document.getElementById('more').open = true")

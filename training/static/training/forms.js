@@ -33,7 +33,7 @@ async function send(drop, files) {
   const folder = folderOf(drop);
   if (!folder || !files.length || drop.dataset.busy) return;
   const [bar, said, refused] = [drop.querySelector("progress"), drop.querySelector("[data-said]"), drop.querySelector("[data-refused]")];
-  const waiting = [...files];
+  const waiting = [...files], largest = Number(drop.querySelector("[data-files]").dataset.largest);
   let done = 0, stored = 0, count = 0, place = "";
   drop.dataset.busy = "yes";
   Object.assign(bar, { hidden: false, max: waiting.length, value: 0 });
@@ -42,7 +42,7 @@ async function send(drop, files) {
     for (let file = waiting.shift(); file; file = waiting.shift()) {
       const form = new FormData();
       form.append("file", file);
-      const answer = await answerOf(`/api/folders/${encodeURIComponent(folder)}/images`, { method: "POST", body: form });
+      const answer = file.size > largest ? { ok: false, detail: `larger than ${largest / 1e6} MB; copy it into the folder yourself.` } : await answerOf(`/api/folders/${encodeURIComponent(folder)}/images`, { method: "POST", body: form });
       if (answer.ok) { stored += answer.images.length; count = Math.max(count, answer.count); place = count ? answer.folder : ""; }
       const reasons = (answer.problems || []).map((one) => [one.message, one.hint].filter(Boolean).join(" "));
       for (const reason of answer.ok || reasons.length ? reasons : [`${file.name}: ${answer.detail}`]) {

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -23,35 +22,14 @@ from environments.images.datasets import TEXT_FILES, DatasetImage, OpenDataset, 
 from environments.images.upload import LARGEST_BYTES
 from environments.models import Environment
 from environments.sync import shown_datasets
-from trainer_engine.config.datasets.names import SETS, specs
-from trainer_engine.config.json_fields import WrongValue
-from trainer_engine.config.option import OptionSpec
-from trainer_engine.config.options.values import parse_value
 from trainer_engine.contract.errors import Level, Problem
 from training import services
+from training.pages.dataset_fields import FieldRow, changed_entry, field_rows, kind_of
 from training.pages.environments import ACTOR, environment_named
 from training.pages.messages import say_problems
 from training.pages.views import Page, number_in
 
 IMAGES_ON_PAGE = 24
-COMMON = (
-    *("instance_data_dir", "caption_strategy", "instance_prompt", "prepend_instance_prompt", "resolution", "resolution_type"),
-    *("crop", "crop_style", "crop_aspect", "repeats", "disabled"),
-)
-PROMPT = "instance_prompt"
-"""A text, or a list of texts; the page shows a list as JSON."""
-
-
-@dataclass(frozen=True)
-class FieldRow:
-    """One field of a dataset."""
-
-    name: str
-    value: str
-    help: str
-    default: str
-    choices: tuple[str, ...]
-    is_common: bool
 
 
 @dataclass(frozen=True)
@@ -107,7 +85,7 @@ class DatasetsPage(Page):
         if document is None:
             messages.error(request, "The datasets file cannot be read. Repair it by hand, or generate it anew.")
             return redirect("environment-datasets", name)
-        entries = [_changed(entry, request.POST, position) for position, entry in enumerate(document)]
+        entries = [changed_entry(entry, request.POST, position) for position, entry in enumerate(document)]
         try:
             environments.write_datasets_file(name, entries, actor=ACTOR)
             messages.success(request, f"Saved the datasets of {name}.")
@@ -169,69 +147,11 @@ def _document(environment: Environment) -> list[dict[str, Any]] | None:
 def _sets(environment: Environment, document: list[dict[str, Any]], problems: list[Problem]) -> Iterator[ShownSet]:
     opened = {found.entry.position: found for found in datasets_of(environment.name)}
     for position, entry in enumerate(document):
-        kind = _kind(entry)
+        kind = kind_of(entry)
         begin = f"dataloader[{position}]"
         own = [one for one in problems if one.option == begin or one.option.startswith(f"{begin}.")]
-        rows = list(_rows(entry, kind))
+        rows = list(field_rows(entry))
         yield ShownSet(position, str(entry.get("id", "")), kind, rows, own, opened.get(position))
-
-
-def _kind(entry: Mapping[str, Any]) -> str:
-    given = entry.get("dataset_type", "image")
-    return given if isinstance(given, str) and given in SETS else "image"
-
-
-def _fields(kind: str) -> Iterator[tuple[str, OptionSpec | None]]:
-    """The fields of a kind of dataset that a form can hold, the common ones first. The prompt has no plain declaration."""
-    declared: dict[str, OptionSpec | None] = dict(specs(kind))
-    if PROMPT in SETS[kind].model_fields:
-        declared[PROMPT] = None
-    first = [name for name in COMMON if name in declared]
-    yield from ((name, declared[name]) for name in dict.fromkeys((*first, *declared)) if name not in ("id", "type"))
-
-
-def _rows(entry: Mapping[str, Any], kind: str) -> Iterator[FieldRow]:
-    for name, spec in _fields(kind):
-        value = entry.get(name)
-        if spec is None:
-            help = "Stands in captions; with prepend_instance_prompt in front of each one. A list in JSON is several prompts."
-            yield FieldRow(name, _text(value), help, "", (), name in COMMON)
-            continue
-        choices = ("true", "false") if spec.kind == "bool" else spec.choices
-        default = "must be given" if spec.required else f"default: {_text(spec.default) or 'none'}"
-        yield FieldRow(name, _text(value), spec.help, default, tuple(choices), name in COMMON)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _changed(entry: Mapping[str, Any], sent: Mapping[str, str], position: int) -> dict[str, Any]:
-    """An entry with the fields of the form. Fields that the form does not hold, and unchanged ones, stay as they are."""
-    found = dict(entry)
-    for name, spec in _fields(_kind(entry)):
-        key = f"{position}.{name}"
-        if key not in sent or sent[key] == _text(entry.get(name)):
-            continue
-        if sent[key] == "":
-            found.pop(name, None)
-        else:
-            found[name] = _typed(spec, sent[key])
-    return found
-
-
-def _typed(spec: OptionSpec | None, text: str) -> Any:
-    """The value of a text; the text itself where it is none, so that the check says why."""
-    if spec is None:
-        try:
-            parsed = parse_json(text) if text.lstrip().startswith("[") else text
-        except BadJson:
-            parsed = text
-        return parsed
-    try:
-        return parse_value(spec, text)
-    except WrongValue:
-        return text
 
 
 def _chosen(shown: list[ShownSet], wanted: str) -> ShownSet | None:

@@ -2,69 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
-from django.forms import BoundField
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import reverse
 
 from environments import services as environments
 from environments.admin.forms import DATASETS, PREFIX, EnvironmentForm, EnvironmentFormBase
 from environments.errors import EnvironmentNotFound, EnvironmentRefused
 from environments.models import Environment
-from trainer_engine.config.families import find_spec, specs
-from trainer_engine.config.options import GROUPS, REGISTRY
 from training import services
 from training.errors import TrainingRefused
 from training.models import Job
 from training.pages.buttons import page_of
 from training.pages.messages import say_problems
+from training.pages.option_rows import option_groups
 from training.pages.run_options import RunOptions, options_of_run
 from training.pages.views import Page
 from training.preflight.summary import PreflightReport
 
 ACTOR = "page"
-COMMON = (
-    *("model_family", "model_flavour", "pretrained_model_name_or_path", "model_type", "lora_type", "lora_rank", "base_model_precision"),
-    *("max_train_steps", "num_train_epochs", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler"),
-    *("lr_warmup_steps", "optimizer", "resolution", "mixed_precision", "gradient_checkpointing", "seed", "output_dir"),
-    *("checkpoint_step_interval", "checkpoints_total_limit", "resume_from_checkpoint"),
-    *("validation_prompt", "validation_step_interval", "validation_resolution", "validation_num_inference_steps", "validation_guidance"),
-)
-"""The options that people change most often, in the order in which they think of them."""
-
-
-@dataclass(frozen=True)
-class OptionRow:
-    """One option of the form."""
-
-    name: str
-    field: BoundField
-    bounds: str
-    """A valid value in words."""
-    is_set: bool
-    words: str
-    """What a search looks in."""
-    suggestions: tuple[str, ...] = ()
-    """Values that the browser offers."""
-
-
-@dataclass(frozen=True)
-class OptionGroup:
-    """Options under one heading."""
-
-    name: str
-    help: str
-    rows: list[OptionRow]
-    is_open: bool
-
-    @property
-    def set_count(self) -> int:
-        return sum(row.is_set for row in self.rows)
 
 
 class EnvironmentList(Page):
@@ -98,7 +56,7 @@ class EnvironmentPage(Page):
         return super().get_context_data(
             environment=environment,
             form=form,
-            groups=list(_groups(form)),
+            groups=list(option_groups(form)),
             report=report,
             run=laid_over,
             tab="options",
@@ -167,39 +125,3 @@ def _lay_over(request: HttpRequest, environment: Environment, form: EnvironmentF
     found = options_of_run(job, environment)
     form.initial.update({f"{PREFIX}{name}": text for name, text in found.differing.items()})
     return found
-
-
-def _groups(form: EnvironmentFormBase) -> Iterator[OptionGroup]:
-    yield OptionGroup("Common", "What people change most often.", [_row(form, name) for name in COMMON], is_open=True)
-    for group, cls in GROUPS.items():
-        rows = [_row(form, name) for name in cls.model_fields if name not in COMMON]
-        has_errors = any(row.field.errors for row in rows)
-        yield OptionGroup(group.capitalize(), (cls.__doc__ or "").strip(), rows, is_open=has_errors)
-
-
-def _row(form: EnvironmentFormBase, name: str) -> OptionRow:
-    field = form[f"{PREFIX}{name}"]
-    suggestions = _suggestions(form, name)
-    if suggestions:
-        field.field.widget.attrs["list"] = f"values-{name}"
-    spec = REGISTRY[name]
-    return OptionRow(
-        name,
-        field,
-        "" if spec.choices or spec.kind in ("str", "bool") else spec.expected,
-        bool(field.value()),
-        f"{name} {spec.help}".lower(),
-        suggestions,
-    )
-
-
-def _suggestions(form: EnvironmentFormBase, name: str) -> tuple[str, ...]:
-    spec = find_spec(str(form.instance.config.get("model_family", "")))
-    if name == "model_family":
-        return tuple(specs())
-    return tuple(spec.flavours) if spec is not None and name == "model_flavour" else ()
-
-
-def page_of_environment(name: str) -> str:
-    """The address of an environment's page."""
-    return reverse("environment", args=[name])

@@ -21,7 +21,7 @@ from tests.training.conftest import write_model
 from tests.training.pages.test_run_page import EVIL, Elements
 from trainer_engine.config.options import REGISTRY
 from training.models import Job, Status
-from training.pages.environments import COMMON
+from training.pages.option_rows import COMMON
 
 pytestmark = pytest.mark.django_db
 

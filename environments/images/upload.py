@@ -17,6 +17,7 @@ from environments.images.decode import Wanted, decode
 from environments.paths import Home, outside
 from trainer_engine.contract.atomic import why_not_written, write_atomically
 from trainer_engine.contract.errors import Problem
+from trainer_engine.contract.files import is_file, read_small
 from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.media.image import SUFFIXES
 
@@ -176,6 +177,11 @@ def _write(folder: Path, one: _Received) -> tuple[Path, bool]:
             write_atomically(path, one.content, is_new=True)
             return path, True
         except FileExistsError:
-            if path.is_file() and not path.is_symlink() and path.stat().st_size == len(one.content) and path.read_bytes() == one.content:
+            if (
+                not path.is_symlink()
+                and is_file(path)
+                and path.stat().st_size == len(one.content)
+                and read_small(path, LARGEST_BYTES) == one.content
+            ):
                 return path, False
     raise FileExistsError(f"{MOST_NUMBERED} files of the name {one.name}")

@@ -177,11 +177,10 @@ def _write(folder: Path, one: _Received) -> tuple[Path, bool]:
             write_atomically(path, one.content, is_new=True)
             return path, True
         except FileExistsError:
-            if (
-                not path.is_symlink()
-                and is_file(path)
-                and path.stat().st_size == len(one.content)
-                and read_small(path, LARGEST_BYTES) == one.content
-            ):
+            if not path.is_symlink() and is_file(path) and _holds(path, one.content):
                 return path, False
     raise FileExistsError(f"{MOST_NUMBERED} files of the name {one.name}")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.stat().st_size == len(content) and read_small(path, LARGEST_BYTES) == content

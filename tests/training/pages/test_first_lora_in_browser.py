@@ -144,7 +144,9 @@ def test_captions_are_written_where_the_images_are_seen(server: LiveServer, brow
     assert {path.read_text() for path in (server.home / "datasets/shapes").glob("*.txt")} == {"a shape\n", "shp\n"}
     browser.fill(**{"field-0-repeats": "2"})
     browser.value_of("document.querySelector('[data-unsaved] button.primary').click()")
-    browser.wait_until("document.querySelector('[name=\"0.repeats\"]').value === '2' && document.querySelector('.message.success')")
+    browser.wait_until("document.querySelector('.message.success')?.textContent.startsWith('Saved the datasets')")
+    browser.wait_until("document.querySelector('[data-picker] button')")
+    assert browser.value_of("document.querySelector('[name=\"0.repeats\"]').value") == "2"
     browser.value_of("document.querySelector('[data-picker] button').click()")
     browser.wait_until("document.querySelector('.picker li')")
     browser.open(f"{page}?buckets=1")

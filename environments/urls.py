@@ -1,10 +1,13 @@
-"""Addresses below ``/api/configs``; each works with and without a slash at its end, because ``curl -s`` follows no redirect."""
+"""Addresses below ``/api/configs``, ``/api/folders`` and ``/api/datasets``.
+
+Each works with and without a slash at its end, because ``curl -s`` follows no redirect.
+"""
 
 from __future__ import annotations
 
 from django.urls import re_path
 
-from environments.api import adapter_files, checks, compatibility, copies, history, imports, views
+from environments.api import adapter_files, checks, compatibility, copies, dataset_images, folders, history, imports, views
 
 NAME = r"(?P<name>[^/]+)"
 
@@ -32,4 +35,16 @@ urlpatterns = [
     re_path(rf"^/{NAME}/revision/?$", history.RevisionDetail.as_view(), name="config-revision"),
     re_path(rf"^/{NAME}/diff/?$", history.Diff.as_view(), name="config-diff"),
     re_path(rf"^/{NAME}/restore/?$", history.Restore.as_view(), name="config-restore"),
+]
+
+folder_urlpatterns = [
+    re_path(r"^/?$", folders.Folders.as_view(), name="folders"),
+    re_path(r"^/(?P<folder>[^/]+)/images/?$", folders.FolderImages.as_view(), name="folder-images"),
+]
+
+DATASET = r"(?P<environment>[^/]+)/(?P<dataset>[^/]+)"
+dataset_urlpatterns = [
+    re_path(rf"^/{DATASET}/images/?$", dataset_images.DatasetImages.as_view(), name="datasets-images"),
+    re_path(rf"^/{DATASET}/thumbnail/?$", dataset_images.Thumbnail.as_view(), name="datasets-thumbnail"),
+    re_path(rf"^/{DATASET}/caption/?$", dataset_images.Caption.as_view(), name="datasets-caption"),
 ]

@@ -8,14 +8,18 @@ from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, 
 
 from environments.api.compatibility import Compatibility
 from environments.api.options import Options
+from environments.urls import dataset_urlpatterns, folder_urlpatterns
 from simpletuner_site.views import HealthView, HomePageView
 from training.api.models import Models
 from training.api.system import System
-from training.urls import cache_urlpatterns, page_urlpatterns, webhook_urlpatterns
+from training.pages.new import NewPage
+from training.urls import cache_urlpatterns, environment_urlpatterns, page_urlpatterns, webhook_urlpatterns
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", HomePageView.as_view(), name="home"),
     path("runs/", include(page_urlpatterns)),
+    path("environments", include(environment_urlpatterns)),
+    re_path(r"^new/?$", NewPage.as_view(), name="new"),
     re_path(r"^health/?$", HealthView.as_view(), name="health"),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
@@ -30,6 +34,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^api/models/?$", Models.as_view(), name="models"),
     re_path(r"^api/system/?$", System.as_view(), name="system"),
     path("api/configs", include("environments.urls")),
+    path("api/datasets", include(dataset_urlpatterns)),
+    path("api/folders", include(folder_urlpatterns)),
     path("api/training", include("training.urls")),
 ]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from django.urls import re_path
 
 from training.api import caches, commands, comparison, dataset_report, files, metrics, reads, report
+from training.pages.datasets import CaptionPage, DatasetsPage, TextsPage
+from training.pages.environments import EnvironmentList, EnvironmentPage
+from training.pages.revisions import HistoryPage
 from training.pages.views import RunButton, RunPage
 from training.streams.consumers import EventSocket, EventSource
 from training.webhooks.views import JobWebhooks, StoredWebhook, WebhookList, WebhookTest
@@ -59,7 +62,17 @@ page_urlpatterns = [
     re_path(rf"^{RUN}/?$", RunPage.as_view(), name="run"),
     re_path(rf"^{RUN}/(?P<slug>[a-z-]{{1,20}})/?$", RunButton.as_view(), name="run-button"),
 ]
-"""Pages for people, below ``/runs/``."""
+"""Pages of runs, below ``/runs/``."""
+ENVIRONMENT = r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})"
+environment_urlpatterns = [
+    re_path(r"^/?$", EnvironmentList.as_view(), name="environments"),
+    re_path(rf"^/{ENVIRONMENT}/?$", EnvironmentPage.as_view(), name="environment"),
+    re_path(rf"^/{ENVIRONMENT}/datasets/?$", DatasetsPage.as_view(), name="environment-datasets"),
+    re_path(rf"^/{ENVIRONMENT}/datasets/caption/?$", CaptionPage.as_view(), name="environment-caption"),
+    re_path(rf"^/{ENVIRONMENT}/datasets/texts/?$", TextsPage.as_view(), name="environment-texts"),
+    re_path(rf"^/{ENVIRONMENT}/history/?$", HistoryPage.as_view(), name="environment-history"),
+]
+"""Pages of environments, below ``/environments``."""
 
 STREAM = r"^api/training/events/stream/?$"
 # Channels' applications are no views, but its router finds them through the same patterns.

@@ -68,14 +68,15 @@ def default_in_words(spec: OptionSpec, default: Any) -> str:
     """The text of an empty field."""
     if spec.required:
         return "must be given"
-    return "default: none" if default in (None, "") else f"default: {_text(default)}"
+    return "default: none" if default in (None, "") else f"default: {text_of(default)}"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value as it is typed in."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
-        return ",".join(f"{key}={_text(item)}" for key, item in value.items())
+        return ",".join(f"{key}={text_of(item)}" for key, item in value.items())
     return EMPTY_TEXT if value == "" else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -144,7 +145,7 @@ class EnvironmentFormBase(ModelForm):
         config = self.instance.config
         self.initial["tags_text"] = ", ".join(self.instance.tags)
         self.initial[DATASETS] = datasets_of(self.instance)
-        self.initial.update({f"{PREFIX}{name}": _text(value) for name, value in config.items() if value is not None})
+        self.initial.update({f"{PREFIX}{name}": text_of(value) for name, value in config.items() if value is not None})
         self._show_defaults(config)
         self.fields[DATASETS].help_text = escape(locate(config, current_home()).path or "data_backend_config names no file.")
         if not self.is_bound:

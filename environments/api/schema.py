@@ -15,6 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Responses = dict[tuple[int, str], Any]
 
 JSON, HTML = "application/json", "text/html"
+FORM, WEBP = "multipart/form-data", "image/webp"
 EVERYWHERE = (400, 403, 406)
 """Refusals of every call: an address with too many fields, the guard, and an ``Accept`` without a supported type."""
 WITH_BODY = (400, 413, 415, 422)
@@ -60,10 +61,12 @@ def described(
     request: Any = None,
     parameters: list[OpenApiParameter] | None = None,
     tag: str = "configurations",
+    sent_as: str = JSON,
+    answered_as: str = JSON,
 ) -> Callable[[F], F]:
-    """Tag, summary, answer and refusals of a call that takes and returns JSON."""
-    responses: Responses = {(200, JSON): answer, **refusals(sorted({*EVERYWHERE, *errors}), ErrorSerializer)}
-    body = None if request is None else {JSON: request}
+    """Tag, summary, answer and refusals of a call. It takes and returns JSON unless another media type is named; refusals are JSON."""
+    responses: Responses = {(200, answered_as): answer, **refusals(sorted({*EVERYWHERE, *errors}), ErrorSerializer)}
+    body = None if request is None else {sent_as: request}
     return extend_schema(
         operation_id=operation, summary=summary, tags=[tag], request=body, responses=responses, parameters=parameters or []
     )

@@ -55,6 +55,10 @@ class Sent(serializers.Serializer[Any]):
         return values
 
 
+class ConfigField(serializers.DictField):
+    """``--option``: typed value."""
+
+
 class CreateEnvironmentSerializer(Sent):
     """A new environment."""
 
@@ -75,6 +79,21 @@ class CreateEnvironmentSerializer(Sent):
     create_dataloader = serializers.BooleanField(
         required=False, default=True, initial=True, help_text="Whether to write a starter datasets file."
     )
+    images = Text(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=LONGEST_TEXT,
+        help_text="An existing folder of images to train on. Text files beside them are their captions.",
+    )
+    trigger_word = Text(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=200,
+        help_text="A word that stands in each caption, and is the caption of images without text files.",
+    )
+    options = ConfigField(required=False, default=dict, help_text="Options that are laid over the example: `--option`: value.")
 
 
 class UpdateEnvironmentSerializer(Sent):
@@ -171,10 +190,6 @@ class ListSerializer(serializers.Serializer[Any]):
     active = serializers.CharField(allow_null=True)
     count = serializers.IntegerField()
     config_type = serializers.CharField()
-
-
-class ConfigField(serializers.DictField):
-    """``--option``: typed value."""
 
 
 class EnvironmentSerializer(serializers.Serializer[Any]):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from environments.create.names import name_problem
+from environments.create.own_images import OwnImages, datasets_for, find_images, option_problems, values_for
 from environments.create.starter import plain, starter_config, starter_datasets
 from environments.examples import Example, find_example, shipped_examples
 from environments.files.adapter_file import uses_lycoris
@@ -17,6 +19,7 @@ from environments.resolve.checks import check_config
 from trainer_engine.config.families import find_spec, known_but_missing, specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import REGISTRY
+from trainer_engine.config.parse import normalise
 from trainer_engine.contract.errors import Problem
 
 
@@ -33,6 +36,12 @@ class NewEnvironment:
     example: str | None = None
     dataloader_path: str | None = None
     create_dataloader: bool = True
+    images: str | None = None
+    """A folder of images to train on; it exists."""
+    trigger_word: str = ""
+    """What the images show: a word that stands in each caption."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Laid over the example, names with or without dashes."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,16 @@ def plan(request: NewEnvironment, home: Home) -> PlannedEnvironment | list[Probl
     model_type = request.model_type or base.get("model_type") or "lora"
     problems += _choices(request, spec, flavour, model_type)
     path = destination(request.dataloader_path, "dataloader_path", home) if request.dataloader_path else None
-    if isinstance(path, Problem):
-        problems.append(path)
-    if problems or isinstance(path, Problem):
+    images = find_images(request.images, request.trigger_word, home)
+    options, wrong = normalise(request.options)
+    problems += [found for found in (path, images) if isinstance(found, Problem)]
+    problems += [*wrong, *option_problems(options)]
+    if problems or isinstance(images, Problem):
         return problems
     lora_type = request.lora_type or base.get("lora_type") or REGISTRY["lora_type"].default
     starter = starter_config(request.name, spec, flavour, model_type, lora_type)
-    return _planned(request, example, starter, spec, home)
+    own = values_for(images, is_adapter=model_type == "lora", has_example=example is not None) if images else {}
+    return _planned(request, example, {**starter, **own}, {**own, **options}, images, spec, home)
 
 
 def _spec(family: object, problems: list[Problem]) -> FamilySpec | None:
@@ -126,17 +138,24 @@ def _choices(request: NewEnvironment, spec: FamilySpec, flavour: str, model_type
 
 
 def _planned(
-    request: NewEnvironment, example: Example | None, starter: dict[str, Any], spec: FamilySpec, home: Home
+    request: NewEnvironment,
+    example: Example | None,
+    starter: dict[str, Any],
+    options: Mapping[str, Any],
+    images: OwnImages | None,
+    spec: FamilySpec,
+    home: Home,
 ) -> PlannedEnvironment | list[Problem]:
     given = request.dataloader_path or f"{request.name}/{DATASETS_FILE}"
     config = {**starter, **(example.config if example else {})}
     kept = ("model_family", "model_type", "model_flavour", "pretrained_model_name_or_path", "output_dir", "lora_type", "lycoris_config")
     config = {name: value for name, value in config.items() if name not in kept} | {name: starter[name] for name in kept if name in starter}
-    config[OPTION] = given
+    config |= {**options, OPTION: given}
     checked = check_config(config, home)
     path = destination(given, OPTION, home)
     if checked.errors or isinstance(path, Problem):
         return checked.errors + ([path] if isinstance(path, Problem) else [])
     datasets = example.datasets if example else starter_datasets(request.name, checked.values)
+    datasets = datasets_for(images, request.name, datasets, options) if images else datasets
     adapter = plain(spec.adapters.lycoris_start) if uses_lycoris(config) else None
     return PlannedEnvironment(checked.values, datasets if request.create_dataloader else None, path, adapter)

@@ -13,8 +13,10 @@ from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import REGISTRY
 
-LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1, "learning_rate": 1e-5})
+LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1})
 """A run that is long enough to show an effect, in steps, so that its length does not depend on the number of images."""
+LEARNING_RATES = MappingProxyType({"lora": 1e-4, "full": 1e-5})
+"""``model_type`` -> what a small set of images is usually learned with."""
 
 
 def starter_config(name: str, spec: FamilySpec, flavour: str, model_type: str, lora_type: str = "standard") -> dict[str, Any]:
@@ -31,6 +33,7 @@ def starter_config(name: str, spec: FamilySpec, flavour: str, model_type: str, l
         "data_backend_config": f"{name}/{DATASETS_FILE}",
         **adapter,
         **LENGTH,
+        "learning_rate": LEARNING_RATES[model_type],
     }
 
 
@@ -48,7 +51,7 @@ def starter_datasets(name: str, options: Mapping[str, Any], *, include_defaults:
     if include_defaults:
         images |= {
             "caption_strategy": "filename",
-            "resolution": _whole(options.get("resolution", REGISTRY["resolution"].default)),
+            "resolution": whole(options.get("resolution", REGISTRY["resolution"].default)),
             "resolution_type": options.get("resolution_type", REGISTRY["resolution_type"].default),
             "crop": True,
             "crop_style": "center",
@@ -95,5 +98,6 @@ def plain(document: Any) -> Any:
     return [plain(item) for item in document] if isinstance(document, (list, tuple)) else document
 
 
-def _whole(number: float) -> int | float:
+def whole(number: float) -> int | float:
+    """The number as people write it: without a fraction that is zero."""
     return int(number) if number == int(number) else number

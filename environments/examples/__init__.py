@@ -45,6 +45,17 @@ def find_example(name: str) -> Example | None:
     return next((example for example in shipped_examples() if example.name == name), None)
 
 
+def first_lora(family: str, flavour: str) -> Example | None:
+    """The template of an adapter of a flavour that is trained on images alone, without a second file for each."""
+    wanted = {"model_family": family, "model_flavour": flavour, "model_type": "lora", "lora_type": "standard"}
+    fitting = (one for one in shipped_examples() if all(one.config.get(name) == value for name, value in wanted.items()))
+    return next((one for one in fitting if not any(map(_has_second_files, one.datasets))), None)
+
+
+def _has_second_files(entry: dict[str, Any]) -> bool:
+    return entry.get("dataset_type") == "conditioning" or "conditioning" in entry
+
+
 def _read(folder: Path) -> Example:
     config, problems = normalise(parse_json((folder / CONFIG_FILE).read_bytes()))
     assert not problems, f"the shipped example {folder.name} is broken: {problems}"

@@ -23,8 +23,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 DEFAULT_PORTS = {"http": 80, "https": 443}
 OWN_SITE = frozenset({"same-origin", "none"})
-PAGES = frozenset({"/", "/docs", "/docs/", "/redoc", "/redoc/", "/admin"})
-PAGE_TREES = ("/admin/", "/runs/")
+PAGES = frozenset({"/", "/docs", "/docs/", "/redoc", "/redoc/", "/admin", "/new", "/new/", "/environments"})
+PAGE_TREES = ("/admin/", "/runs/", "/environments/")
 
 
 class Guard:

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,19 @@ class Browser:
             time.sleep(0.1)
         text = self.value_of("document.body.innerText.slice(0, 600)")
         raise AssertionError(f"not within {seconds:g} s: {expression}; console: {self.console}; page: {text}")
+
+    def choose_files(self, selector: str, paths: Sequence[Path]) -> None:
+        """Choose files in a file input, as its dialog does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
+
+    def fill(self, **values: object) -> None:
+        """Type into fields, found by their ids."""
+        for id, value in values.items():
+            changed = "found.dispatchEvent(new Event('input', {bubbles: true}))"
+            begin = f"const found = document.getElementById({json.dumps(id)}); found.value = {json.dumps(str(value))}"
+            self.value_of(f"(() => {{ {begin}; {changed}; }})()")
 
     def screenshot(self, path: Path, *, is_whole: bool = True) -> None:
         """Write a PNG of the page, of all of it or of what the window shows."""

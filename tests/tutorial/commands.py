@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 README = ROOT / "README.md"
+LORA = ROOT / "docs" / "lora.md"
 
 
 def blocks(heading: str, page: Path = TUTORIAL) -> list[str]:

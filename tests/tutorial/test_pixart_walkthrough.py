@@ -16,7 +16,7 @@ from tests.helpers.live_server import LiveServer, start_server
 from tests.helpers.models import place_tiny_model
 from tests.helpers.pictures import generate_images
 from tests.helpers.shapes import META
-from tests.tutorial.commands import README, Shell, blocks
+from tests.tutorial.commands import LORA, README, Shell, blocks
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
 EVENT = {"index", "type", "job_id", "timestamp", "severity", "title", "message", "body", "data"}
@@ -168,6 +168,23 @@ def test_the_first_lora_of_the_readme_trains(shell: Shell, server: LiveServer, t
     assert "true\n[]\n[]\n" in Shell(server.home, changes).type(block)
     assert wait_for_end(server)["status"] == "completed"
     assert (server.home / "output/first-lora/pytorch_lora_weights.safetensors").is_file()
+
+
+def test_the_first_lora_over_http_trains(server: LiveServer, tmp_path: Path) -> None:
+    generate_images(tmp_path, count=4, size=(80, 80))
+    small = '"--mixed_precision": "no", "--optimizer": "torch-adamw", "--resolution": 64, "--validation_resolution": "64x64"'
+    changes = {
+        "http://localhost:8001": server.url,
+        "~/Pictures/cats/*": f"{tmp_path}/*.png",
+        '"example": "flux_dev_lora"': '"model_family": "pixart_sigma"',
+        '"--base_model_precision": "int8-quanto", "--max_train_steps": 1500': f'{small}, "--lr_warmup_steps": 1, "--max_train_steps": 3',
+    }
+    (block,) = blocks("The same over HTTP", LORA)
+    assert all(text in block for text in changes)
+    printed = Shell(server.home, changes).type(block)
+    assert "true\n[]\n" in printed and "1 image in datasets/cats" in printed
+    assert wait_for_end(server)["status"] == "completed"
+    assert (server.home / "output/cats/pytorch_lora_weights.safetensors").is_file()
 
 
 def split_last_step() -> tuple[str, str, str]:

@@ -1,6 +1,6 @@
 """The files that a run left: its checkpoints and results. Nothing else of ``output_dir`` is listed or opened.
 
-A checkpoint's files are those of its manifest; results are those that the run's summary names.
+A checkpoint's files are those of its manifest; results are those that the run's summary names, and adapters that were exported.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from training.models import Job
 MOST_FILES = 10_000
 RESULT_SUFFIXES = frozenset((".safetensors", ".json", ".txt", ".model", ".md", ".png", ".svg", ".gif", ".mp4", ".webp", ".jinja"))
 """Of the files that a run writes into its results."""
+EXPORTED = "comfyui"
+"""Folder of the output folder with adapters in the keys of ComfyUI."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def _result_files(job: Job, root: Path) -> Iterator[PurePosixPath]:
     for path in sorted({Path(text) for text in paths if isinstance(text, str)}):
         if path.is_relative_to(root) and path != root and not _is_checkpoint(PurePosixPath(path.relative_to(root))):
             yield from (PurePosixPath(file.relative_to(root)) for file in _files_below(path) if file.suffix in RESULT_SUFFIXES)
+    if (root / EXPORTED).is_dir():
+        yield from (PurePosixPath(file.relative_to(root)) for file in _files_below(root / EXPORTED) if file.suffix == ".safetensors")
 
 
 def _files_below(path: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from environments.models import Environment
 from trainer_engine.contract.commands import Command
 from training import services
 from training.jobs import queue
+from training.jobs.export import export_for_comfyui, newest_adapter
 from training.models import Job, Status
 from training.upkeep.deletion import delete_job
 
@@ -102,6 +103,11 @@ def _go_on(job: Job) -> Pressed:
     return Pressed(f"Run {started.job.number} goes on from the newest checkpoint of run {job.number}.{waits}", page_of(started.job))
 
 
+def _export(job: Job) -> Pressed:
+    name = export_for_comfyui(job)
+    return Pressed(f"Written to {name} in the output folder: copy it into ComfyUI's models/loras. It is among the files.", page_of(job))
+
+
 def _delete(job: Job) -> Pressed:
     delete_job(job)
     return Pressed(f"Run {job.number} was deleted. What it saved stays in {job.output_dir}.", reverse("home"))
@@ -123,6 +129,7 @@ ALL = (
     Button("dequeue", "Take out of the queue", _stop, _waits, is_on_list=True),
     Button("go-on", "Go on", _go_on, lambda job: _can_start(job) and bool(job.checkpoint)),
     Button("start-again", "Start again", _start_again, _can_start),
+    Button("export", "Export for ComfyUI", _export, lambda job: job.has_ended and newest_adapter(job) is not None),
     Button(
         "delete",
         "Delete",

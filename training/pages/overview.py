@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from django.utils import timezone
@@ -12,12 +13,14 @@ from trainer_engine.contract.events import StageKey, StageStatus
 from trainer_engine.contract.files import is_file
 from training.api import representations, run_overview
 from training.jobs import series
+from training.jobs.results import RunFile, list_files
 from training.models import Checkpoint, Job
 from training.pages.numbers import NOTHING, ShownImage, bytes_text, number_text, seconds_text, shown_image
 
 SHOWN_IMAGES = 200
 SHOWN_CHECKPOINTS = 8
 SHOWN_OTHERS = 30
+SHOWN_FILES = 12
 STAGE_ORDER = {key.value: place for place, key in enumerate(StageKey)}
 
 
@@ -72,6 +75,12 @@ def newest_checkpoints(job: Job) -> list[tuple[Checkpoint, str]]:
     """The checkpoints that were announced last, and what became of each."""
     rows = job.checkpoints.order_by("-step", "-pk")[:SHOWN_CHECKPOINTS]
     return [(row, run_overview.state_of(row.path, row.is_final)) for row in rows]
+
+
+def weight_files(job: Job) -> list[RunFile]:
+    """The weights among the results of a run, and exported adapters."""
+    found = (one for one in list_files(job) if one.kind == "result" and one.path.suffix == ".safetensors")
+    return list(islice(found, SHOWN_FILES))
 
 
 def other_runs(job: Job) -> list[Job]:

@@ -14,12 +14,12 @@ from django.views import View
 from django.views.generic import TemplateView
 
 from environments.errors import EnvironmentRefused
-from trainer_engine.contract.errors import Problem
 from training.errors import TrainingRefused
 from training.jobs import queue
 from training.models import Job
 from training.pages import details, event_lines, machine, overview, rows
 from training.pages.buttons import BUTTONS, buttons_of, environment_of, page_of
+from training.pages.messages import say_problems
 from training.pages.numbers import moment_text
 
 POLICY = (
@@ -93,6 +93,7 @@ def run_context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "stages": overview.stages_of(job),
         "has_dataset_report": overview.has_dataset_report(job),
         "checkpoints": overview.newest_checkpoints(job),
+        "downloads": overview.weight_files(job),
         "lines": lines,
         "older": f"?{urlencode({'events': chosen, 'before': older})}#events" if older is not None else "",
         "filters": [(name, name == chosen) for name in event_lines.FILTERS],
@@ -124,12 +125,7 @@ class RunButton(View):
             pressed = button.press(job)
         except (TrainingRefused, EnvironmentRefused) as refused:
             messages.error(request, str(refused.detail))
-            for problem in refused.problems[:10]:
-                messages.error(request, _sentence(problem))
+            say_problems(request, refused)
             return redirect(back)
         messages.success(request, pressed.message)
         return redirect(back if request.POST.get("back") == "list" else pressed.address)
-
-
-def _sentence(problem: Problem) -> str:
-    return " ".join(part for part in (f"{problem.option}: {problem.message}", problem.hint) if part)

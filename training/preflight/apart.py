@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from environments.limited_process import LIMITS, MEMORY_EXIT, Limits, ProcessFailed, answer_of, apply_limits
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
@@ -22,7 +23,6 @@ from trainer_engine.config.datasets import Dataloader, ImageSet, ReferenceSet, p
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
 from trainer_engine.contract.errors import Level, Problem
-from training.preflight.limited_process import LIMITS, MEMORY_EXIT, Limits, ProcessFailed, answer_of, apply_limits
 from training.preflight.run import examine_run
 from training.preflight.summary import PreflightReport
 from training.webhooks.egress import RunRules, run_rules

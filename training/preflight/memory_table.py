@@ -140,16 +140,16 @@ def _phase_rows() -> Iterator[str]:
     for spec in specs().values():
         for flavour in _sizes(spec):
             for name in PHASE_TYPES:
-                found = _phases_of(spec, flavour, name)
+                found = phases_of(spec, flavour, {"base_model_precision": name})
                 cells = " | ".join(f"{phase.memory.middle / GIB:.1f}" for phase in found)
                 title = "bfloat16" if name == "no_change" else f"`{name}`"
                 yield f"| {spec.title} `{flavour}` | {title} | {cells} | {peak_of(found).name} |"
 
 
-def _phases_of(spec: FamilySpec, flavour: str, base: str) -> list[Phase]:
+def phases_of(spec: FamilySpec, flavour: str, precisions: Mapping[str, Any]) -> list[Phase]:
+    """What each phase of a LoRA of rank 16 needs at the usual size. ``precisions``: options of number types."""
     edge = usual_edge(spec, flavour)
-    values = {"model_type": "lora", "lora_rank": 16, "base_model_precision": base, "validation_resolution": f"{edge}x{edge}"}
-    options = _options(spec, flavour, values)
+    options = _options(spec, flavour, {"model_type": "lora", "lora_rank": 16, "validation_resolution": f"{edge}x{edge}", **precisions})
     run = EstimatedRun(options=options, spec=spec, parameters=spec.parameters[flavour], tensors=None, first=frozenset({CAPTIONS, LATENTS}))
     return list(phases(run, _images(edge, options, count=4)))
 

@@ -40,6 +40,11 @@ CALLS = {
     ("get", "/api/configs/environments/{name}/lycoris"): NAMED | {"422"},
     ("put", "/api/configs/environments/{name}/lycoris"): NAMED | WITH_BODY | {"409"},
     ("post", "/api/configs/lycoris/validate"): ALWAYS | WITH_BODY,
+    ("get", "/api/folders"): ALWAYS | {"422"},
+    ("post", "/api/folders/{folder}/images"): ALWAYS | WITH_BODY,
+    ("get", "/api/datasets/{environment}/{dataset}/images"): ALWAYS | {"404", "422"},
+    ("get", "/api/datasets/{environment}/{dataset}/thumbnail"): ALWAYS | {"404", "422"},
+    ("put", "/api/datasets/{environment}/{dataset}/caption"): ALWAYS | WITH_BODY | {"404"},
 }
 
 
@@ -47,7 +52,12 @@ CALLS = {
 def schema() -> Any:
     from django.urls import include, path
 
-    return SchemaGenerator(patterns=[path("api/configs", include(urls))]).get_schema(request=None, public=True)
+    patterns = [
+        path("api/configs", include(urls)),
+        path("api/folders", include(urls.folder_urlpatterns)),
+        path("api/datasets", include(urls.dataset_urlpatterns)),
+    ]
+    return SchemaGenerator(patterns=patterns).get_schema(request=None, public=True)
 
 
 def test_every_call_is_described_once_under_its_tag(schema: Any) -> None:
@@ -63,13 +73,21 @@ def test_answers_and_refusals_have_their_shape(schema: Any, call: tuple[str, str
     responses = schema["paths"][path][method]["responses"]
     assert set(responses) == CALLS[call]
     for status, response in responses.items():
-        reference = response["content"]["application/json"]["schema"].get("$ref", "")
+        kind = "image/webp" if status == "200" and path.endswith("/thumbnail") else "application/json"
+        assert list(response["content"]) == [kind]
+        reference = response["content"][kind]["schema"].get("$ref", "")
         assert reference.endswith("/Error") == (status != "200"), (status, reference)
 
 
 def test_calls_with_nested_bodies_are_sent_json_alone(schema: Any) -> None:
-    bodies = [operation["requestBody"] for calls in schema["paths"].values() for operation in calls.values() if "requestBody" in operation]
-    assert bodies and all(list(body["content"]) == ["application/json"] for body in bodies)
+    bodies = {
+        operation["operationId"]: list(operation["requestBody"]["content"])
+        for calls in schema["paths"].values()
+        for operation in calls.values()
+        if "requestBody" in operation
+    }
+    assert bodies.pop("folder_images_upload") == ["multipart/form-data"]
+    assert bodies and all(kinds == ["application/json"] for kinds in bodies.values())
 
 
 def test_bodies_are_described_field_by_field(schema: Any) -> None:
@@ -84,6 +102,9 @@ def test_bodies_are_described_field_by_field(schema: Any) -> None:
         "example",
         "dataloader_path",
         "create_dataloader",
+        "images",
+        "trigger_word",
+        "options",
     }
     assert set(shapes["CreateEnvironment"]["properties"]) == fields
     assert set(shapes["Problem"]["properties"]) == {"option", "code", "message", "got", "expected", "hint"}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from environments.create.plan import NewEnvironment, PlannedEnvironment, plan
+from environments.examples import find_example, first_lora
 from environments.paths import Home
+from tests.helpers.pictures import generate_images
 from trainer_engine.config.families import FORMAT_FAMILIES, find_spec
 
 
@@ -55,3 +58,74 @@ def test_every_family_of_the_format_without_code_is_known_and_not_available(plac
     assert isinstance(problems, list)
     assert [(problem.option, problem.code) for problem in problems] == [("model_family", "not_available")]
     assert "known, not available yet" in problems[0].message
+
+
+def with_images(place: Home, **request: Any) -> Any:
+    return plan(NewEnvironment(**{"name": "cat", "example": "flux_dev_lora", "images": "datasets/cats", **request}), place)
+
+
+@pytest.fixture
+def cats(place: Home) -> Path:
+    folder = place.root / "datasets/cats"
+    generate_images(folder, count=2)
+    return folder
+
+
+def test_own_images_take_the_place_of_those_of_an_example(place: Home, cats: Path) -> None:
+    found = with_images(place, trigger_word="  sks  cat ", options={"--max_train_steps": 10, "resolution": 512})
+    assert isinstance(found, PlannedEnvironment) and found.datasets is not None
+    images, texts = found.datasets
+    assert (images["id"], images["instance_data_dir"], images["resolution"]) == ("cat-images", "datasets/cats", 512)
+    assert (images["caption_strategy"], images["instance_prompt"]) == ("instanceprompt", "sks cat")
+    assert images["cache_dir_vae"] == "cache/cat/vae" and texts["cache_dir"] == "cache/cat/text"
+    assert images["crop_style"] == "center", "the rest is the example's"
+    assert found.config["max_train_steps"] == 10 and found.config["learning_rate"] == 1e-4
+    assert found.config["validation_prompt"] == "a photograph of sks cat"
+    example = find_example("flux_dev_lora")
+    assert example is not None and example.datasets[0]["id"] == "my-images", "the example itself is not changed"
+
+
+def test_text_files_beside_the_images_are_their_captions(place: Home, cats: Path) -> None:
+    (cats / "sub").mkdir()
+    (cats / "sub/a.txt").write_text("a cat")
+    images = with_images(place, trigger_word="sks").datasets[0]
+    assert (images["caption_strategy"], images["prepend_instance_prompt"], images["instance_prompt"]) == ("textfile", True, "sks")
+    assert "instance_prompt" not in with_images(place).datasets[0]
+    (cats / "sub/a.txt").unlink()
+    assert with_images(place).datasets[0]["caption_strategy"] == "filename"
+
+
+def test_a_model_without_an_example_gets_values_for_an_adapter(place: Home, cats: Path) -> None:
+    found = with_images(place, example=None, model_family="sdxl", trigger_word="sks")
+    assert found.config["learning_rate"] == 1e-4 and found.config["lora_rank"] == 16
+    assert found.datasets[0]["instance_data_dir"] == "datasets/cats"
+    full = with_images(place, example=None, model_family="sdxl", model_type="full")
+    assert "lora_rank" not in full.config
+
+
+@pytest.mark.parametrize(
+    ("request_", "option"),
+    [
+        ({"images": "datasets/none"}, "images"),
+        ({"images": "/etc"}, "images"),
+        ({"images": None, "trigger_word": "sks"}, "trigger_word"),
+        ({"trigger_word": "x" * 201}, "trigger_word"),
+        ({"options": {"model_family": "sdxl"}}, "options.model_family"),
+        ({"options": {"no_such_option": 1}}, "no_such_option"),
+        ({"options": {"learning_rate": -1}}, "learning_rate"),
+    ],
+)
+def test_what_is_wrong_with_images_and_options_is_said_before_anything_is_written(
+    place: Home, cats: Path, request_: dict[str, Any], option: str
+) -> None:
+    found = with_images(place, **request_)
+    assert isinstance(found, list) and option in [problem.option for problem in found]
+
+
+@pytest.mark.parametrize(
+    ("family", "flavour", "name"),
+    [("flux", "dev", "flux_dev_lora"), ("flux", "kontext", None), ("sdxl", "base-1.0", None), ("flux", "schnell", None)],
+)
+def test_a_first_adapter_begins_with_the_example_of_its_flavour(family: str, flavour: str, name: str | None) -> None:
+    found = first_lora(family, flavour)
+    assert (found.name if found else None) == name

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from environments.limited_process import LIMITS, WITHOUT_COLLECTOR, ProcessFailed, answer_of
 from environments.paths import Home
 from environments.resolve.run import ResolvedRun, resolve_run
 from tests.helpers.clips import needs_pyav
@@ -27,7 +28,6 @@ from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.media import containers
 from training.preflight import apart
 from training.preflight.apart import examine_run_apart, needs_a_process
-from training.preflight.limited_process import LIMITS, WITHOUT_COLLECTOR, ProcessFailed, answer_of
 
 Resolve = Callable[..., tuple[ResolvedRun, Home]]
 SLOW_SERVER_SECONDS = 1.5
@@ -178,7 +178,7 @@ def test_whatever_parses_more_than_images_gets_a_process(resolve: Resolve, tmp_p
 
 def test_a_process_outlives_its_server_only_until_its_alarm() -> None:
     """The server may be killed while it waits. The alarm then ends the process, whatever it waits for."""
-    limited = "from training.preflight.limited_process import apply_limits; apply_limits(['9', '999999999', '1'])"
+    limited = "from environments.limited_process import apply_limits; apply_limits(['9', '999999999', '1'])"
     ended = subprocess.run([sys.executable, "-c", f"{limited}; import time; time.sleep(60)"], check=False, timeout=50)
     assert ended.returncode == -signal.SIGALRM
 

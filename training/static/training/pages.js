@@ -40,7 +40,16 @@ function say(text) {
 // ---- parts that the server renders ----
 const bare = (html) => html.replace(/value="[A-Za-z0-9]{64}"/g, "").replace(/ open=""/g, "");
 
-// Keeps what a person has opened and where the keyboard is.
+// ---- the image of the base model over the newest one ----
+const splits = new Map();
+const split = (slider) => slider.closest(".compare").style.setProperty("--split", `${slider.value}%`);
+document.addEventListener("input", ({ target }) => {
+  if (!target.matches(".compare input")) return;
+  splits.set(target.id, target.value);
+  split(target);
+});
+
+// Keeps what a person has opened and set, and where the keyboard is.
 function replace(current, fresh) {
   if (current.dataset.busy === fresh.dataset.busy && bare(current.innerHTML) === bare(fresh.innerHTML)) return;
   const focused = current.contains(document.activeElement) ? document.activeElement : null;
@@ -49,6 +58,10 @@ function replace(current, fresh) {
   const opened = [...current.querySelectorAll("details[open]")].map((one) => one.id);
   current.replaceWith(fresh);
   for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+  for (const slider of fresh.querySelectorAll(".compare input")) {
+    slider.value = splits.get(slider.id) ?? slider.value;
+    split(slider);
+  }
   if (again) fresh.querySelector(again)?.focus({ preventScroll: true });
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -44,7 +45,12 @@ def add_root(parser: argparse.ArgumentParser) -> None:
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Shared with ``manage.py server``."""
     parser.add_argument("--port", type=whole_number(1, 65535), default=DEFAULT_PORT, help=f"port to serve (default: {DEFAULT_PORT})")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve; only those of this machine (default: 127.0.0.1)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: 127.0.0.1); others, such as 0.0.0.0, need a token")
+    token = "ask for this token (better: SIMPLETUNER_TOKEN, which `ps` does not show); without a value, for the stored one"
+    parser.add_argument("--token", nargs="?", const="", default=None, metavar="TOKEN", help=token)
+    parser.add_argument("--generate-token", action="store_true", help="make a token, and print it once as a link")
+    host = "a name by which other machines reach the server; may be given several times (also: SIMPLETUNER_ALLOWED_HOSTS)"
+    parser.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help=host)
     add_home(parser)
     add_root(parser)
     parser.add_argument("--slots", type=whole_number(1, 64), default=None, help="how many runs may train at a time (default: 1)")
@@ -158,14 +164,19 @@ def home_of(arguments: argparse.Namespace) -> Path:
 
 def run_server(arguments: argparse.Namespace) -> int:
     from simpletuner_site.environment import BadEnvironment
+    from simpletuner_site.security.token import BadToken
     from simpletuner_site.server.boot import boot
-    from simpletuner_site.server.server import CannotServe, loopback_address, serve
+    from simpletuner_site.server.greeting import ChosenToken
+    from simpletuner_site.server.server import CannotServe, bind_address, serve
 
     try:
-        address = loopback_address(arguments.host)
-        boot(home_of(arguments), arguments.slots, allow_scripts=arguments.allow_scripts, roots=arguments.root)
-        return serve(address, arguments.port)
-    except (CannotServe, BadEnvironment, OSError) as error:
+        # Taken out of the environment, so that no worker, run or hook inherits it.
+        token = ChosenToken.of(arguments.token, os.environ.pop("SIMPLETUNER_TOKEN", ""), generate=arguments.generate_token)
+        address = bind_address(arguments.host, has_token=token is not None)
+        limits = {"allow_scripts": arguments.allow_scripts, "roots": arguments.root, "hosts": arguments.allowed_host}
+        boot(home_of(arguments), arguments.slots, **limits, needs_token=token is not None)
+        return serve(address, arguments.port, token)
+    except (CannotServe, BadToken, BadEnvironment, OSError) as error:
         print(f"simpletuner server: {error}", file=sys.stderr)
         return EXIT_USAGE
 

@@ -33,7 +33,8 @@ def free_port() -> int:
 def start(folders: DemoFolders, port: int) -> subprocess.Popen[bytes]:
     """Start ``simpletuner server`` on the demo's home, offline, with the demo's model cache."""
     variables = {**os.environ, "HF_HOME": str(folders.hub), "HF_HUB_OFFLINE": "1", "SIMPLETUNER_HOME": str(folders.root)}
-    variables.pop("HF_HUB_CACHE", None)
+    for name in ("HF_HUB_CACHE", "SIMPLETUNER_TOKEN", "SIMPLETUNER_NEEDS_TOKEN"):
+        variables.pop(name, None)
     command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(port), "--home", str(folders.root)]
     with folders.server_log.open("ab") as log:
         return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

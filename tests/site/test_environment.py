@@ -38,6 +38,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "SIMPLETUNER_HOOKS": "/opt/hooks: /srv/more hooks:",
             "SIMPLETUNER_HOOKS_ENV": "REPLICATE_API_TOKEN, WAVESPEED_API_KEY",
             "SIMPLETUNER_ALLOW_SCRIPTS": "1",
+            "SIMPLETUNER_NEEDS_TOKEN": "1",
         }
     )
     assert found.home == tmp_path
@@ -52,6 +53,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert found.hooks == (Path("/opt/hooks"), Path("/srv/more hooks"))
     assert found.hooks_env == ("REPLICATE_API_TOKEN", "WAVESPEED_API_KEY")
     assert found.allow_scripts is True
+    assert found.needs_token is True
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "65", "two", "1.5", "²"])
@@ -75,6 +77,7 @@ def test_slots_that_cannot_be_meant_are_refused_by_name(text: str) -> None:
         ("SIMPLETUNER_SLOTS", "٣"),
         ("SIMPLETUNER_HOOKS_ENV", "A=1"),
         ("SIMPLETUNER_ALLOW_SCRIPTS", "yes"),
+        ("SIMPLETUNER_NEEDS_TOKEN", "maybe"),
     ],
 )
 def test_a_rule_about_scripts_or_folders_that_cannot_be_meant_is_refused_by_name(name: str, text: str) -> None:

@@ -25,8 +25,14 @@ class Command(BaseCommand):
         for name in ("home", "slots"):
             if options[name] is not None:
                 command += [f"--{name}", str(options[name])]
-        for root in options["root"]:
-            command += ["--root", str(root)]
+        for name, option in (("root", "root"), ("allowed_host", "allowed-host")):
+            for value in options[name]:
+                command += [f"--{option}", str(value)]
+        if options["token"]:
+            os.environ["SIMPLETUNER_TOKEN"] = options["token"]
+        elif options["token"] is not None:
+            command += ["--token"]
+        command += ["--generate-token"] if options["generate_token"] else []
         command += ["--allow-scripts"] if options["allow_scripts"] else []
         sys.stdout.flush()
         os.execv(sys.executable, command)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from simpletuner_site import __version__
+from simpletuner_site.client.arguments import Commands, add_client_commands, add_options, common, env_actions, run_call
 
 DEFAULT_PORT = 8001
 EXIT_USAGE = 2
+COMPLETE = "__complete"
 MOST_AMOUNT = 1_000_000
 
 
@@ -75,7 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     worker.set_defaults(run=run_worker)
 
     train = commands.add_parser("train", help="train one configuration without a server")
-    train.add_argument("--config", type=Path, required=True, metavar="FILE", help="an environment's config.json")
+    which = train.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", type=Path, metavar="FILE", help="an environment's config.json")
+    which.add_argument("--environment", metavar="NAME", help="an environment of the home")
+    add_options(train, "an option of this run only: max_train_steps=50")
     add_home(train)
     train.set_defaults(run=run_train)
 
@@ -86,22 +91,20 @@ def build_parser() -> argparse.ArgumentParser:
     add_home(plan)
     plan.set_defaults(run=run_plan)
 
-    check = commands.add_parser("check", help="say what stands in the way of any configuration of the format")
-    check.add_argument("--config", type=Path, required=True, metavar="FILE", help="any config.json of the format")
+    check = commands.add_parser(
+        "check", parents=[common()], help="say what stands in the way of a start, or of any configuration of the format"
+    )
+    check.add_argument("name", nargs="?", metavar="NAME", help="an environment (default: the active one)")
+    check.add_argument(
+        "--config", type=Path, default=None, metavar="FILE", help="any config.json of the format, which needs no environment"
+    )
     check.add_argument("--datasets", type=Path, default=None, metavar="FILE", help="its datasets file (default: the one that it names)")
-    check.add_argument("--json", action="store_true", help="print the report as JSON")
-    add_home(check)
+    add_options(check, "an option to lay over the environment")
     check.set_defaults(run=run_check)
 
-    take = commands.add_parser("import", help="make an environment of a configuration of another trainer")
-    take.add_argument("files", type=Path, nargs="+", metavar="FILE", help="its YAML, TOML or JSON; a file of datasets may follow")
-    take.add_argument("--from", dest="format", default=None, metavar="FORMAT", help="ai-toolkit, kohya, musubi, onetrainer or simpletuner")
-    take.add_argument("--name", default=None, metavar="NAME", help="name of the environment (default: the one in the file)")
-    take.add_argument("--family", default=None, metavar="FAMILY", help="family of the model, if the file does not name it")
-    take.add_argument("--dry-run", action="store_true", help="print what would be taken and left out, and write nothing")
-    take.add_argument("--json", action="store_true", help="print the report as JSON")
-    add_home(take)
-    take.set_defaults(run=run_import)
+    add_client_commands(commands)
+    for actions in (commands, env_actions(commands)):
+        add_import(actions)
 
     demo = commands.add_parser("demo", help="create a small model and images, and train through the API")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="output folder (default: demo-output)")
@@ -115,6 +118,18 @@ def build_parser() -> argparse.ArgumentParser:
     add_home(migrate)
     migrate.set_defaults(run=run_migrate)
     return parser
+
+
+def add_import(commands: Commands) -> None:
+    take = commands.add_parser("import", help="make an environment of a configuration of another trainer")
+    take.add_argument("files", type=Path, nargs="+", metavar="FILE", help="its YAML, TOML or JSON; a file of datasets may follow")
+    take.add_argument("--from", dest="format", default=None, metavar="FORMAT", help="ai-toolkit, kohya, musubi, onetrainer or simpletuner")
+    take.add_argument("--name", default=None, metavar="NAME", help="name of the environment (default: the one in the file)")
+    take.add_argument("--family", default=None, metavar="FAMILY", help="family of the model, if the file does not name it")
+    take.add_argument("--dry-run", action="store_true", help="print what would be taken and left out, and write nothing")
+    take.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_home(take)
+    take.set_defaults(run=run_import)
 
 
 def amount(text: str) -> float:
@@ -200,7 +215,10 @@ def run_worker(arguments: argparse.Namespace) -> int:
 def run_train(arguments: argparse.Namespace) -> int:
     from simpletuner_site.train.command import train
 
-    return train(arguments.config, arguments.home)
+    home: Path | None = arguments.home
+    if arguments.environment is None:
+        return train(arguments.config, home, arguments.option)
+    return train(home_of(arguments) / "config" / arguments.environment / "config.json", home, arguments.option)
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
@@ -210,6 +228,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
+    if arguments.config is None:
+        return run_call(argparse.Namespace(**vars(arguments), function="runs.check_run"))
     from simpletuner_site.train.check import check
 
     return check(arguments.config, arguments.datasets, as_json=arguments.json, home=arguments.home)
@@ -266,6 +286,14 @@ def run_export(rest: Sequence[str]) -> int:
     return subprocess.call([sys.executable, "-m", "trainer_engine.export", *rest])
 
 
+def run_complete(words: Sequence[str]) -> int:
+    """Print what the last word may become; called by the completion scripts of shells."""
+    from simpletuner_site.client.completion import candidates
+
+    print("\n".join(candidates(build_parser(), words)))
+    return 0
+
+
 def run_migrate(arguments: argparse.Namespace) -> int:
     from simpletuner_site.server.boot import boot
     from simpletuner_site.server.migrations_state import migrate_if_needed
@@ -280,6 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == ["export"]:
         return run_export(given[1:])
+    if given[:1] == [COMPLETE]:
+        return run_complete(given[1:])
     arguments = build_parser().parse_args(given)
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)

@@ -59,6 +59,31 @@ def print_address(address: str, port: int, token: ChosenToken | None) -> None:
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
+def local_url(address: str, port: int) -> str:
+    """The address at which programs of this machine reach the server."""
+    found = ipaddress.ip_address(address)
+    if found.is_unspecified:
+        address = "127.0.0.1" if found.version == 4 else "::1"
+    return f"http://{shown_host(address)}:{port}"
+
+
+def report_runs_that_go_on() -> None:
+    """Print which runs continue without the server. Says nothing if the database cannot be read any more."""
+    from django.db import DatabaseError
+
+    from training.models import ACTIVE, Job
+
+    try:
+        numbers = list(Job.objects.filter(status__in=ACTIVE).order_by("number").values_list("number", flat=True))
+    except DatabaseError:
+        return
+    for number in numbers:
+        print(
+            f"Run {number} goes on without the server; the next start follows it. `simpletuner stop {number}` saves and ends it.",
+            file=sys.stderr,
+        )
+
+
 def shown_host(address: str) -> str:
     """The host of a link for a bound address."""
     if ipaddress.ip_address(address).is_unspecified:

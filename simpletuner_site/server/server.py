@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simpletuner_site.edge.gate import Gate
 
-from simpletuner_site.server.greeting import ChosenToken, print_address
+from simpletuner_site.server.greeting import ChosenToken, local_url, print_address, report_runs_that_go_on
+from simpletuner_site.server.state import write_server_state
 from trainer_engine.contract.atomic import PRIVATE_MODE
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,9 @@ def serve(address: str, port: int, token: ChosenToken | None = None) -> int:
         if token is not None:
             token.keep(settings.STATE_DIR)
         migrate_if_needed()
+        write_server_state(settings.STATE_DIR, os.getpid(), local_url(address, port))
         _run_daphne(address, port, token)
+        report_runs_that_go_on()
     _end_soon()
     return 0
 

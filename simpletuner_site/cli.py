@@ -50,6 +50,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: 127.0.0.1); others, such as 0.0.0.0, need a token")
     token = "ask for this token (better: SIMPLETUNER_TOKEN, which `ps` does not show); without a value, for the stored one"
     parser.add_argument("--token", nargs="?", const="", default=None, metavar="TOKEN", help=token)
+    parser.add_argument("--no-worker", action="store_true", help="start no worker: `simpletuner worker` runs on its own")
     parser.add_argument("--generate-token", action="store_true", help="make a token, and print it once as a link")
     host = "a name by which other machines reach the server; may be given several times (also: SIMPLETUNER_ALLOWED_HOSTS)"
     parser.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help=host)
@@ -190,7 +191,7 @@ def run_server(arguments: argparse.Namespace) -> int:
         address = bind_address(arguments.host, has_token=token is not None)
         limits = {"allow_scripts": arguments.allow_scripts, "roots": arguments.root, "hosts": arguments.allowed_host}
         boot(home_of(arguments), arguments.slots, **limits, needs_token=token is not None)
-        return serve(address, arguments.port, token)
+        return serve(address, arguments.port, token, has_worker=not arguments.no_worker)
     except (CannotServe, BadToken, BadEnvironment, OSError) as error:
         print(f"simpletuner server: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -72,7 +72,7 @@ def claim_home(state: Path) -> IO[str]:
     return file
 
 
-def serve(address: str, port: int, token: ChosenToken | None = None) -> int:
+def serve(address: str, port: int, token: ChosenToken | None = None, *, has_worker: bool = True) -> int:
     """Serve until SIGTERM or SIGINT. Django must be set up. Without a token the address must be on loopback.
 
     Raises CannotServe, BadToken, OSError.
@@ -87,7 +87,7 @@ def serve(address: str, port: int, token: ChosenToken | None = None) -> int:
             token.keep(settings.STATE_DIR)
         migrate_if_needed()
         write_server_state(settings.STATE_DIR, os.getpid(), local_url(address, port))
-        _run_daphne(address, port, token)
+        _run_daphne(address, port, token, has_worker=has_worker)
         report_runs_that_go_on()
     _end_soon()
     return 0
@@ -100,7 +100,7 @@ def _end_soon() -> None:
     last.start()
 
 
-def _run_daphne(address: str, port: int, token: ChosenToken | None) -> None:
+def _run_daphne(address: str, port: int, token: ChosenToken | None, *, has_worker: bool) -> None:
     from simpletuner_site.edge.server import Server  # isort: skip  # installs the reactor, so it comes before anything of Twisted
     from django.urls import get_resolver
     from twisted.internet import reactor
@@ -122,7 +122,8 @@ def _run_daphne(address: str, port: int, token: ChosenToken | None) -> None:
         verbosity=0,
     )
     running: Any = reactor
-    running.callWhenRunning(keeper.start)
+    if has_worker:
+        running.callWhenRunning(keeper.start)
     running.callWhenRunning(print_address, address, port, token)
     share_interpreter()
     get_resolver().url_patterns  # noqa: B018  # loads every view now instead of at the first request

@@ -32,6 +32,7 @@ class Command(BaseCommand):
             os.environ["SIMPLETUNER_TOKEN"] = options["token"]
         elif options["token"] is not None:
             command += ["--token"]
+        command += ["--no-worker"] if options["no_worker"] else []
         command += ["--generate-token"] if options["generate_token"] else []
         command += ["--allow-scripts"] if options["allow_scripts"] else []
         sys.stdout.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -181,13 +180,12 @@ def home_of(arguments: argparse.Namespace) -> Path:
 def run_server(arguments: argparse.Namespace) -> int:
     from simpletuner_site.environment import BadEnvironment
     from simpletuner_site.security.token import BadToken
-    from simpletuner_site.server.boot import boot
+    from simpletuner_site.server.boot import boot, take_token
     from simpletuner_site.server.greeting import ChosenToken
     from simpletuner_site.server.server import CannotServe, bind_address, serve
 
     try:
-        # Taken out of the environment, so that no worker, run or hook inherits it.
-        token = ChosenToken.of(arguments.token, os.environ.pop("SIMPLETUNER_TOKEN", ""), generate=arguments.generate_token)
+        token = ChosenToken.of(arguments.token, take_token(), generate=arguments.generate_token)
         address = bind_address(arguments.host, has_token=token is not None)
         limits = {"allow_scripts": arguments.allow_scripts, "roots": arguments.root, "hosts": arguments.allowed_host}
         boot(home_of(arguments), arguments.slots, **limits, needs_token=token is not None)

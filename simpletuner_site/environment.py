@@ -103,6 +103,34 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
     )
 
 
+@dataclass(frozen=True)
+class CommandEnvironment:
+    """What the commands read that talk to a server."""
+
+    home: Path
+    url: str = ""
+    """``SIMPLETUNER_URL``: a server elsewhere."""
+    token: str = ""
+    """``SIMPLETUNER_TOKEN``: that server's token."""
+    editor: str = "vi"
+    """``VISUAL`` or ``EDITOR``."""
+    hub_is_offline: bool = False
+    has_database_url: bool = False
+
+
+def read_command_environment(variables: Mapping[str, str] | None = None) -> CommandEnvironment:
+    """Raises BadEnvironment only for a home that cannot be found; ``simpletuner doctor`` reports the other variables."""
+    variables = os.environ if variables is None else variables
+    return CommandEnvironment(
+        home=_expanded("SIMPLETUNER_HOME", variables.get("SIMPLETUNER_HOME") or str(Path.cwd())).absolute(),
+        url=variables.get("SIMPLETUNER_URL", ""),
+        token=variables.get("SIMPLETUNER_TOKEN", ""),
+        editor=variables.get("VISUAL") or variables.get("EDITOR") or "vi",
+        hub_is_offline=variables.get("HF_HUB_OFFLINE") == "1",
+        has_database_url=bool(variables.get("DATABASE_URL")),
+    )
+
+
 def _folders(variables: Mapping[str, str], name: str) -> tuple[Path, ...]:
     found = tuple(_expanded(name, part.strip()) for part in variables.get(name, "").split(os.pathsep) if part.strip())
     for folder in found:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 
+from environments.api.pages import titled
 from environments.api.representations import CONFIG_TYPES
 from environments.api.serializers import ErrorSerializer
 from environments.create.names import LONGEST, SCHEMA_PATTERN
@@ -64,9 +65,10 @@ def described(
     """Tag, summary, answer and refusals of a call that takes and returns JSON."""
     responses: Responses = {(200, JSON): answer, **refusals(sorted({*EVERYWHERE, *errors}), ErrorSerializer)}
     body = None if request is None else {JSON: request}
-    return extend_schema(
+    schema: Callable[[F], F] = extend_schema(
         operation_id=operation, summary=summary, tags=[tag], request=body, responses=responses, parameters=parameters or []
     )
+    return titled(summary, schema)
 
 
 def without_last_slash(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:

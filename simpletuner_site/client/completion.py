@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 COMMAND = "__complete"
 BASH = """_simpletuner() {
@@ -86,5 +84,7 @@ def _values(action: argparse.Action) -> Iterator[str]:
 
 def environment_names() -> list[str]:
     """The environments of the home, as folders."""
-    config = Path(os.environ.get("SIMPLETUNER_HOME") or ".") / "config"
+    from simpletuner_site.environment import read_command_environment
+
+    config = read_command_environment().home / "config"
     return sorted(file.parent.name for file in config.glob("*/config.json"))

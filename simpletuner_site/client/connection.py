@@ -5,7 +5,6 @@ Without a server the same views answer in this process, so a command does the sa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from simpletuner_site.environment import read_command_environment
 from simpletuner_site.server.state import read_server_state
 
 ANSWER_SECONDS = 900.0
@@ -52,9 +52,9 @@ def find(home: Path | None, url: str | None) -> Where:
 
     The usual address is tried only where no home is: a server elsewhere on this machine must not answer for these files.
     """
-    folder = (home or Path(os.environ.get("SIMPLETUNER_HOME") or Path.cwd())).expanduser().absolute()
-    named = url or os.environ.get(ADDRESS, "")
-    if named:
+    given = read_command_environment()
+    folder = (home or given.home).expanduser().absolute()
+    if named := url or given.url:
         return Where(folder, named.rstrip("/"))
     running = read_server_state(folder / "state")
     if running is not None:
@@ -115,8 +115,7 @@ class Api:
 def _client_of(where: Where) -> httpx.Client:
     headers = {"Accept": "application/json"}
     if where.url:
-        token = os.environ.get(TOKEN, "")
-        if token:
+        if token := read_command_environment().token:
             headers["Authorization"] = f"Bearer {token}"
         is_local = urlsplit(where.url).hostname in LOCAL_NAMES
         try:

@@ -19,7 +19,7 @@ import psutil
 from simpletuner_site.client.findings import Finding, Verdict, print_findings
 from simpletuner_site.client.installation import check_packages, check_torch
 from simpletuner_site.client.output import print_json
-from simpletuner_site.environment import BadEnvironment, ProcessEnvironment, read_environment
+from simpletuner_site.environment import BadEnvironment, ProcessEnvironment, read_command_environment, read_environment
 from simpletuner_site.server.state import read_server_state, read_worker_state
 from training.engine import hardware
 
@@ -50,7 +50,7 @@ def check_variables(home: Path) -> Iterator[Finding]:
         yield Finding("variables", Verdict.PROBLEM, str(error), "correct or unset the variable")
         return
     yield Finding("variables", Verdict.OK, "the environment variables are valid")
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
+    if read_command_environment().hub_is_offline:
         yield Finding(
             "variables", Verdict.WARNING, "HF_HUB_OFFLINE=1: no model can be downloaded", "unset it, unless all models are cached"
         )
@@ -112,7 +112,7 @@ def check_permissions(home: Path) -> Iterator[Finding]:
 
 
 def check_database(home: Path) -> Iterator[Finding]:
-    if os.environ.get("DATABASE_URL"):
+    if read_command_environment().has_database_url:
         yield Finding("database", Verdict.OK, "DATABASE_URL names it; /health of the server says whether it answers")
         return
     file = home / "state" / "simpletuner.sqlite3"
@@ -189,7 +189,7 @@ def examine(home: Path) -> list[Finding]:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print the findings. Returns 1 if one of them is a problem."""
-    home = (arguments.home or Path(os.environ.get("SIMPLETUNER_HOME") or Path.cwd())).expanduser().absolute()
+    home = (arguments.home or read_command_environment().home).expanduser().absolute()
     found = examine(home)
     if arguments.json:
         print_json([{**asdict(one), "verdict": one.verdict.value} for one in found])

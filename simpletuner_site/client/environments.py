@@ -14,8 +14,8 @@ from typing import Any
 
 from simpletuner_site.client.connection import Api, Refused, part
 from simpletuner_site.client.output import print_json, print_line, print_report, print_table
+from simpletuner_site.environment import read_command_environment
 
-EDITORS = ("VISUAL", "EDITOR")
 CREATE_FIELDS = ("model_family", "model_flavour", "model_type", "lora_type", "description", "example")
 
 
@@ -141,7 +141,7 @@ def _bare(name: str) -> str:
 
 def _edited(name: str, document: Any, put: Any) -> Any:
     """The answer to the edited document; None if it is as before. What was typed is kept in its file if it is refused."""
-    editor = next((os.environ[variable] for variable in EDITORS if os.environ.get(variable)), "vi")
+    editor = read_command_environment().editor
     before = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     handle, path_text = tempfile.mkstemp(prefix=f"{name}-", suffix=".json")
     path = Path(path_text)

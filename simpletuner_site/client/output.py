@@ -54,6 +54,8 @@ def print_report(body: Mapping[str, Any], *, to: Console | None = None) -> None:
         for problem in body.get(name) or ():
             option = str(problem.get("option") or "")
             target.print(f"{sign} {f'[bold]{escape(option)}[/]: ' if option else ''}{escape(str(problem['message']))}", soft_wrap=True)
+            if problem.get("expected"):
+                target.print(f"    [dim]expected: {escape(str(problem['expected']))}[/]", soft_wrap=True)
             if problem.get("hint"):
                 target.print(f"    [dim]{escape(str(problem['hint']))}[/]", soft_wrap=True)
 

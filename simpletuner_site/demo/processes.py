@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import httpx
 
+from simpletuner_site.cli import DEFAULT_PORT
 from simpletuner_site.demo.folders import REPOSITORY, DemoFolders
 
 START_SECONDS = 60.0
@@ -23,11 +24,17 @@ class ServerFailed(Exception):
 
 
 def free_port() -> int:
-    """A free port of loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """The port of the tutorial's commands if it is free, else another free one of loopback."""
+    for wanted in (DEFAULT_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            return port
+    raise ServerFailed("This machine has no free port.")
 
 
 def start(folders: DemoFolders, port: int) -> subprocess.Popen[bytes]:

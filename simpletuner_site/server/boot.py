@@ -62,6 +62,11 @@ def boot(
         place_sample(Home(home))
 
 
+def take_token() -> str:
+    """The token of ``SIMPLETUNER_TOKEN``, which is removed, so that no worker, run or hook inherits it."""
+    return os.environ.pop("SIMPLETUNER_TOKEN", "")
+
+
 def make_folders(home: Path) -> None:
     """Create ``config/`` and ``state/``; ``state/`` is readable by this account only. Raises OSError."""
     (home / "config").mkdir(parents=True, exist_ok=True)

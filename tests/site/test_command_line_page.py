@@ -50,8 +50,9 @@ def test_every_variable_of_the_server_is_on_the_page() -> None:
 @pytest.mark.parametrize("page", [PAGE, REMOTE], ids=["command-line", "remote"])
 def test_every_option_on_the_pages_belongs_to_a_command(page: str) -> None:
     known = {name for _, parser in commands(cli.build_parser()) for action in parser._actions for name in action.option_strings}
-    own = re.findall(r"simpletuner (?:[a-z]+ )+[^`\n#|]*", page)
-    used = {option for line in [*own, *(re.findall(r"`[^`\n]*`", page) if page == PAGE else ())] for option in re.findall(r"(?<![\w-])--?[a-z][\w-]*", line)}
+    found = re.findall(r"simpletuner (?:[a-z]+ )+[^`\n#|]*", page)
+    found += re.findall(r"`[^`\n]*`", page) if page == PAGE else []
+    used = {option for line in found for option in re.findall(r"(?<![\w-])--?[a-z][\w-]*", line)}
     assert used and used - OF_OTHER_PROGRAMS <= known, used - known
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from simpletuner_site.environment import BadEnvironment, read_environment
+from simpletuner_site.environment import BadEnvironment, read_command_environment, read_environment
 from simpletuner_site.security.secret_key import load_secret_key
 from tests.helpers.live_server import REPOSITORY
 
@@ -54,6 +54,16 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert found.hooks_env == ("REPLICATE_API_TOKEN", "WAVESPEED_API_KEY")
     assert found.allow_scripts is True
     assert found.needs_token is True
+
+
+def test_the_commands_read_server_token_and_editor(tmp_path: Path) -> None:
+    home = {"SIMPLETUNER_HOME": str(tmp_path)}
+    plain = read_command_environment(home)
+    assert (plain.home, plain.url, plain.token, plain.editor) == (tmp_path, "", "", "vi")
+    given = {"SIMPLETUNER_URL": "http://box:8001", "SIMPLETUNER_TOKEN": "t", "EDITOR": "nano", "VISUAL": "code -w", "HF_HUB_OFFLINE": "1"}
+    found = read_command_environment({**home, **given, "SIMPLETUNER_SLOTS": "many", "DATABASE_URL": "postgres://db"})
+    assert (found.url, found.token, found.editor) == ("http://box:8001", "t", "code -w")
+    assert found.hub_is_offline and found.has_database_url
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "65", "two", "1.5", "²"])

@@ -28,10 +28,8 @@ class Command(BaseCommand):
         for name, option in (("root", "root"), ("allowed_host", "allowed-host")):
             for value in options[name]:
                 command += [f"--{option}", str(value)]
-        if options["token"]:
-            os.environ["SIMPLETUNER_TOKEN"] = options["token"]
-        elif options["token"] is not None:
-            command += ["--token"]
+        if options["token"] is not None:
+            command += ["--token", *filter(None, [options["token"]])]
         command += ["--no-worker"] if options["no_worker"] else []
         command += ["--generate-token"] if options["generate_token"] else []
         command += ["--allow-scripts"] if options["allow_scripts"] else []

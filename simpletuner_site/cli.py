@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from simpletuner_site import __version__
+from simpletuner_site import DEFAULT_PORT, __version__
 from simpletuner_site.client.arguments import Commands, add_client_commands, add_options, common, env_actions, run_call
 
-DEFAULT_PORT = 8001
 EXIT_USAGE = 2
 COMPLETE = "__complete"
 MOST_AMOUNT = 1_000_000

@@ -13,7 +13,7 @@ from django.utils.html import escape, format_html, format_html_join
 from rest_framework.exceptions import APIException
 
 from environments import services
-from environments.admin.actions import ObjectAction, add_object_action, find_object_action, object_actions
+from environments.admin.actions import ObjectAction, Onward, add_object_action, find_object_action, object_actions
 from environments.admin.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
 from environments.errors import EnvironmentRefused
 from environments.models import Environment, Revision
@@ -112,7 +112,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
                 one.number,
                 one.get_action_display(),
                 one.actor,
-                f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+                f"{one.created_at:%Y-%m-%d %H:%M:%S} UTC",
             )
             for one in revisions
         )
@@ -166,15 +166,20 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         environment, action = self.get_object(request, object_id), find_object_action(slug)
         if environment is None or action is None:
             raise Http404
+        here = reverse("admin:environments_environment_change", args=[environment.pk])
         if request.method == "POST" and self.has_change_permission(request, environment):
-            self._run(request, environment, action)
-        return HttpResponseRedirect(reverse("admin:environments_environment_change", args=[environment.pk]))
+            return HttpResponseRedirect(self._run(request, environment, action) or here)
+        return HttpResponseRedirect(here)
 
-    def _run(self, request: HttpRequest, environment: Environment, action: ObjectAction) -> None:
+    def _run(self, request: HttpRequest, environment: Environment, action: ObjectAction) -> str:
+        """The page to show next; empty for the environment's own."""
         try:
-            messages.success(request, action.run(request, environment))
+            done = action.run(request, environment)
         except APIException as error:
             show_refusal(request, error)
+            return ""
+        messages.success(request, done.message if isinstance(done, Onward) else done)
+        return done.address if isinstance(done, Onward) else ""
 
     def response_change(self, request: HttpRequest, obj: Environment) -> HttpResponse:
         """Run the action of the button with which the page was saved."""
@@ -182,7 +187,14 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         if action is None:
             return super().response_change(request, obj)
         messages.success(request, f"Saved {obj.name}.")
-        self._run(request, services.find(obj.name), action)
+        onward = self._run(request, services.find(obj.name), action)
+        return HttpResponseRedirect(onward or reverse("admin:environments_environment_change", args=[obj.pk]))
+
+    def response_add(self, request: HttpRequest, obj: Environment, post_url_continue: str | None = None) -> HttpResponse:
+        """Show the new environment, which has options to look at before it is used."""
+        if "_addanother" in request.POST:
+            return super().response_add(request, obj, post_url_continue)
+        messages.success(request, f"Created {obj.name}.")
         return HttpResponseRedirect(reverse("admin:environments_environment_change", args=[obj.pk]))
 
     def save_model(self, request: HttpRequest, obj: Environment, form: Any, change: bool) -> None:

@@ -13,12 +13,13 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from simpletuner_site import DEFAULT_PORT
 from simpletuner_site.environment import read_command_environment
 from simpletuner_site.server.state import read_server_state
 
 ANSWER_SECONDS = 900.0
 """A start examines the datasets before it answers."""
-USUAL_ADDRESS = "http://localhost:8001"
+USUAL_ADDRESS = f"http://localhost:{DEFAULT_PORT}"
 PROBE_SECONDS = 1.0
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 TOKEN = "SIMPLETUNER_TOKEN"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from simpletuner_site import DEFAULT_PORT
 from simpletuner_site.client.findings import Finding, Verdict, print_findings
 from simpletuner_site.client.installation import check_packages, check_torch
 from simpletuner_site.client.output import print_json
@@ -28,7 +29,7 @@ LITTLE_DISK_BYTES = 30 * GB
 SCARCE_DISK_BYTES = 1 * GB
 LITTLE_MEMORY_BYTES = 16 * GB
 FEW_FILES = 1024
-USUAL_PORT = 8001
+USUAL_PORT = DEFAULT_PORT
 
 
 Check = Callable[[Path], Iterator[Finding]]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from simpletuner_site.cli import DEFAULT_PORT
+from simpletuner_site import DEFAULT_PORT
 from simpletuner_site.demo.folders import REPOSITORY, DemoFolders
 
 START_SECONDS = 60.0

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from environments.imports.documents import parse_document
-from simpletuner_site import cli, environment
+from simpletuner_site import DEFAULT_PORT, cli, environment
 from simpletuner_site.environment import read_environment
 from tests.helpers.live_server import REPOSITORY
 
@@ -98,7 +98,7 @@ def test_the_server_needs_a_token_and_listens_on_the_machine_alone(compose: dict
     [port] = server["ports"]
     address, outer, inner = port.split(":")
     exposed = values(instructions, "EXPOSE")
-    assert (address, [inner]) == ("127.0.0.1", exposed) and inner in server["command"] and outer == str(cli.DEFAULT_PORT)
+    assert (address, [inner]) == ("127.0.0.1", exposed) and inner in server["command"] and outer == str(DEFAULT_PORT)
     probe = compile(server["healthcheck"]["test"][-1], "healthcheck", "exec")
     assert "urllib" in probe.co_names[0] and f":{inner}/login" in server["healthcheck"]["test"][-1]
 

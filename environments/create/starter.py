@@ -13,8 +13,12 @@ from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import REGISTRY
 
-LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1, "learning_rate": 1e-5})
+LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1})
 """A run that is long enough to show an effect, in steps, so that its length does not depend on the number of images."""
+
+
+LEARNING_RATES = MappingProxyType({"lora": 1e-4, "full": 1e-5})
+"""An adapter starts from nothing and learns at a higher rate than weights that are trained already."""
 
 
 def starter_config(name: str, spec: FamilySpec, flavour: str, model_type: str, lora_type: str = "standard") -> dict[str, Any]:
@@ -31,6 +35,7 @@ def starter_config(name: str, spec: FamilySpec, flavour: str, model_type: str, l
         "data_backend_config": f"{name}/{DATASETS_FILE}",
         **adapter,
         **LENGTH,
+        "learning_rate": LEARNING_RATES[model_type],
     }
 
 

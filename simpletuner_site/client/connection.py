@@ -118,8 +118,8 @@ def _client_of(where: Where) -> httpx.Client:
     if where.url:
         if token := read_command_environment().token:
             headers["Authorization"] = f"Bearer {token}"
-        is_local = urlsplit(where.url).hostname in LOCAL_NAMES
         try:
+            is_local = urlsplit(where.url).hostname in LOCAL_NAMES
             # A proxy of the environment cannot reach this machine's own addresses.
             return httpx.Client(base_url=where.url, timeout=ANSWER_SECONDS, headers=headers, trust_env=not is_local)
         except (httpx.InvalidURL, ValueError) as error:

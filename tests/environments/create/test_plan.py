@@ -55,3 +55,10 @@ def test_every_family_of_the_format_without_code_is_known_and_not_available(plac
     assert isinstance(problems, list)
     assert [(problem.option, problem.code) for problem in problems] == [("model_family", "not_available")]
     assert "known, not available yet" in problems[0].message
+
+
+def test_an_adapter_starts_with_a_higher_learning_rate_than_a_whole_model(place: Home) -> None:
+    rates = {
+        kind: planned(place, NewEnvironment("demo", "pixart_sigma", model_type=kind)).config["learning_rate"] for kind in ("lora", "full")
+    }
+    assert rates == {"lora": 1e-4, "full": 1e-5}

@@ -1,7 +1,7 @@
 """The page at which browsers exchange the token for a cookie.
 
-The link that the server prints carries the token behind a ``#``. Browsers do not send that part, so the token is in no log, no
-``Referer`` and no history: the script of the page takes it out of the address bar and posts it.
+The link that the server prints carries the token behind a ``#``. Browsers do not send that part, so the token is in no log and no
+``Referer``. The script of the page takes it out of the address bar and posts it.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from environments.errors import EnvironmentRefused
 from environments.models import Environment, Revision
 from environments.secrets.datasets import shown_text
 from trainer_engine.config.options.secrets import hide_options
+from trainer_engine.contract.errors import Level
 
 if TYPE_CHECKING:
     EnvironmentAdminBase = admin.ModelAdmin[Environment]
@@ -204,17 +205,25 @@ class EnvironmentAdmin(EnvironmentAdminBase):
             return
         if not form.has_changed() and not obj.file_problems:
             return
-        cleaned = form.cleaned_data
-        _, checked = services.update_environment(
+        cleaned, datasets = form.cleaned_data, form.datasets()
+        row, checked = services.update_environment(
             obj.name,
             config=form.config(),
             description=cleaned["description"],
             tags=cleaned["tags_text"],
-            datasets=form.datasets(),
+            datasets=datasets,
             actor=actor_of(request),
         )
         for warning in checked.warnings:
             messages.warning(request, warning)
+        if datasets is not None:
+            self._show_problems_of_datasets(request, row)
+
+    def _show_problems_of_datasets(self, request: HttpRequest, environment: Environment) -> None:
+        """A file with problems is stored, because it may be work in progress, and its problems are shown."""
+        for problem in services.dataset_problems(environment):
+            if problem.level is not Level.NOTE:
+                messages.warning(request, f"Datasets: {problem}")
 
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: dict[str, Any] | None = None

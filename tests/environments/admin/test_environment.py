@@ -339,3 +339,10 @@ def test_a_button_may_lead_to_another_page(home: Path, db: None, client: Client)
         assert client.get(f"{ENVIRONMENTS}{row.pk}/do/elsewhere/").headers["location"] == f"{ENVIRONMENTS}{row.pk}/change/"
     finally:
         del actions._ACTIONS["elsewhere"]
+
+
+def test_problems_of_a_saved_datasets_file_are_shown(browser: Browser, demo: Environment) -> None:
+    page = browser.send(f"{demo.pk}/change/", datasets_text='[{"id": "mine", "type": "local", "no_such_field": 1}]')
+    assert "changed successfully" in page and "Datasets: " in page and "no_such_field" in page
+    unchanged = browser.send(f"{demo.pk}/change/", description="the file stays")
+    assert "Datasets: " not in unchanged

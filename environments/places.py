@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from trainer_engine.contract.hooks import HookRule
+from trainer_engine.contract.hooks import NOTHING, HookRule
 from trainer_engine.contract.path_rule import ClosedPlace, PlaceRule, Reason
 
 PACKAGES = ("environments", "training", "simpletuner_site", "trainer_engine")
@@ -45,6 +45,8 @@ class Home:
     """Folders whose hooks runs may start, in addition to ``state/hooks`` and the samples."""
     any_script: bool = False
     """Whether runs may start every program."""
+    no_script: bool = False
+    """Whether runs may start no program at all, because other machines can reach the server."""
     script_variables: tuple[str, ...] = ()
     """Names of further environment variables that hooks get."""
     more_roots: tuple[Path, ...] = ()
@@ -72,6 +74,8 @@ class Home:
     @property
     def script_rule(self) -> HookRule:
         """Which programs a run may start."""
+        if self.no_script:
+            return NOTHING
         folders = tuple(_real(folder) for folder in self.hook_folders)
         return HookRule(anything=self.any_script, folders=folders, variables=self.script_variables)
 

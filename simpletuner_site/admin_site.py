@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.apps import AdminConfig
 from django.contrib.admin.filters import SimpleListFilter
@@ -93,6 +94,10 @@ class OperatorSite(admin.AdminSite):
     def has_permission(self, request: HttpRequest) -> bool:
         """Always true: the guard decides who has access, and there is no login."""
         return True
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """What every page of the admin gets, with whether there is a log-in that one can leave."""
+        return {**super().each_context(request), "needs_token": settings.NEEDS_TOKEN}
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         """The pages without login, logout, passwords and public views."""

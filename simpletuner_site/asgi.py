@@ -10,14 +10,19 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "simpletuner_site.settings")
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
+from django.core.exceptions import ImproperlyConfigured  # noqa: E402
 from django.urls import re_path  # noqa: E402
 
-from simpletuner_site.security.guard import Application, Guard, Receive, Scope, Send  # noqa: E402
+from simpletuner_site.security.access import Access  # noqa: E402
+from simpletuner_site.security.guard import Guard  # noqa: E402
+from simpletuner_site.security.login import LoginPage  # noqa: E402
 from simpletuner_site.security.request_limits import (
     BodyLimit,  # noqa: E402
     Downloads,  # noqa: E402
     Turns,  # noqa: E402
 )
+from simpletuner_site.security.requests import Application, Receive, Scope, Send  # noqa: E402
+from simpletuner_site.security.token import BadToken, read_token  # noqa: E402
 
 django_application = cast(Application, get_asgi_application())  # sets Django up, so that the imports below may import models
 
@@ -34,14 +39,25 @@ async def close_socket(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": NO_STREAM_HERE, "reason": "There is no stream at this address."})
 
 
+def read_access() -> Access:
+    """The token of the home. Raises ImproperlyConfigured if none is stored."""
+    try:
+        return Access(read_token(settings.STATE_DIR), settings.SECRET_KEY)
+    except BadToken as error:
+        raise ImproperlyConfigured(str(error)) from error
+
+
 def build_application() -> Guard:
     """Wrap everything in the guard, so that no route is left out."""
     # A Django streaming response holds one thread per stream; the consumer does not, so it comes first.
-    pages = PatientSend(QuickReads(BodyLimit(Downloads(Turns(django_application)), settings.BIGGEST_BODY_BYTES)))
+    access = read_access() if settings.NEEDS_TOKEN else None
+    pages: Application = PatientSend(QuickReads(BodyLimit(Downloads(Turns(django_application)), settings.BIGGEST_BODY_BYTES)))
+    if access is not None:
+        pages = LoginPage(access, pages)
     http = URLRouter([*http_stream_patterns, re_path(r"", pages)])  # type: ignore[arg-type]
     sockets = URLRouter([*websocket_urlpatterns, re_path(r"", close_socket)])  # type: ignore[arg-type]
     router = cast(Application, ProtocolTypeRouter({"http": http, "websocket": sockets}))
-    return Guard(router, settings.PROCESS.allowed_hosts)
+    return Guard(router, settings.PROCESS.allowed_hosts, access)
 
 
 application = build_application()

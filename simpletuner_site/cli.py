@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from simpletuner_site import __version__
+from simpletuner_site import DEFAULT_PORT, __version__
+from simpletuner_site.client.arguments import Commands, add_client_commands, add_options, common, env_actions, run_call
 
-DEFAULT_PORT = 8001
 EXIT_USAGE = 2
+COMPLETE = "__complete"
 MOST_AMOUNT = 1_000_000
 
 
@@ -44,7 +45,13 @@ def add_root(parser: argparse.ArgumentParser) -> None:
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Shared with ``manage.py server``."""
     parser.add_argument("--port", type=whole_number(1, 65535), default=DEFAULT_PORT, help=f"port to serve (default: {DEFAULT_PORT})")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve; only those of this machine (default: 127.0.0.1)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: 127.0.0.1); others, such as 0.0.0.0, need a token")
+    token = "ask for this token (better: SIMPLETUNER_TOKEN, which `ps` does not show); without a value, for the stored one"
+    parser.add_argument("--token", nargs="?", const="", default=None, metavar="TOKEN", help=token)
+    parser.add_argument("--no-worker", action="store_true", help="start no worker: `simpletuner worker` runs on its own")
+    parser.add_argument("--generate-token", action="store_true", help="make a token, and print it once as a link")
+    host = "a name by which other machines reach the server; may be given several times (also: SIMPLETUNER_ALLOWED_HOSTS)"
+    parser.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help=host)
     add_home(parser)
     add_root(parser)
     parser.add_argument("--slots", type=whole_number(1, 64), default=None, help="how many runs may train at a time (default: 1)")
@@ -69,7 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
     worker.set_defaults(run=run_worker)
 
     train = commands.add_parser("train", help="train one configuration without a server")
-    train.add_argument("--config", type=Path, required=True, metavar="FILE", help="an environment's config.json")
+    which = train.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", type=Path, metavar="FILE", help="an environment's config.json")
+    which.add_argument("--environment", metavar="NAME", help="an environment of the home")
+    add_options(train, "an option of this run only: max_train_steps=50")
     add_home(train)
     train.set_defaults(run=run_train)
 
@@ -80,22 +90,20 @@ def build_parser() -> argparse.ArgumentParser:
     add_home(plan)
     plan.set_defaults(run=run_plan)
 
-    check = commands.add_parser("check", help="say what stands in the way of any configuration of the format")
-    check.add_argument("--config", type=Path, required=True, metavar="FILE", help="any config.json of the format")
+    check = commands.add_parser(
+        "check", parents=[common()], help="say what stands in the way of a start, or of any configuration of the format"
+    )
+    check.add_argument("name", nargs="?", metavar="NAME", help="an environment (default: the active one)")
+    check.add_argument(
+        "--config", type=Path, default=None, metavar="FILE", help="any config.json of the format, which needs no environment"
+    )
     check.add_argument("--datasets", type=Path, default=None, metavar="FILE", help="its datasets file (default: the one that it names)")
-    check.add_argument("--json", action="store_true", help="print the report as JSON")
-    add_home(check)
+    add_options(check, "an option to lay over the environment")
     check.set_defaults(run=run_check)
 
-    take = commands.add_parser("import", help="make an environment of a configuration of another trainer")
-    take.add_argument("files", type=Path, nargs="+", metavar="FILE", help="its YAML, TOML or JSON; a file of datasets may follow")
-    take.add_argument("--from", dest="format", default=None, metavar="FORMAT", help="ai-toolkit, kohya, musubi, onetrainer or simpletuner")
-    take.add_argument("--name", default=None, metavar="NAME", help="name of the environment (default: the one in the file)")
-    take.add_argument("--family", default=None, metavar="FAMILY", help="family of the model, if the file does not name it")
-    take.add_argument("--dry-run", action="store_true", help="print what would be taken and left out, and write nothing")
-    take.add_argument("--json", action="store_true", help="print the report as JSON")
-    add_home(take)
-    take.set_defaults(run=run_import)
+    add_client_commands(commands)
+    for actions in (commands, env_actions(commands)):
+        add_import(actions)
 
     demo = commands.add_parser("demo", help="create a small model and images, and train through the API")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="output folder (default: demo-output)")
@@ -109,6 +117,18 @@ def build_parser() -> argparse.ArgumentParser:
     add_home(migrate)
     migrate.set_defaults(run=run_migrate)
     return parser
+
+
+def add_import(commands: Commands) -> None:
+    take = commands.add_parser("import", help="make an environment of a configuration of another trainer")
+    take.add_argument("files", type=Path, nargs="+", metavar="FILE", help="its YAML, TOML or JSON; a file of datasets may follow")
+    take.add_argument("--from", dest="format", default=None, metavar="FORMAT", help="ai-toolkit, kohya, musubi, onetrainer or simpletuner")
+    take.add_argument("--name", default=None, metavar="NAME", help="name of the environment (default: the one in the file)")
+    take.add_argument("--family", default=None, metavar="FAMILY", help="family of the model, if the file does not name it")
+    take.add_argument("--dry-run", action="store_true", help="print what would be taken and left out, and write nothing")
+    take.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_home(take)
+    take.set_defaults(run=run_import)
 
 
 def amount(text: str) -> float:
@@ -158,14 +178,18 @@ def home_of(arguments: argparse.Namespace) -> Path:
 
 def run_server(arguments: argparse.Namespace) -> int:
     from simpletuner_site.environment import BadEnvironment
-    from simpletuner_site.server.boot import boot
-    from simpletuner_site.server.server import CannotServe, loopback_address, serve
+    from simpletuner_site.security.token import BadToken
+    from simpletuner_site.server.boot import boot, take_token
+    from simpletuner_site.server.greeting import ChosenToken
+    from simpletuner_site.server.server import CannotServe, bind_address, serve
 
     try:
-        address = loopback_address(arguments.host)
-        boot(home_of(arguments), arguments.slots, allow_scripts=arguments.allow_scripts, roots=arguments.root)
-        return serve(address, arguments.port)
-    except (CannotServe, BadEnvironment, OSError) as error:
+        token = ChosenToken.of(arguments.token, take_token(), generate=arguments.generate_token)
+        address = bind_address(arguments.host, has_token=token is not None)
+        limits = {"allow_scripts": arguments.allow_scripts, "roots": arguments.root, "hosts": arguments.allowed_host}
+        boot(home_of(arguments), arguments.slots, **limits, needs_token=token is not None)
+        return serve(address, arguments.port, token, has_worker=not arguments.no_worker)
+    except (CannotServe, BadToken, BadEnvironment, OSError) as error:
         print(f"simpletuner server: {error}", file=sys.stderr)
         return EXIT_USAGE
 
@@ -189,7 +213,10 @@ def run_worker(arguments: argparse.Namespace) -> int:
 def run_train(arguments: argparse.Namespace) -> int:
     from simpletuner_site.train.command import train
 
-    return train(arguments.config, arguments.home)
+    home: Path | None = arguments.home
+    if arguments.environment is None:
+        return train(arguments.config, home, arguments.option)
+    return train(home_of(arguments) / "config" / arguments.environment / "config.json", home, arguments.option)
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
@@ -199,6 +226,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
+    if arguments.config is None:
+        return run_call(argparse.Namespace(**vars(arguments), function="runs.check_run"))
     from simpletuner_site.train.check import check
 
     return check(arguments.config, arguments.datasets, as_json=arguments.json, home=arguments.home)
@@ -255,6 +284,14 @@ def run_export(rest: Sequence[str]) -> int:
     return subprocess.call([sys.executable, "-m", "trainer_engine.export", *rest])
 
 
+def run_complete(words: Sequence[str]) -> int:
+    """Print what the last word may become; called by the completion scripts of shells."""
+    from simpletuner_site.client.completion import candidates
+
+    print("\n".join(candidates(build_parser(), words)))
+    return 0
+
+
 def run_migrate(arguments: argparse.Namespace) -> int:
     from simpletuner_site.server.boot import boot
     from simpletuner_site.server.migrations_state import migrate_if_needed
@@ -269,6 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == ["export"]:
         return run_export(given[1:])
+    if given[:1] == [COMPLETE]:
+        return run_complete(given[1:])
     arguments = build_parser().parse_args(given)
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)

@@ -4,6 +4,8 @@
 ``SIMPLETUNER_HOME``            folder with ``config/`` and ``state/``; default: the working directory
 ``SIMPLETUNER_SLOTS``           how many runs may train at a time; default: 1
 ``SIMPLETUNER_ALLOWED_HOSTS``   further values of ``Host`` that are served, separated by commas
+``SIMPLETUNER_TOKEN``           the token of ``simpletuner server``: the same as ``--token``, and no other process sees it
+``SIMPLETUNER_NEEDS_TOKEN``     ``1``: requests need the token that ``state/`` holds, hooks are off, and only listed roots are open
 ``SIMPLETUNER_SECRET_KEY``      replaces the key in ``state/secret_key``
 ``SIMPLETUNER_LOG_LEVEL``       default: ``INFO``
 ``SIMPLETUNER_PRIVATE_WEBHOOKS``  ``1`` lets webhooks be posted to private networks
@@ -35,6 +37,7 @@ from trainer_engine.config.addresses import DOWNLOAD_GB, DOWNLOAD_VARIABLE, GB
 from training.engine.machines import MACHINES_VARIABLE, wrong_machines
 
 MOST_SLOTS = 64
+NEEDS_TOKEN = "SIMPLETUNER_NEEDS_TOKEN"
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 PRUNE = ("thin_events_days", "keep_runs_days", "keep_runs_gb", "keep_cache_days", "keep_cache_gb")
 MOST_AMOUNT = 1_000_000
@@ -65,6 +68,8 @@ class ProcessEnvironment:
     hooks: tuple[Path, ...] = ()
     hooks_env: tuple[str, ...] = ()
     allow_scripts: bool = False
+    needs_token: bool = False
+    """Whether other machines may reach the server."""
     prune: tuple[tuple[str, float], ...] = ()
     """Name of a field of ``PrunePolicy`` -> its value, for those that are set."""
     hub_folders: tuple[Path, ...] = ()
@@ -90,10 +95,39 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
         hooks=_folders(variables, "SIMPLETUNER_HOOKS"),
         hooks_env=_names(variables.get("SIMPLETUNER_HOOKS_ENV", "")),
         allow_scripts=_switch(variables, "SIMPLETUNER_ALLOW_SCRIPTS"),
+        needs_token=_switch(variables, NEEDS_TOKEN),
         prune=tuple(
             (name, _amount(variables, f"SIMPLETUNER_{name.upper()}")) for name in PRUNE if f"SIMPLETUNER_{name.upper()}" in variables
         ),
         hub_folders=_hub_folders(variables),
+    )
+
+
+@dataclass(frozen=True)
+class CommandEnvironment:
+    """What the commands read that talk to a server."""
+
+    home: Path
+    url: str = ""
+    """``SIMPLETUNER_URL``: a server elsewhere."""
+    token: str = ""
+    """``SIMPLETUNER_TOKEN``: that server's token."""
+    editor: str = "vi"
+    """``VISUAL`` or ``EDITOR``."""
+    hub_is_offline: bool = False
+    has_database_url: bool = False
+
+
+def read_command_environment(variables: Mapping[str, str] | None = None) -> CommandEnvironment:
+    """Raises BadEnvironment only for a home that cannot be found; ``simpletuner doctor`` reports the other variables."""
+    variables = os.environ if variables is None else variables
+    return CommandEnvironment(
+        home=_expanded("SIMPLETUNER_HOME", variables.get("SIMPLETUNER_HOME") or str(Path.cwd())).absolute(),
+        url=variables.get("SIMPLETUNER_URL", ""),
+        token=variables.get("SIMPLETUNER_TOKEN", ""),
+        editor=variables.get("VISUAL") or variables.get("EDITOR") or "vi",
+        hub_is_offline=variables.get("HF_HUB_OFFLINE") == "1",
+        has_database_url=bool(variables.get("DATABASE_URL")),
     )
 
 

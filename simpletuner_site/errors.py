@@ -70,7 +70,8 @@ def _page(request: HttpRequest, status: int) -> HttpResponse:
     if "text/html" in request.headers.get("Accept", ""):
         title = f"{status} · SimpleTuner"
         back = '<p><a href="/">SimpleTuner</a></p>'
-        page = f'<!doctype html><html lang="en"><title>{title}</title><h1>{status}</h1><p>{sentence}</p>{back}</html>'
+        head = f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
+        page = f'<!doctype html><html lang="en">{head}<h1>{status}</h1><p>{sentence}</p>{back}</html>'
         return HttpResponse(page, status=status)
     detail = f"{sentence[:-1]}: {request.path}" if status == 404 else sentence
     return JsonResponse({"detail": detail, "problems": []}, status=status)

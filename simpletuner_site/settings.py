@@ -18,7 +18,11 @@ SLOTS: int = PROCESS.slots
 
 SECRET_KEY = PROCESS.secret_key or load_secret_key(STATE_DIR)
 DEBUG = False
-ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *(host.rsplit(":", 1)[0] for host in PROCESS.allowed_hosts)]
+NEEDS_TOKEN = PROCESS.needs_token
+LISTED_HOSTS = [host.rsplit(":", 1)[0] for host in PROCESS.allowed_hosts]
+# With a token, the guard in front of Django also accepts addresses, which Django cannot describe.
+ALLOWED_HOSTS = ["*"] if NEEDS_TOKEN else ["localhost", "127.0.0.1", "[::1]", *LISTED_HOSTS]
+CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in PROCESS.allowed_hosts]  # a proxy in front of the server may encrypt
 ROOT_URLCONF = "simpletuner_site.urls"
 ASGI_APPLICATION = "simpletuner_site.asgi.application"
 APPEND_SLASH = False
@@ -120,7 +124,7 @@ Q_CLUSTER: dict[str, Any] = {
 
 # ---- HTTP ----
 REST_FRAMEWORK: dict[str, Any] = {
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer", "rest_framework.renderers.BrowsableAPIRenderer"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer", "environments.api.pages.ApiPageRenderer"],
     "DEFAULT_PARSER_CLASSES": [
         "rest_framework.parsers.JSONParser",
         "rest_framework.parsers.FormParser",
@@ -132,6 +136,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     "EXCEPTION_HANDLER": "simpletuner_site.errors.answer_exception",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
     "URL_FORMAT_OVERRIDE": "format",
+    "VIEW_NAME_FUNCTION": "environments.api.pages.view_name",
 }
 BIGGEST_BODY_BYTES = 8 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = BIGGEST_BODY_BYTES
@@ -163,10 +168,12 @@ ROOTS: tuple[Path, ...] = PROCESS.roots
 HUB_FOLDERS: tuple[Path, ...] = PROCESS.hub_folders
 HOOK_FOLDERS: tuple[Path, ...] = PROCESS.hooks
 ALLOW_SCRIPTS = PROCESS.allow_scripts
+HOOKS_ARE_OFF = NEEDS_TOKEN
+USUAL_ROOTS_ARE_OPEN = not NEEDS_TOKEN
 SCRIPT_VARIABLES: tuple[str, ...] = PROCESS.hooks_env
 
 # ---- webhooks ----
-WEBHOOKS_TO_LOOPBACK = True  # the server itself is on loopback only
+WEBHOOKS_TO_LOOPBACK = not NEEDS_TOKEN  # whoever reaches the server is on this machine anyway
 WEBHOOKS_TO_PRIVATE = PROCESS.private_webhooks
 
 # ---- machines of one run, and datasets ----

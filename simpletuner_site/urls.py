@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 
 from environments.api.compatibility import Compatibility
 from environments.api.options import Options
 from environments.urls import dataset_urlpatterns, folder_urlpatterns
-from simpletuner_site.views import HealthView, HomePageView
+from simpletuner_site.views import ApiIndex, HealthView, HomePageView
 from training.api.models import Models
 from training.api.system import System
 from training.pages.new import NewPage
@@ -25,6 +27,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
     re_path(r"^redoc/?$", SpectacularRedocView.as_view(url_name="openapi"), name="redoc"),
     path("admin/", admin.site.urls),
+    path("favicon.ico", RedirectView.as_view(url=f"/{settings.STATIC_URL.strip('/')}/training/icon.svg"), name="favicon"),
+    re_path(r"^api/?$", ApiIndex.as_view(), name="api"),
+    re_path(r"^api/training/?$", ApiIndex.as_view(), name="api-training"),
     path("api/webhooks", include(webhook_urlpatterns)),
     path("api/cache", include(cache_urlpatterns)),
     # The address of the format. It is not in the schema, where it would be ambiguous with /api/configs/{name}/activate.

@@ -27,6 +27,24 @@ HEALTH = inline_serializer(
         "checks": serializers.DictField(child=serializers.DictField(), help_text="database, workers, disk"),
     },
 )
+ADDRESSES = {
+    "/api/training/status": "the current or last run",
+    "/api/training/jobs": "all runs",
+    "/api/training/queue": "the queue",
+    "/api/training/validate": "check a configuration",
+    "/api/training/start": "start a run",
+    "/api/configs": "environments",
+    "/api/configs/environments": "create an environment",
+    "/api/configs/examples": "shipped examples",
+    "/api/options": "options of a configuration",
+    "/api/models": "model families",
+    "/api/webhooks": "stored webhook targets",
+    "/api/cache": "caches",
+    "/api/system": "this machine",
+    "/docs": "every call, with forms",
+    "/openapi.json": "the schema for programs",
+}
+"""Address -> what is there."""
 SCARCE_DISK_BYTES = 1024**3
 
 
@@ -73,6 +91,16 @@ class HealthView(APIView):
         is_healthy = checks["database"]["status"] == "healthy"
         body = {"status": "healthy" if is_healthy else "unhealthy", "version": __version__, "checks": checks}
         return Response(body, status=200 if is_healthy else 503)
+
+
+@extend_schema(exclude=True)
+class ApiIndex(APIView):
+    """Where to go on. The documentation lists every call: `/docs`, or `/openapi.json` for programs."""
+
+    page_title = "Addresses of the API"
+
+    def get(self, request: Request) -> Response:
+        return Response({"title": "SimpleTuner", "version": __version__, "addresses": ADDRESSES})
 
 
 class HomePageView(RunList):

@@ -30,6 +30,8 @@ for variable in (
     "SIMPLETUNER_HOOKS_ENV",
     "SIMPLETUNER_ALLOW_SCRIPTS",
     "SIMPLETUNER_ROOTS",
+    "SIMPLETUNER_TOKEN",
+    "SIMPLETUNER_NEEDS_TOKEN",
     "CUDA_VISIBLE_DEVICES",
 ):
     os.environ.pop(variable, None)

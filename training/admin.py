@@ -14,7 +14,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from environments.admin.actions import ObjectAction, add_object_action
+from environments.admin.actions import ObjectAction, Onward, add_object_action
 from environments.models import Environment
 from training import services
 from training.api import representations, run_overview
@@ -33,12 +33,12 @@ else:  # Django's admin classes take no parameters when they run
     JobAdminBase, CheckpointInlineBase = admin.ModelAdmin, admin.TabularInline
 
 
-def start_environment(request: HttpRequest, environment: Environment) -> str:
-    """The button on an environment's page. Raises CannotStart with every problem."""
+def start_environment(request: HttpRequest, environment: Environment) -> Onward:
+    """The button on an environment's page; it leads to the run. Raises CannotStart with every problem."""
     started = services.start_training({}, environment=environment)
     show_advice(request, started.report)
     waits = f" It waits at position {started.queue_position}." if started.queue_position else ""
-    return format_html('Training {} as <a href="{}">run {}</a>.{}', environment.name, page_of(started.job), started.job.number, waits)
+    return Onward(f"Training {environment.name} as run {started.job.number}.{waits}", page_of(started.job))
 
 
 def check_environment(request: HttpRequest, environment: Environment) -> str:
@@ -157,11 +157,11 @@ class JobAdmin(ReadOnly, JobAdminBase):
             job.pk,
         )
 
-    @admin.display(description="Events")
+    @admin.display(description="Events (times are UTC)")
     def latest_events(self, job: Job) -> SafeString:
         rows = Event.objects.filter(job=job).order_by("-index")[:SHOWN_EVENTS]
-        lines = ((row.index, row.type, row.payload.get("message") or row.payload.get("title", "")) for row in rows)
-        return format_html_join("\n", "<div>{} <code>{}</code> {}</div>", lines)
+        lines = ((row.index, row.timestamp[11:19], row.type, row.payload.get("message") or row.payload.get("title", "")) for row in rows)
+        return format_html_join("\n", "<div>{} {} <code>{}</code> {}</div>", lines)
 
     @admin.display(description="Deliveries")
     def webhook_deliveries(self, job: Job) -> SafeString:

@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,16 @@ def check(submitted: Mapping[str, Any], environment: Environment | None = None) 
         else []
     )
     found = {(problem.option, problem.code) for problem in report.problems}
+    examined = report.problems if environment else [_without_environment(problem) for problem in report.problems]
     broken = [problem for problem in broken if (problem.option, problem.code) not in found]
-    problems = [*broken, *report.problems, *webhook_problems(report.webhooks)]
+    problems = [*broken, *examined, *webhook_problems(report.webhooks)]
     return PreflightReport(report.resolved, problems, report.understood, report.webhooks)
+
+
+def _without_environment(problem: Problem) -> Problem:
+    """A missing option may be one that an environment holds: say that none is active."""
+    is_absent = problem.code == "missing" and problem.option in REGISTRY
+    return replace(problem, hint=f"{problem.hint}; no environment is active, whose options would be used") if is_absent else problem
 
 
 def start_training(submitted: Mapping[str, Any], *, key: str = "", environment: Environment | None = None) -> Started:

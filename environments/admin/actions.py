@@ -14,14 +14,25 @@ from environments.models import Environment
 
 
 @dataclass(frozen=True)
+class Onward:
+    """What an action did, and the page to show next."""
+
+    message: str
+    address: str
+
+
+@dataclass(frozen=True)
 class ObjectAction:
     """One button."""
 
     slug: str
     """Part of the address of the action."""
     label: str
-    run: Callable[[HttpRequest, Environment], str]
-    """Performs the action and returns a sentence about it. Raises a DRF APIException, whose ``problems`` are shown one by one."""
+    run: Callable[[HttpRequest, Environment], str | Onward]
+    """Performs the action and returns a sentence about it, or one with the page to show next.
+
+    Raises a DRF APIException, whose ``problems`` are shown one by one.
+    """
     applies: Callable[[Environment], bool] = lambda environment: True
     """Whether the button is shown for an environment."""
     is_primary: bool = False

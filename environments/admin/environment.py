@@ -13,12 +13,13 @@ from django.utils.html import escape, format_html, format_html_join
 from rest_framework.exceptions import APIException
 
 from environments import services
-from environments.admin.actions import ObjectAction, add_object_action, find_object_action, object_actions
+from environments.admin.actions import ObjectAction, Onward, add_object_action, find_object_action, object_actions
 from environments.admin.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
 from environments.errors import EnvironmentRefused
 from environments.models import Environment, Revision
 from environments.secrets.datasets import shown_text
 from trainer_engine.config.options.secrets import hide_options
+from trainer_engine.contract.errors import Level
 
 if TYPE_CHECKING:
     EnvironmentAdminBase = admin.ModelAdmin[Environment]
@@ -112,7 +113,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
                 one.number,
                 one.get_action_display(),
                 one.actor,
-                f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+                f"{one.created_at:%Y-%m-%d %H:%M:%S} UTC",
             )
             for one in revisions
         )
@@ -166,15 +167,20 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         environment, action = self.get_object(request, object_id), find_object_action(slug)
         if environment is None or action is None:
             raise Http404
+        here = reverse("admin:environments_environment_change", args=[environment.pk])
         if request.method == "POST" and self.has_change_permission(request, environment):
-            self._run(request, environment, action)
-        return HttpResponseRedirect(reverse("admin:environments_environment_change", args=[environment.pk]))
+            return HttpResponseRedirect(self._run(request, environment, action) or here)
+        return HttpResponseRedirect(here)
 
-    def _run(self, request: HttpRequest, environment: Environment, action: ObjectAction) -> None:
+    def _run(self, request: HttpRequest, environment: Environment, action: ObjectAction) -> str:
+        """The page to show next; empty for the environment's own."""
         try:
-            messages.success(request, action.run(request, environment))
+            done = action.run(request, environment)
         except APIException as error:
             show_refusal(request, error)
+            return ""
+        messages.success(request, done.message if isinstance(done, Onward) else done)
+        return done.address if isinstance(done, Onward) else ""
 
     def response_change(self, request: HttpRequest, obj: Environment) -> HttpResponse:
         """Run the action of the button with which the page was saved."""
@@ -182,7 +188,14 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         if action is None:
             return super().response_change(request, obj)
         messages.success(request, f"Saved {obj.name}.")
-        self._run(request, services.find(obj.name), action)
+        onward = self._run(request, services.find(obj.name), action)
+        return HttpResponseRedirect(onward or reverse("admin:environments_environment_change", args=[obj.pk]))
+
+    def response_add(self, request: HttpRequest, obj: Environment, post_url_continue: str | None = None) -> HttpResponse:
+        """Show the new environment, which has options to look at before it is used."""
+        if "_addanother" in request.POST:
+            return super().response_add(request, obj, post_url_continue)
+        messages.success(request, f"Created {obj.name}.")
         return HttpResponseRedirect(reverse("admin:environments_environment_change", args=[obj.pk]))
 
     def save_model(self, request: HttpRequest, obj: Environment, form: Any, change: bool) -> None:
@@ -192,17 +205,25 @@ class EnvironmentAdmin(EnvironmentAdminBase):
             return
         if not form.has_changed() and not obj.file_problems:
             return
-        cleaned = form.cleaned_data
-        _, checked = services.update_environment(
+        cleaned, datasets = form.cleaned_data, form.datasets()
+        row, checked = services.update_environment(
             obj.name,
             config=form.config(),
             description=cleaned["description"],
             tags=cleaned["tags_text"],
-            datasets=form.datasets(),
+            datasets=datasets,
             actor=actor_of(request),
         )
         for warning in checked.warnings:
             messages.warning(request, warning)
+        if datasets is not None:
+            self._show_problems_of_datasets(request, row)
+
+    def _show_problems_of_datasets(self, request: HttpRequest, environment: Environment) -> None:
+        """A file with problems is stored, because it may be work in progress, and its problems are shown."""
+        for problem in services.dataset_problems(environment):
+            if problem.level is not Level.NOTE:
+                messages.warning(request, f"Datasets: {problem}")
 
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: dict[str, Any] | None = None

@@ -97,6 +97,7 @@ class Datasets(ConfigurationView):
 
     @described("configs_datasets_get", "Show an environment's datasets", DatasetsSerializer, *NAMED, parameters=[NAME])
     def get(self, request: Request, name: str) -> Response:
+        """The file as JSON, with its problems."""
         return Response(_shown(services.find(name)))
 
     @described(
@@ -110,6 +111,7 @@ class Datasets(ConfigurationView):
         parameters=[NAME],
     )
     def put(self, request: Request, name: str) -> Response:
+        """The file is replaced, and the former one is kept as a revision. Folders may be missing still."""
         environment = services.write_datasets_file(name, unwrapped_datasets(request.data), actor=ACTOR)
         message = f"Datasets of '{name}' written"
         return Response({"message": message, "metadata": representations.meta(environment), **_shown(environment)})

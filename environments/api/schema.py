@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 
+from environments.api.pages import titled
 from environments.api.representations import CONFIG_TYPES
 from environments.api.serializers import ErrorSerializer
 from environments.create.names import LONGEST, SCHEMA_PATTERN
@@ -67,9 +68,10 @@ def described(
     """Tag, summary, answer and refusals of a call. It takes and returns JSON unless another media type is named; refusals are JSON."""
     responses: Responses = {(200, answered_as): answer, **refusals(sorted({*EVERYWHERE, *errors}), ErrorSerializer)}
     body = None if request is None else {sent_as: request}
-    return extend_schema(
+    schema: Callable[[F], F] = extend_schema(
         operation_id=operation, summary=summary, tags=[tag], request=body, responses=responses, parameters=parameters or []
     )
+    return titled(summary, schema)
 
 
 def without_last_slash(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:

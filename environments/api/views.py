@@ -158,6 +158,7 @@ class ConfigurationDetail(ConfigurationView):
 
     @described("configs_get", "Show an environment", shapes.EnvironmentSerializer, *NAMED, parameters=[schema.NAME])
     def get(self, request: Request, name: str) -> Response:
+        """Its options, with `***` for secrets, and its metadata; `problems` if its file cannot be used."""
         return Response(representations.shown(services.find(name)))
 
     @described(
@@ -171,6 +172,7 @@ class ConfigurationDetail(ConfigurationView):
         parameters=[schema.NAME],
     )
     def put(self, request: Request, name: str) -> Response:
+        """Every option is replaced; what is left out is removed. `***` keeps a stored secret. The former state is a revision."""
         services.find(name)
         sent = self.sent(request)
         if sent.get("name", name) != name:
@@ -184,6 +186,7 @@ class ConfigurationDetail(ConfigurationView):
 
     @described("configs_delete", "Delete an environment", shapes.MessageSerializer, *NAMED, 409, parameters=[schema.NAME])
     def delete(self, request: Request, name: str) -> Response:
+        """Its files go, its revisions stay: it can be restored. The active environment cannot be deleted."""
         services.delete_environment(name, actor=ACTOR)
         return Response({"message": f"Configuration '{name}' deleted"})
 

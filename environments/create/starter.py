@@ -19,6 +19,10 @@ LEARNING_RATES = MappingProxyType({"lora": 1e-4, "full": 1e-5})
 """``model_type`` -> what a small set of images is usually learned with."""
 
 
+LEARNING_RATES = MappingProxyType({"lora": 1e-4, "full": 1e-5})
+"""An adapter starts from nothing and learns at a higher rate than weights that are trained already."""
+
+
 def starter_config(name: str, spec: FamilySpec, flavour: str, model_type: str, lora_type: str = "standard") -> dict[str, Any]:
     """Option name -> value of a new environment; paths are relative to the server's home and to ``config/``."""
     adapter = {"lora_type": lora_type} if model_type == "lora" else {}

@@ -212,5 +212,5 @@ def _origin_notes(found: Mapping[str, ResolvedPath]) -> list[Problem]:
     notes = []
     for name, path in found.items():
         if path.exists and path.origin is Origin.CONFIG or (name in WEIGHTS and path.origin is Origin.HOME):
-            notes.append(Problem.note(name, "path_taken", f"{path.given} is taken for {path.path}.", got=path.given))
+            notes.append(Problem.note(name, "path_taken", f"{path.given} was found at {path.path}.", got=path.given))
     return notes

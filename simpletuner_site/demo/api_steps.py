@@ -89,6 +89,12 @@ def stream_events(client: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]
                 return
 
 
+def run_number(client: httpx.Client, job_id: str) -> int:
+    """The number of a run in the addresses of its page."""
+    rows = answered(client.get("/api/training/jobs"))["jobs"]
+    return next(int(row["number"]) for row in rows if row["job_id"] == job_id)
+
+
 def finished_job(client: httpx.Client) -> dict[str, Any]:
     status: dict[str, Any] = answered(client.get("/api/training/status"))
     return status

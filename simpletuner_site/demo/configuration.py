@@ -52,6 +52,8 @@ def datasets(folders: DemoFolders) -> list[dict[str, Any]]:
 def hyperparameters(folders: DemoFolders) -> dict[str, Any]:
     """The options that the tutorial's third step sets."""
     return {
+        # By its path, so that a server that is started later, without the demo's HF_HOME, finds it too.
+        "--pretrained_model_name_or_path": str(folders.model),
         "--output_dir": str(folders.output),
         "--train_batch_size": 4,
         "--gradient_accumulation_steps": 1,

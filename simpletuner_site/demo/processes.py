@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import httpx
 
+from simpletuner_site import DEFAULT_PORT
 from simpletuner_site.demo.folders import REPOSITORY, DemoFolders
 
 START_SECONDS = 60.0
@@ -23,17 +24,24 @@ class ServerFailed(Exception):
 
 
 def free_port() -> int:
-    """A free port of loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """The port of the tutorial's commands if it is free, else another free one of loopback."""
+    for wanted in (DEFAULT_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            return port
+    raise ServerFailed("This machine has no free port.")
 
 
 def start(folders: DemoFolders, port: int) -> subprocess.Popen[bytes]:
     """Start ``simpletuner server`` on the demo's home, offline, with the demo's model cache."""
     variables = {**os.environ, "HF_HOME": str(folders.hub), "HF_HUB_OFFLINE": "1", "SIMPLETUNER_HOME": str(folders.root)}
-    variables.pop("HF_HUB_CACHE", None)
+    for name in ("HF_HUB_CACHE", "SIMPLETUNER_TOKEN", "SIMPLETUNER_NEEDS_TOKEN"):
+        variables.pop(name, None)
     command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(port), "--home", str(folders.root)]
     with folders.server_log.open("ab") as log:
         return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

@@ -46,7 +46,8 @@ def run(folder: Path, *, keep: bool = False) -> int:
             console.print(f"[green]✓[/] The server answers on {client.base_url}", highlight=False)
             job_id = walk(console, client, folders)
             show_results(console, client, folders, job_id)
-            say_goodbye(console, folders, server_pid if keep else None)
+            number = api_steps.run_number(client, job_id)
+            say_goodbye(console, folders, server_pid if keep else None, f"{str(client.base_url).rstrip('/')}/runs/{number}")
     except (NotOurFolder, ModelNotMade, ServerFailed, StepFailed, httpx.HTTPError) as error:
         console.print(f"[red]✗[/] {error}", highlight=False, markup=True)
         return 1
@@ -109,7 +110,6 @@ def show_results(console: Console, client: httpx.Client, folders: DemoFolders, j
         "pipeline": f"{folders.output / 'pipeline'}  [dim](diffusers loads it)[/]",
         "images": f"{folders.grid}  [dim](single ones: {folders.output / 'validation_images'})[/]",
         "curves": f"{folders.curves}  [dim](loss and learning rate)[/]",
-        "page": f"{client.base_url}/  [dim](the runs, while the server runs; {client.base_url}/docs has the API)[/]",
     }
     console.print()
     for name, text in lines.items():
@@ -117,10 +117,15 @@ def show_results(console: Console, client: httpx.Client, folders: DemoFolders, j
     console.print()
 
 
-def say_goodbye(console: Console, folders: DemoFolders, server_pid: int | None) -> None:
-    """Print what happens to the server; ``server_pid`` is None if it ends with the demo."""
+def say_goodbye(console: Console, folders: DemoFolders, server_pid: int | None, page: str) -> None:
+    """Print where to look now; ``server_pid`` is None if the server ends with the demo, else ``page`` is open."""
+    again = f"simpletuner server --home {folders.root}"
     if server_pid is None:
-        text = "The server stops now; [bold]make demo KEEP=1[/] keeps it running, to see its pages."
+        lines = [f"The server stops now. [bold]{again}[/] starts it again, with the same run and model; then open {page}"]
     else:
-        text = f"The server keeps running; [bold]kill {server_pid}[/] stops it. Its log: {folders.server_log}"
-    console.print(text, highlight=False, soft_wrap=True)
+        lines = [
+            f"The server keeps running (log: {folders.server_log}). [bold]kill {server_pid}[/] stops it, [bold]{again}[/] starts it again.",
+            f"Open [bold]{page}[/]",
+        ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from twisted.web import http
 
 from simpletuner_site.edge.gate import Gate
 from simpletuner_site.edge.refusals import Refusal, response_bytes, too_long
-from simpletuner_site.security.guard import Scope
+from simpletuner_site.security.requests import Scope
 from training.streams.backpressure import unsent_bytes
 
 UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "The request could not be read as HTTP/1.1.")

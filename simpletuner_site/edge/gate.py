@@ -7,11 +7,11 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Protocol
 
 from simpletuner_site.edge.refusals import Refusal, too_long
-from simpletuner_site.security.guard import Guard, Scope, announced_bytes
+from simpletuner_site.security.guard import Guard
+from simpletuner_site.security.requests import Scope, announced_bytes
 
 SWEEP_SECONDS = 1.0
 
@@ -151,9 +151,9 @@ class RequestRules:
 
     def refusal(self, scope: Scope) -> Refusal | None:
         """Why the request is refused before its body is read; None if it may pass."""
-        reason = self.guard.refusal(scope)
-        if reason:
-            return Refusal(HTTPStatus.FORBIDDEN, reason)
+        refusal = self.guard.refusal(scope)
+        if refusal is not None:
+            return refusal
         if announced_bytes(scope) > self.longest_body_bytes:
             return too_long(self.longest_body_bytes)
         return None

@@ -6,6 +6,7 @@ import html
 import json
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 STYLE = "body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; color-scheme: light dark; }"
 PAGE = """<!doctype html>
@@ -28,6 +29,8 @@ class Refusal:
     """A sentence for people."""
     retry_after_seconds: int = 0
     """When the same request may succeed; 0 for never."""
+    login_at: str = ""
+    """Where a browser that wants a page may log in."""
 
 
 def too_long(limit_bytes: int) -> Refusal:
@@ -37,7 +40,23 @@ def too_long(limit_bytes: int) -> Refusal:
 
 def response_bytes(refusal: Refusal, *, as_page: bool = False, without_body: bool = False) -> bytes:
     """A complete HTTP/1.1 response that ends the connection."""
+    status, headers, body = _response(refusal, as_page=as_page)
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Server": "SimpleTuner"}.items())
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode("latin-1") + (b"" if without_body else body)
+
+
+def asgi_response(refusal: Refusal, *, as_page: bool = False) -> list[dict[str, Any]]:
+    """The same response as messages of ASGI."""
+    status, headers, body = _response(refusal, as_page=as_page)
+    encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+    start = {"type": "http.response.start", "status": status.value, "headers": encoded}
+    return [start, {"type": "http.response.body", "body": body}]
+
+
+def _response(refusal: Refusal, *, as_page: bool) -> tuple[HTTPStatus, dict[str, str], bytes]:
+    """Status, headers and body. A page that needs a log-in becomes a redirect to it."""
     status = refusal.status
+    leads_on = as_page and bool(refusal.login_at)
     if as_page:
         body = PAGE.format(style=STYLE, title=f"{status.value} {status.phrase}", detail=html.escape(refusal.detail)).encode()
     else:
@@ -46,10 +65,10 @@ def response_bytes(refusal: Refusal, *, as_page: bool = False, without_body: boo
         "Content-Type": "text/html; charset=utf-8" if as_page else "application/json",
         "Content-Length": str(len(body)),
         "Connection": "close",
-        "Server": "SimpleTuner",
         "X-Content-Type-Options": "nosniff",
         **({"Content-Security-Policy": PAGE_POLICY} if as_page else {}),
         **({"Retry-After": str(refusal.retry_after_seconds)} if refusal.retry_after_seconds else {}),
+        **({"Location": refusal.login_at, "Cache-Control": "no-store"} if leads_on else {}),
+        **({"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED and not leads_on else {}),
     }
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + (b"" if without_body else body)
+    return HTTPStatus.SEE_OTHER if leads_on else status, headers, body

@@ -3,57 +3,76 @@
 ``edge`` applies the same guard as soon as a request's headers have arrived; this one protects the application behind other servers.
 
 A page in a browser can reach a server on loopback, with a form that posts across sites or with a host name that resolves to
-127.0.0.1. Programs such as curl do not send the headers by which browsers are recognised, so they pass.
+127.0.0.1. Programs such as curl do not send the headers by which browsers are recognised, so they pass. A server with a token may be
+reached from other machines; the rules about pages of other sites are the same there.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Iterable
+from http import HTTPStatus
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from simpletuner_site.edge.refusals import Refusal, asgi_response
+from simpletuner_site.security.access import LOGIN, Access
+from simpletuner_site.security.requests import (
+    Application,
+    Receive,
+    Scope,
+    Send,
+    header_values,
+    is_address,
+    is_loopback,
+    same_host,
+    split_host,
+)
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-DEFAULT_PORTS = {"http": 80, "https": 443}
 OWN_SITE = frozenset({"same-origin", "none"})
-PAGES = frozenset({"/", "/docs", "/docs/", "/redoc", "/redoc/", "/admin", "/new", "/new/", "/environments"})
+PAGES = frozenset({"/", "/docs", "/docs/", "/redoc", "/redoc/", "/admin", "/new", "/new/", "/environments", LOGIN})
 PAGE_TREES = ("/admin/", "/runs/", "/environments/")
 
 
 class Guard:
-    """Passes a request on to ``inner``, or answers 403 (a WebSocket handshake is closed, which the client sees as 403)."""
+    """Passes a request on to ``inner``, or refuses it (a WebSocket handshake is closed, which the client sees as 403)."""
 
-    def __init__(self, inner: Application, allowed_hosts: Iterable[str] = ()) -> None:
+    def __init__(self, inner: Application, allowed_hosts: Iterable[str] = (), access: Access | None = None) -> None:
+        """Without ``access`` only this machine may use the server, and needs no token."""
         self.inner = inner
         self.allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
+        self.access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.inner(scope, receive, send)
             return
-        reason = self.refusal(scope)
-        if not reason:
+        refusal = self.refusal(scope)
+        if refusal is None:
             await self.inner(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 403, "reason": reason})
+            await send({"type": "websocket.close", "code": refusal.status.value, "reason": refusal.detail[:120]})
         else:
-            await send_json(send, 403, {"detail": reason, "problems": []})
+            wants_page = b"text/html" in b",".join(value for name, value in scope["headers"] if name.lower() == b"accept")
+            for message in asgi_response(refusal, as_page=wants_page):
+                await send(message)
 
-    def refusal(self, scope: Scope) -> str:
-        """Why this request is refused; empty if it may pass."""
-        if not is_loopback(scope.get("client")):
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """Why this request is refused; None if it may pass. Its origin is judged before its token, so that no page can try tokens."""
+        reason = self._wrong_origin(scope)
+        if reason:
+            return Refusal(HTTPStatus.FORBIDDEN, reason)
+        return self.access.refusal(scope) if self.access else None
+
+    def _wrong_origin(self, scope: Scope) -> str:
+        """Why a request comes from the wrong place; empty if it does not."""
+        if self.access is None and not is_loopback(scope.get("client")):
             return "Only this machine may use the server."
         hosts = header_values(scope, b"host")
         if len(hosts) != 1 or not self.is_allowed(hosts[0]):
-            return f"The Host header must name this machine, such as localhost; it is {', '.join(hosts) or 'missing'}."
+            shown = ", ".join(hosts) or "missing"
+            if self.access is not None:
+                return f"The Host header must name a host of SIMPLETUNER_ALLOWED_HOSTS or --allowed-host; it is {shown}."
+            return f"The Host header must name this machine, such as localhost; it is {shown}."
         for origin in header_values(scope, b"origin"):
             if not same_host(origin, hosts[0]):
                 return f"Requests from pages of another origin are refused: {origin}."
@@ -63,11 +82,16 @@ class Guard:
         return ""
 
     def is_allowed(self, host: str) -> bool:
-        """A loopback name with any port (a tunnel may change it), or a host that the operator listed, as listed."""
+        """A loopback name with any port (a tunnel may change it), or a host that the operator listed, as listed.
+
+        With a token an address is allowed too: only a name can be made to lead here by somebody else.
+        """
         name, port = split_host(host)
         if port is None:
             return False
-        return name in LOOPBACK_NAMES or name in self.allowed_hosts or f"{name}:{port}" in self.allowed_hosts
+        if name in LOOPBACK_NAMES or name in self.allowed_hosts or f"{name}:{port}" in self.allowed_hosts:
+            return True
+        return self.access is not None and is_address(name)
 
 
 def follows_link_to_page(scope: Scope) -> bool:
@@ -83,57 +107,3 @@ def follows_link_to_page(scope: Scope) -> bool:
         and header_values(scope, b"sec-fetch-mode") == ["navigate"]
         and header_values(scope, b"sec-fetch-dest") == ["document"]
     )
-
-
-def header_values(scope: Scope, name: bytes) -> list[str]:
-    """Every value sent under a header name; names are compared in lower case, as ASGI gives them."""
-    return [value.decode("latin-1") for key, value in scope.get("headers", ()) if key.lower() == name]
-
-
-def announced_bytes(scope: Scope) -> int:
-    """The Content-Length of the request; 0 without one."""
-    lengths = [int(value) for value in header_values(scope, b"content-length") if value.strip().isdecimal() and len(value) < 20]
-    return max(lengths, default=0)
-
-
-def is_loopback(client: tuple[str, int] | list[Any] | None) -> bool:
-    """Whether the peer is this machine."""
-    if not client:
-        return False
-    try:
-        address = ipaddress.ip_address(client[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
-
-
-def split_host(host: str) -> tuple[str, int | None]:
-    """``localhost:8001`` as name and port; the port is 0 if it is missing and None if it is invalid."""
-    name, colon, port = host.strip().lower().rpartition(":")
-    if not colon or host.strip().endswith("]"):
-        return host.strip().lower(), 0
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        return name, None
-    return name, int(port)
-
-
-def same_host(origin: str, host: str) -> bool:
-    """Whether an ``Origin`` is the host of the request, including the port; ``null`` never is."""
-    try:
-        parts = urlsplit(origin.strip())
-        port = parts.port or DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return False
-    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.username is not None:
-        return False
-    name, host_port = split_host(host)
-    return parts.hostname == name.strip("[]") and port == (host_port or DEFAULT_PORTS[parts.scheme])
-
-
-async def send_json(send: Send, status: int, body: dict[str, Any]) -> None:
-    """Send a JSON answer without Django."""
-    content = json.dumps(body).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})

@@ -11,7 +11,7 @@ import asyncio
 import re
 
 from simpletuner_site.edge.refusals import too_long
-from simpletuner_site.security.guard import Application, Message, Receive, Scope, Send, announced_bytes, send_json
+from simpletuner_site.security.requests import Application, Message, Receive, Scope, Send, announced_bytes, send_json
 
 
 class BodyTooLong(Exception):

@@ -9,13 +9,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from simpletuner_site.environment import NEEDS_TOKEN, read_environment
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE, PRIVATE_MODE
 
 SETTINGS = "simpletuner_site.settings"
 DATABASE = "simpletuner.sqlite3"
 
 
-def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False, roots: Sequence[Path] = ()) -> None:
+def boot(
+    home: Path,
+    slots: int | None = None,
+    *,
+    allow_scripts: bool = False,
+    roots: Sequence[Path] = (),
+    hosts: Sequence[str] = (),
+    needs_token: bool = False,
+) -> None:
     """Create ``config/`` and ``state/``, and set Django up. Child processes inherit the settings.
 
     A new ``config/`` gets a sample list of webhook targets, which users can edit and name in ``webhook_config``.
@@ -33,10 +42,13 @@ def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False, r
         os.environ["SIMPLETUNER_SLOTS"] = str(slots)
     if allow_scripts:
         os.environ["SIMPLETUNER_ALLOW_SCRIPTS"] = "1"
+    if needs_token:
+        os.environ[NEEDS_TOKEN] = "1"
+    if hosts:
+        os.environ["SIMPLETUNER_ALLOWED_HOSTS"] = ",".join(filter(None, [os.environ.get("SIMPLETUNER_ALLOWED_HOSTS", ""), *hosts]))
     if roots:
         listed = [os.environ.get("SIMPLETUNER_ROOTS", ""), *(str(root.expanduser().absolute()) for root in roots)]
         os.environ["SIMPLETUNER_ROOTS"] = os.pathsep.join(filter(None, listed))
-    from simpletuner_site.environment import read_environment
     from simpletuner_site.server.home_checks import check_places
 
     check_places(read_environment())
@@ -48,6 +60,11 @@ def boot(home: Path, slots: int | None = None, *, allow_scripts: bool = False, r
         from environments.resolve.webhook_targets import place_sample
 
         place_sample(Home(home))
+
+
+def take_token() -> str:
+    """The token of ``SIMPLETUNER_TOKEN``, which is removed, so that no worker, run or hook inherits it."""
+    return os.environ.pop("SIMPLETUNER_TOKEN", "")
 
 
 def make_folders(home: Path) -> None:

@@ -13,6 +13,8 @@ ANY_WRITE_BIT = 0o222
 
 def check_places(process: ProcessEnvironment) -> None:
     """Raises BadEnvironment for hooks folders that requests could write to, and for roots that would open closed places."""
+    if process.needs_token and process.allow_scripts:
+        raise BadEnvironment("--allow-scripts and a token exclude each other: a server that other machines can reach starts no hooks")
     home = Home(process.home, hooks=process.hooks, more_roots=process.roots, hub_folders=process.hub_folders)
     _check_roots(home)
     if not process.allow_scripts:

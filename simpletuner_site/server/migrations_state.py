@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
 from django.apps import apps
+from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
+
+from trainer_engine.contract.atomic import PRIVATE_MODE
+
+LOCK = "migrate.lock"
 
 
 def expected_migrations() -> set[tuple[str, str]]:
@@ -28,8 +35,12 @@ def applied_migrations() -> set[tuple[str, str]]:
 
 
 def migrate_if_needed(*, verbosity: int = 0) -> bool:
-    """Migrate the database if needed. Returns whether it was."""
+    """Migrate the database if needed, in one process of this home at a time. Returns whether it was."""
     if expected_migrations() <= applied_migrations():
         return False
-    call_command("migrate", interactive=False, verbosity=verbosity)
+    with os.fdopen(os.open(settings.STATE_DIR / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE), "w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        if expected_migrations() <= applied_migrations():
+            return False
+        call_command("migrate", interactive=False, verbosity=verbosity)
     return True

@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import os
 import socket
-import sys
 import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simpletuner_site.edge.gate import Gate
 
+from simpletuner_site.server.greeting import ChosenToken, local_url, print_address, report_runs_that_go_on
+from simpletuner_site.server.state import write_server_state
 from trainer_engine.contract.atomic import PRIVATE_MODE
 
 logger = logging.getLogger(__name__)
@@ -32,17 +33,19 @@ class CannotServe(Exception):
     """The server does not start; the message says why and what to do."""
 
 
-def loopback_address(host: str) -> str:
-    """The address to bind for ``--host``. Raises CannotServe for any that other machines could reach."""
+def bind_address(host: str, *, has_token: bool = False) -> str:
+    """The address to bind for ``--host``. Raises CannotServe for one that other machines could reach if there is no token."""
     address = LOOPBACK_ADDRESSES.get(host.strip().lower(), host.strip().strip("[]"))
     try:
-        is_loopback = ipaddress.ip_address(address).is_loopback
+        is_address, is_loopback = True, ipaddress.ip_address(address).is_loopback
     except ValueError:
-        is_loopback = False
-    if not is_loopback:
+        is_address = is_loopback = False
+    if has_token and not is_address:
+        raise CannotServe(f"--host {host}: give an address of this machine, such as 127.0.0.1 or 0.0.0.0.")
+    if not is_loopback and not has_token:
         raise CannotServe(
-            f"--host {host}: other machines could reach this address, and whoever reaches the API can run programs here. "
-            "Serving them needs a token, which this version does not offer yet: use 127.0.0.1, and an SSH tunnel from elsewhere."
+            f"--host {host}: other machines could reach this address. Serving them needs a token: add --generate-token, or --token. "
+            "An SSH tunnel to 127.0.0.1 needs none (docs/remote.md)."
         )
     return address
 
@@ -69,16 +72,23 @@ def claim_home(state: Path) -> IO[str]:
     return file
 
 
-def serve(address: str, port: int) -> int:
-    """Serve until SIGTERM or SIGINT. Django must be set up, and the address must be on loopback."""
+def serve(address: str, port: int, token: ChosenToken | None = None, *, has_worker: bool = True) -> int:
+    """Serve until SIGTERM or SIGINT. Django must be set up. Without a token the address must be on loopback.
+
+    Raises CannotServe, BadToken, OSError.
+    """
     from django.conf import settings
 
     from simpletuner_site.server.migrations_state import migrate_if_needed
 
     check_port(address, port)
     with claim_home(settings.STATE_DIR):
+        if token is not None:
+            token.keep(settings.STATE_DIR)
         migrate_if_needed()
-        _run_daphne(address, port)
+        write_server_state(settings.STATE_DIR, os.getpid(), local_url(address, port))
+        _run_daphne(address, port, token, has_worker=has_worker)
+        report_runs_that_go_on()
     _end_soon()
     return 0
 
@@ -90,7 +100,7 @@ def _end_soon() -> None:
     last.start()
 
 
-def _run_daphne(address: str, port: int) -> None:
+def _run_daphne(address: str, port: int, token: ChosenToken | None, *, has_worker: bool) -> None:
     from simpletuner_site.edge.server import Server  # isort: skip  # installs the reactor, so it comes before anything of Twisted
     from django.urls import get_resolver
     from twisted.internet import reactor
@@ -112,8 +122,9 @@ def _run_daphne(address: str, port: int) -> None:
         verbosity=0,
     )
     running: Any = reactor
-    running.callWhenRunning(keeper.start)
-    running.callWhenRunning(_print_address, address, port)
+    if has_worker:
+        running.callWhenRunning(keeper.start)
+    running.callWhenRunning(print_address, address, port, token)
     share_interpreter()
     get_resolver().url_patterns  # noqa: B018  # loads every view now instead of at the first request
     freeze_garbage()
@@ -136,15 +147,6 @@ def _gate() -> Gate:
     tail.HUB.most_streams = int(connections * STREAMS_OF_CONNECTIONS)
     limits = Limits(connections=connections, longest_body_bytes=settings.BIGGEST_BODY_BYTES)
     return Gate(limits, RequestRules(application, settings.BIGGEST_BODY_BYTES).refusal)
-
-
-def _print_address(address: str, port: int) -> None:
-    shown = f"[{address}]" if ":" in address else ("localhost" if address == "127.0.0.1" else address)
-    print(
-        f"SimpleTuner serves http://{shown}:{port}  (documentation: http://{shown}:{port}/docs; Ctrl-C ends it)",
-        file=sys.stderr,
-        flush=True,
-    )
 
 
 def _close_streams() -> Any:

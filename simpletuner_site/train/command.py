@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -41,11 +43,14 @@ from training.webhooks.egress import RunRules
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def train(config: Path, home: Path | None = None) -> int:
-    """Train a configuration file. Returns the engine's exit code, 20 if the configuration is refused before the start."""
+def train(config: Path, home: Path | None = None, changes: Mapping[str, str] = MappingProxyType({})) -> int:
+    """Train a configuration file, with ``changes`` laid over it for this run.
+
+    Returns the engine's exit code, 20 if the configuration is refused before the start.
+    """
     console = Console(stderr=not sys.stdout.isatty())
     try:
-        place, resolved = open_config(config, home)
+        place, resolved = open_config(config, home, changes)
     except (UnreadableConfig, BadEnvironment) as error:
         console.print(f"[red]✗[/] {escape(str(error))}", highlight=False)
         return ExitCode.CONFIGURATION
@@ -64,12 +69,12 @@ def train(config: Path, home: Path | None = None) -> int:
     return run_engine(report, place, environment=config.absolute().parent.name, console=console)
 
 
-def open_config(config: Path, home: Path | None) -> tuple[Home, ResolvedRun]:
+def open_config(config: Path, home: Path | None, changes: Mapping[str, str] = MappingProxyType({})) -> tuple[Home, ResolvedRun]:
     """The home of a configuration file, and its resolved run. Raises UnreadableConfig, BadEnvironment."""
     root, values, process = home_of_config(config, home), read_config(config), read_environment()
     # A user's own shell can start every program and reach every path anyway.
     place = Home(root, hooks=process.hooks, any_script=True, any_place=True, script_variables=process.hooks_env)
-    return place, resolve_run(place, with_secrets(place, config.absolute().parent.name, values), {})
+    return place, resolve_run(place, with_secrets(place, config.absolute().parent.name, values), changes)
 
 
 def run_engine(report: PreflightReport, place: Home, *, environment: str, console: Console) -> int:

@@ -26,6 +26,8 @@ def print_problems(console: Console, report: PreflightReport) -> None:
 
 def print_problem(console: Console, problem: Problem) -> None:
     console.print(f"{SIGNS[problem.level]} [bold]{escape(problem.option)}[/]: {escape(problem.message)}", highlight=False)
+    if problem.expected:
+        console.print(f"    [dim]expected: {escape(problem.expected)}[/]", highlight=False)
     if problem.hint:
         console.print(f"    [dim]{escape(problem.hint)}[/]", highlight=False)
 

@@ -35,6 +35,8 @@ class LiveServer:
     """Further ones of the command line."""
     open_files: int | None = None
     """The limit of open files, soft and hard, as ``ulimit -n`` sets it."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent with every request: the token of a server that needs one."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -74,7 +76,8 @@ class LiveServer:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log.read_text()}")
             try:
-                if httpx.get(f"{self.url}/health", timeout=5, **PLAIN).json()["checks"]["workers"]["status"] == "healthy":
+                health = httpx.get(f"{self.url}/health", timeout=5, headers=self.headers, **PLAIN).json()
+                if health["checks"]["workers"]["status"] == "healthy":
                     return
             except httpx.TransportError:
                 pass
@@ -120,13 +123,16 @@ class LiveServer:
         return self.start()
 
     def get(self, path: str, **kwargs: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=ANSWER_SECONDS, **PLAIN, **kwargs)
+        return httpx.get(self.url + path, timeout=ANSWER_SECONDS, **PLAIN, **self._with_headers(kwargs))
 
     def post(self, path: str, **kwargs: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=ANSWER_SECONDS, **PLAIN, **kwargs)
+        return httpx.post(self.url + path, timeout=ANSWER_SECONDS, **PLAIN, **self._with_headers(kwargs))
 
     def client(self, **kwargs: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS, **PLAIN, **kwargs)
+        return httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS, **PLAIN, **self._with_headers(kwargs))
+
+    def _with_headers(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**options, "headers": {**self.headers, **(options.get("headers") or {})}} if self.headers else options
 
     def __enter__(self) -> LiveServer:
         return self

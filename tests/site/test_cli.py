@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from simpletuner_site import cli
-from simpletuner_site.server.server import CannotServe, check_port, claim_home, loopback_address
+from simpletuner_site.server.server import CannotServe, bind_address, check_port, claim_home
 from tests.helpers.live_server import REPOSITORY
 from tests.helpers.ports import free_port
 
@@ -26,7 +26,7 @@ def simpletuner(*arguments: str, cwd: Path, **variables: str) -> subprocess.Comp
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "*", "127.0.0.1.evil.example", "10.0.0.1"])
 def test_an_address_that_others_could_reach_is_refused_with_a_word_about_tokens(host: str) -> None:
     with pytest.raises(CannotServe, match="token"):
-        loopback_address(host)
+        bind_address(host)
 
 
 def test_such_a_start_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_such_a_start_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_loopback_goes_by_several_names(host: str, address: str) -> None:
-    assert loopback_address(host) == address
+    assert bind_address(host) == address
 
 
 def test_a_port_that_is_taken_is_reported_before_anything_starts(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from simpletuner_site.environment import BadEnvironment, read_environment
+from simpletuner_site.environment import BadEnvironment, read_command_environment, read_environment
 from simpletuner_site.security.secret_key import load_secret_key
 from tests.helpers.live_server import REPOSITORY
 
@@ -38,6 +38,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "SIMPLETUNER_HOOKS": "/opt/hooks: /srv/more hooks:",
             "SIMPLETUNER_HOOKS_ENV": "REPLICATE_API_TOKEN, WAVESPEED_API_KEY",
             "SIMPLETUNER_ALLOW_SCRIPTS": "1",
+            "SIMPLETUNER_NEEDS_TOKEN": "1",
         }
     )
     assert found.home == tmp_path
@@ -52,6 +53,17 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert found.hooks == (Path("/opt/hooks"), Path("/srv/more hooks"))
     assert found.hooks_env == ("REPLICATE_API_TOKEN", "WAVESPEED_API_KEY")
     assert found.allow_scripts is True
+    assert found.needs_token is True
+
+
+def test_the_commands_read_server_token_and_editor(tmp_path: Path) -> None:
+    home = {"SIMPLETUNER_HOME": str(tmp_path)}
+    plain = read_command_environment(home)
+    assert (plain.home, plain.url, plain.token, plain.editor) == (tmp_path, "", "", "vi")
+    given = {"SIMPLETUNER_URL": "http://box:8001", "SIMPLETUNER_TOKEN": "t", "EDITOR": "nano", "VISUAL": "code -w", "HF_HUB_OFFLINE": "1"}
+    found = read_command_environment({**home, **given, "SIMPLETUNER_SLOTS": "many", "DATABASE_URL": "postgres://db"})
+    assert (found.url, found.token, found.editor) == ("http://box:8001", "t", "code -w")
+    assert found.hub_is_offline and found.has_database_url
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "65", "two", "1.5", "²"])
@@ -75,6 +87,7 @@ def test_slots_that_cannot_be_meant_are_refused_by_name(text: str) -> None:
         ("SIMPLETUNER_SLOTS", "٣"),
         ("SIMPLETUNER_HOOKS_ENV", "A=1"),
         ("SIMPLETUNER_ALLOW_SCRIPTS", "yes"),
+        ("SIMPLETUNER_NEEDS_TOKEN", "maybe"),
     ],
 )
 def test_a_rule_about_scripts_or_folders_that_cannot_be_meant_is_refused_by_name(name: str, text: str) -> None:

@@ -14,13 +14,13 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 
 from environments import services as environments
-from environments.admin.actions import find_object_action
+from environments.admin.actions import Onward, find_object_action
 from environments.create.plan import NewEnvironment
 from tests.helpers.jobs import make_job
 from tests.training.conftest import Training
 from training.errors import CannotStart
 from training.jobs import log
-from training.models import Checkpoint, Job, Status
+from training.models import Checkpoint, Event, Job, Status
 
 pytestmark = pytest.mark.django_db
 
@@ -70,7 +70,7 @@ def test_an_environment_is_started_by_its_button(training: Training, client: Cli
     environments.update_environment("demo", config=config, actor="test")
     said = action.run(admin_request(), environments.find("demo"))
     job = Job.objects.get()
-    assert job.environment == "demo" and said == f'Training demo as <a href="/runs/{job.number}">run {job.number}</a>.'
+    assert job.environment == "demo" and said == Onward(f"Training demo as run {job.number}.", f"/runs/{job.number}")
 
 
 def test_starting_from_the_page_trains_the_values_that_were_typed(training: Training, client: Client) -> None:
@@ -81,8 +81,10 @@ def test_starting_from_the_page_trains_the_values_that_were_typed(training: Trai
     assert b"Save and start" in client.get(address).content
     sent = {f"option_{name}": value for name, value in config.items()} | {"option_max_train_steps": "100", "tags_text": "", "_act": "start"}
     datasets = (training.home / "config" / "datasets.json").read_text()
-    page = client.post(address, {**sent, "datasets_text": datasets, "description": ""}, follow=True).content.decode()
-    assert "Saved demo." in page and f'Training demo as <a href="/runs/{Job.objects.get().number}">run' in page
+    answer = client.post(address, {**sent, "datasets_text": datasets, "description": ""}, follow=True)
+    page, job = answer.content.decode(), Job.objects.get()
+    assert answer.redirect_chain[-1][0] == f"/runs/{job.number}", "a start leads to its run"
+    assert "Saved demo." in page and f"Training demo as run {job.number}." in page
     assert Job.objects.get().options["max_train_steps"] == 100
 
 
@@ -192,3 +194,11 @@ def test_secrets_of_a_job_s_options_are_not_on_its_page(home: Path, client: Clie
     job = make_job(tmp_path, options={"webhook_config": hook, "seed": 7})
     page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
     assert "canary" not in page and "***" in page
+
+
+def test_the_page_of_a_run_has_times_with_their_zone_and_no_empty_history(db: None, home: Path, client: Client) -> None:
+    job = Job.objects.create(number=7, environment="demo")
+    Event.objects.create(job=job, index=0, type="notification", timestamp="2026-11-29T18:03:11+00:00", payload={"message": "hello"})
+    page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+    assert "Run 7" in page and "Times are UTC" in page
+    assert "0 18:03:11 <code>notification</code> hello" in page and "/history/" not in page

@@ -47,8 +47,10 @@ class HookRule(BaseModel):
         """
         real = Path(os.path.realpath(program))
         if not (self.anything or any(real.is_relative_to(folder) for folder in self.folders)):
-            folders = ", ".join(self.folders) or "no folder"
-            message = f"{program} may not be run: programs may lie in {folders}"
+            if not self.folders:
+                hint = "a server that other machines can reach runs none; remove the option"
+                return Refusal("script_not_allowed", f"{program} may not be run: hooks are off", hint)
+            message = f"{program} may not be run: programs may lie in {', '.join(self.folders)}"
             hint = "ask the server's operator to put it there, to list its folder in SIMPLETUNER_HOOKS, or to start with --allow-scripts"
             return Refusal("script_not_allowed", message, hint)
         try:

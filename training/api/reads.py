@@ -63,7 +63,12 @@ class EventsView(APIView):
 
 
 class StreamView(APIView):
-    """Describes the stream; GET and WebSocket on this address are served by ``consumers.py`` before Django sees them."""
+    """The events of a run as they happen, the past ones first. `Last-Event-ID` continues after an event.
+
+    Without `job_id` the stream follows the current run and goes on to the next one. A comment is sent every 15 s.
+    """
+
+    # NOTE: ``consumers.py`` serves this address before Django sees it.
 
     @schema.described(
         "training_events_stream",

@@ -9,11 +9,15 @@ from typing import Any
 from django.template.loader import render_to_string
 from rest_framework.exceptions import NotAcceptable
 from rest_framework.negotiation import BaseContentNegotiation, DefaultContentNegotiation
-from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
+from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from environments.api.pages import ApiPageRenderer
+
 ERROR_TEMPLATE = "training/refused.html"
+WHOLE_PAGE = "training/snippet_page.html"
+"""Around a snippet that a browser shows by itself."""
 FORMATS = ("json", "snippet", "api")
 """Values of ``?format=``, which wins over ``Accept``."""
 
@@ -42,12 +46,17 @@ class SnippetRenderer(BaseRenderer):
         context = renderer_context or {}
         response = context.get("response")
         if isinstance(response, Answer):
-            return render_to_string(response.snippet, {"data": data, **response.snippet_context})
-        title = getattr(context.get("view"), "refusal", "Request Refused")
-        return render_to_string(ERROR_TEMPLATE, {"title": title, "data": data})
+            snippet = render_to_string(response.snippet, {"data": data, **response.snippet_context})
+        else:
+            title = getattr(context.get("view"), "refusal", "Request Refused")
+            snippet = render_to_string(ERROR_TEMPLATE, {"title": title, "data": data})
+        request = context.get("request")
+        if request is not None and request.headers.get("Sec-Fetch-Dest") == "document":
+            return render_to_string(WHOLE_PAGE, {"snippet": snippet})
+        return snippet
 
 
-class PageRenderer(BrowsableAPIRenderer):
+class PageRenderer(ApiPageRenderer):
     """The browsable API. It shows the answer as JSON, not as a snippet."""
 
     def get_default_renderer(self, view: Any) -> BaseRenderer:

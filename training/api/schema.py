@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 
+from environments.api.pages import titled
 from environments.api.schema import EVERYWHERE, HTML, JSON, SNIPPET, refusals
 from trainer_engine.config.options import REGISTRY, OptionSpec
 from training.api import serializers
@@ -119,7 +120,7 @@ def described(
     responses |= {(200, HTML): SNIPPET} if html else {}
     responses |= refusals((403,), serializers.RefusalSerializer) | refusals(others, serializers.RefusalSerializer, kinds)
     responses |= refusals((422,), refused, kinds) if 422 in errors else {}
-    return extend_schema(
+    schema: Callable[[F], F] = extend_schema(
         operation_id=operation,
         summary=summary,
         tags=["training"],
@@ -127,3 +128,4 @@ def described(
         responses=responses,
         parameters=[*(parameters or []), *([RANGE] if has_parts else []), FORMAT if html else NO_FORMAT],
     )
+    return titled(summary, schema)

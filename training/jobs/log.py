@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +15,20 @@ from django.db.models import F
 from trainer_engine.contract.events import ErrorEvent, JournalEntry, Notification, Severity, StatusEvent, utc_now
 from trainer_engine.contract.events import Event as ContractEvent
 from training.jobs import transitions
-from training.models import Event, Job, Status
+from training.models import TERMINAL, Event, Job, Status
 from training.webhooks import outbox
 from training.webhooks.outbox import OutboxEvent
+
+logger = logging.getLogger("training.runs")
+REPORTED = {
+    Status.STARTING: "starts",
+    Status.STOPPING: "stops after a checkpoint",
+    Status.COMPLETED: "is complete",
+    Status.STOPPED: "was stopped",
+    Status.CANCELLED: "was cancelled",
+    Status.ERROR: "failed",
+}
+"""Status -> what the server's terminal says about a run that gets it."""
 
 
 @dataclass(frozen=True)
@@ -86,4 +99,16 @@ def move(job_id: UUID, to: Status, events: Sequence[NewEvent], **changes: Any) -
         if not transitions.move(job_id, to, **changes):
             return False
         append(job_id, events)
+        if to in REPORTED:
+            transaction.on_commit(partial(_report, job_id, to))
     return True
+
+
+def _report(job_id: UUID, to: Status) -> None:
+    """A line on the server's terminal about a run that starts, ends or fails."""
+    job = Job.objects.only("number", "environment", "message").filter(pk=job_id).first()
+    if job is None:
+        return
+    name = f"Run {job.number}" + (f" ({job.environment})" if job.environment else "")
+    words = " ".join(["", *job.message.split()]) if to in TERMINAL else ""
+    logger.log(logging.ERROR if to is Status.ERROR else logging.INFO, "%s %s.%s", name, REPORTED[to], words)

@@ -30,7 +30,7 @@ from training.webhooks.egress import RunRules, run_rules
 MODULE = "training.preflight.apart"
 LARGE = 5_000
 """Directory entries of a dataset from which on a process of its own is worth the half second that it takes to start."""
-PLAIN_FIELDS = ("any_script", "script_variables", "any_place")
+PLAIN_FIELDS = ("any_script", "no_script", "script_variables", "any_place")
 NICENESS = 5
 
 

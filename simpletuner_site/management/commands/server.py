@@ -25,8 +25,13 @@ class Command(BaseCommand):
         for name in ("home", "slots"):
             if options[name] is not None:
                 command += [f"--{name}", str(options[name])]
-        for root in options["root"]:
-            command += ["--root", str(root)]
+        for name, option in (("root", "root"), ("allowed_host", "allowed-host")):
+            for value in options[name]:
+                command += [f"--{option}", str(value)]
+        if options["token"] is not None:
+            command += ["--token", *filter(None, [options["token"]])]
+        command += ["--no-worker"] if options["no_worker"] else []
+        command += ["--generate-token"] if options["generate_token"] else []
         command += ["--allow-scripts"] if options["allow_scripts"] else []
         sys.stdout.flush()
         os.execv(sys.executable, command)

@@ -18,7 +18,7 @@ from rest_framework.exceptions import APIException
 
 from environments import services
 from environments.admin import actions
-from environments.admin.actions import ObjectAction, add_object_action
+from environments.admin.actions import ObjectAction, Onward, add_object_action
 from environments.create.plan import NewEnvironment
 from environments.examples import find_example, shipped_examples
 from environments.models import Environment, Revision
@@ -320,3 +320,29 @@ def test_the_history_is_there_to_read(browser: Browser, demo: Environment) -> No
     assert "pixart_sigma" in page and "demo-images" in page
     assert f"/admin/environments/revision/{revision.pk}/change/" in browser.page(f"{demo.pk}/change/")
     assert browser.client.get("/admin/environments/revision/add/").status_code == 403
+
+
+def test_a_new_environment_is_shown_after_it_was_created(home: Path, db: None, client: Client) -> None:
+    fields = {"name": "fresh", "description": "", "model_family": "pixart_sigma", "model_type": "lora"}
+    answer = client.post(f"{ENVIRONMENTS}add/", fields, follow=True)
+    row = Environment.objects.get()
+    assert answer.redirect_chain[-1][0] == f"{ENVIRONMENTS}{row.pk}/change/"
+    assert "Created fresh." in answer.content.decode() and " UTC</li>" in answer.content.decode()
+
+
+def test_a_button_may_lead_to_another_page(home: Path, db: None, client: Client) -> None:
+    add_object_action(ObjectAction("elsewhere", "Go elsewhere", lambda request, environment: Onward(f"Went from {environment.name}.", "/")))
+    try:
+        row = services.create_environment(NewEnvironment(name="demo", model_family="pixart_sigma", model_type="full"), actor="test")
+        answer = client.post(f"{ENVIRONMENTS}{row.pk}/do/elsewhere/")
+        assert (answer.status_code, answer.headers["location"]) == (302, "/")
+        assert client.get(f"{ENVIRONMENTS}{row.pk}/do/elsewhere/").headers["location"] == f"{ENVIRONMENTS}{row.pk}/change/"
+    finally:
+        del actions._ACTIONS["elsewhere"]
+
+
+def test_problems_of_a_saved_datasets_file_are_shown(browser: Browser, demo: Environment) -> None:
+    page = browser.send(f"{demo.pk}/change/", datasets_text='[{"id": "mine", "type": "local", "no_such_field": 1}]')
+    assert "changed successfully" in page and "Datasets: " in page and "no_such_field" in page
+    unchanged = browser.send(f"{demo.pk}/change/", description="the file stays")
+    assert "Datasets: " not in unchanged

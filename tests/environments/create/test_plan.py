@@ -129,3 +129,10 @@ def test_what_is_wrong_with_images_and_options_is_said_before_anything_is_writte
 def test_a_first_adapter_begins_with_the_example_of_its_flavour(family: str, flavour: str, name: str | None) -> None:
     found = first_lora(family, flavour)
     assert (found.name if found else None) == name
+
+
+def test_an_adapter_starts_with_a_higher_learning_rate_than_a_whole_model(place: Home) -> None:
+    rates = {
+        kind: planned(place, NewEnvironment("demo", "pixart_sigma", model_type=kind)).config["learning_rate"] for kind in ("lora", "full")
+    }
+    assert rates == {"lora": 1e-4, "full": 1e-5}

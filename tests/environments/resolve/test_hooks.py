@@ -61,6 +61,14 @@ def test_the_operator_may_allow_every_program(home: Home) -> None:
     assert resolved(free, str(program(home.root / "plain", mode=0o644))) == ("", ["script_not_executable"])
 
 
+def test_a_server_that_others_reach_starts_no_program_at_all(home: Home) -> None:
+    shut = Home(home.root, roots=(), any_script=True, no_script=True)
+    program(home.state / "hooks" / "notify.sh")
+    for template in ("notify.sh", "sh -c true", "simpletuner/examples/external-validation/replicate_post_upload.py"):
+        assert resolved(shut, template) == ("", ["script_not_allowed"])
+    assert "hooks are off" in str(resolve_scripts({"post_upload_script": "sh -c true"}, shut)[1][0].message)
+
+
 def test_the_tutorials_path_leads_to_the_samples(home: Home) -> None:
     given = "simpletuner/examples/external-validation/replicate_post_upload.py {remote_checkpoint_path}"
     template, codes = resolved(home, given)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from simpletuner_site.security.guard import Guard, is_loopback, same_host, split_host
+from simpletuner_site.security.guard import Guard
+from simpletuner_site.security.requests import is_loopback, same_host, split_host
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 PATHS = (

@@ -85,6 +85,7 @@ def test_a_request_describes_the_home_completely(tmp_path: Path) -> None:
         (tmp_path / "r",),
         (tmp_path / "h",),
         any_script=True,
+        no_script=True,
         script_variables=("A",),
         more_roots=(tmp_path / "m",),
         any_place=True,

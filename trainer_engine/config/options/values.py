@@ -102,9 +102,9 @@ def parse_choice(spec: OptionSpec, value: object) -> str:
     if choice in spec.choices:
         return str(choice)
     if choice in spec.later:
-        raise WrongValue(f"{choice} is not available yet", code="not_available", hint=f"available: {', '.join(spec.choices)}")
+        raise WrongValue(f"is {choice}, which is not available yet", code="not_available", hint=f"available: {', '.join(spec.choices)}")
     if choice in spec.refused:
-        raise WrongValue(f"{choice} is not available", code="not_available", hint=spec.refused[str(choice)])
+        raise WrongValue(f"is {choice}, which is not available", code="not_available", hint=spec.refused[str(choice)])
     raise WrongValue("is not one of the choices", code="not_a_choice", hint=Suggestions().nearest(text.lower(), spec.choices))
 
 
@@ -174,5 +174,5 @@ def shown_value(spec: OptionSpec | None, value: object) -> object:
 def problem_with(spec: OptionSpec, value: object, wrong: WrongValue) -> Problem:
     """Returns the problem of an option with a wrong value."""
     return Problem.error(
-        spec.name, wrong.code, f"{spec.name}: {wrong}.", got=shown_value(spec, value), expected=spec.expected, hint=wrong.hint
+        spec.name, wrong.code, f"{spec.name} {wrong}.", got=shown_value(spec, value), expected=spec.expected, hint=wrong.hint
     )

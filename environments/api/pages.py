@@ -1,0 +1,81 @@
+"""The API in a browser: titles and links for people, and forms that send what the server understands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rest_framework.renderers import BrowsableAPIRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.utils.formatting import remove_trailing_string
+
+if TYPE_CHECKING:  # its module reads the settings, which name this one
+    from rest_framework.views import APIView
+
+F = TypeVar("F", bound=Callable[..., Any])
+METHODS = ("get", "put", "post", "delete")
+MOST_LINKS = 50
+ONLY_POST = "This address is for sending. Fill in the form below; programs send JSON with POST."
+OF_A_RUN = (("the run", ""), ("its log", "/log"), ("its files", "/files"))
+JSON = "application/json"
+
+
+def titled(summary: str, decorate: Callable[[F], F]) -> Callable[[F], F]:
+    """Decorate a method of a view, and keep the summary of its call as the title of its page."""
+
+    def decorator(function: F) -> F:
+        found = decorate(function)
+        found.title = summary  # type: ignore[attr-defined]
+        return found
+
+    return decorator
+
+
+def view_name(view: APIView) -> str:
+    """The title of a view's page: what its first call does."""
+    titles = (getattr(getattr(view, method, None), "title", "") for method in METHODS)
+    name = getattr(view, "page_title", "") or next(filter(None, titles), "")
+    return name or remove_trailing_string(type(view).__name__, "View")
+
+
+def links_in(data: object) -> Iterator[tuple[str, str]]:
+    """(text, address) of what an answer names: environments, runs, and what an index lists."""
+    if not isinstance(data, Mapping):
+        return
+    for row in (row for name in ("jobs", "running", "queued") for row in data.get(name) or () if isinstance(row, Mapping)):
+        yield f"Run {row.get('number')}", f"/api/training/jobs/{row.get('job_id')}"
+    for row in (row for row in data.get("configs") or () if isinstance(row, Mapping)):
+        yield str(row.get("name")), f"/api/configs/{row.get('name')}"
+    if isinstance(data.get("addresses"), Mapping):
+        yield from ((str(text), str(address)) for address, text in data["addresses"].items())
+    job = data.get("job_id")
+    if job:
+        yield from (
+            (text, f"/api/training/jobs/{job}{end}") for text, end in (("the run", ""), ("its log", "/log"), ("its files", "/files"))
+        )
+
+
+class ApiPageRenderer(BrowsableAPIRenderer):
+    """The browsable API."""
+
+    def get_context(self, data: Any, accepted_media_type: str | None, renderer_context: Mapping[str, Any]) -> dict[str, Any]:
+        context: dict[str, Any] = super().get_context(data, accepted_media_type, renderer_context)
+        response: Response = renderer_context["response"]
+        if _is_form_only(renderer_context["request"], response):
+            # A page with a form answers well. Programs get 405, because they accept JSON.
+            response.status_code = 200
+            context["content"] = ONLY_POST
+        return {**context, "links": list(links_in(data))[:MOST_LINKS]}
+
+    def get_raw_data_form(self, data: Any, view: Any, method: str, request: Request) -> Any:
+        """The raw form. It sends JSON only: what is typed into it is no multipart body."""
+        form = super().get_raw_data_form(data, view, method, request)
+        media_types: Any = form.fields.get("_content_type") if form is not None else None
+        if media_types is not None:
+            media_types.choices = [(JSON, JSON)]
+        return form
+
+
+def _is_form_only(request: Request, response: Response) -> bool:
+    return request.method == "GET" and response.status_code == 405 and "POST" in response.get("Allow", "")

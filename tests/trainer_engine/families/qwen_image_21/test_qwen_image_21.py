@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage21, QwenImage21Pipeline, QwenImage21Transformer2DModel
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -278,6 +279,16 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Pa
     if model_type == "full":
         pipeline = pipeline_in(straight.output_dir / "pipeline")
         assert pipeline("a cat", height=32, width=32, num_inference_steps=2).images[0].size == (32, 32)
+
+
+def test_validation_images_and_previews_may_be_transparent(tmp_path: Path) -> None:
+    shown: dict[str, Any] = {"validation_step_interval": 1, "validation_prompt": "a red circle", "validation_num_inference_steps": 2}
+    shown |= {"validation_disable": False, "validation_resolution": "64x96", "validation_preview": True, "max_train_steps": 1}
+    for format, mode in (("png", "RGBA"), ("jpeg", "RGB")):
+        chosen = {**shown, "validation_image_format": format, "output_dir": str(tmp_path / format)}
+        run = train_here(tmp_path, model_family=NAME, model=str(tiny_model(NAME)), model_type="full", **chosen)
+        images = [Image.open(path) for path in (run.output_dir / "validation_images").glob("*.*")]
+        assert {(image.size, image.mode) for image in images} == {((64, 96), mode)}
 
 
 def test_an_adapter_in_the_keys_of_comfyui_names_layers_of_its_network_and_loads_in_diffusers(tmp_path: Path, theirs: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage21, QwenImage21Pipeline, QwenImage21Transformer2DModel
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -265,6 +265,17 @@ def test_the_schedule_bends_with_the_size_of_the_image_as_in_the_pipeline() -> N
     objective: Any = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     shifts = [objective.shift_of(family.token_count((64, edge, edge))) for edge in (16, 64)]
     assert shifts == pytest.approx([np.exp(0.5), np.exp(0.5 + 0.4 * (4096 - 256) / (8192 - 256))])
+
+
+def test_a_file_of_comfyui_with_joined_layers_is_loaded(tmp_path: Path) -> None:
+    weights = load_file(tiny_model(NAME) / "transformer" / "diffusion_pytorch_model.safetensors")
+    joined = {key: tensor + 1 for key, tensor in weights.items() if "gate_layer" not in key and ".img_mlp.proj" not in key}
+    for key in (key for key in weights if "gate_layer" in key):
+        both = [weights[name] + 1 for name in (key, key.replace("gate_layer", "proj"))]
+        joined[key.replace("gate_layer", "gate_up")] = torch.cat(both)
+    save_file({f"model.diffusion_model.{key}": tensor for key, tensor in joined.items()}, tmp_path / "network.safetensors")
+    ours = tiny_qwen(pretrained_transformer_model_name_or_path=str(tmp_path / "network.safetensors")).load_network().state_dict()
+    assert ours.keys() == weights.keys() and all(torch.equal(ours[name], tensor + 1) for name, tensor in weights.items())
 
 
 @pytest.mark.parametrize("alias", ["qwen_image_21", "Qwen-Image-2.1", "qwen_image_2_1", "qwenimage21"])

@@ -49,7 +49,9 @@ def write_mp4(folder: Path, stem: str, frames: Sequence[Image.Image], frames_per
 
 
 def encode_still(image: Image.Image, format: str = "png", quality: int = 90) -> bytes:
-    """Encode an image. ``quality``, 1 to 100, applies to lossy formats."""
+    """Encode an image. ``quality``, 1 to 100, applies to lossy formats. JPEG has no transparency: what shows through is white there."""
+    if format == "jpeg" and image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     buffer = io.BytesIO()
     arguments = {} if format == "png" else {"quality": quality}
     image.save(buffer, format=format.upper(), **arguments)

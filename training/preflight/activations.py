@@ -216,7 +216,8 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
     share = recomputed if options.model.gradient_checkpointing else 1 / tokens.passes
     largest = max((max(block.whole * share, block.split * SPLIT_RECOMPUTED) for block in numbers), default=0)
     smallest = min((sum(math.prod(shapes[name]) for name in layers) for layers in blocks.values()), default=0)
-    return Kept(int(outside + of_states + kept), int(largest + of_states), smallest)
+    waiting = (1 - 1 / tokens.passes) * max(0.0, kept - largest)  # of passes whose backward pass comes when all gradients exist
+    return Kept(int(outside + of_states + kept), int(largest + waiting + of_states), smallest)
 
 
 def _rounds_inputs(options: TrainingOptions) -> bool:

@@ -114,7 +114,8 @@ def test_the_network_alone_replaces_that_of_the_base_model(prefix: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("family", "prefix"), [("flux", ""), ("chroma", ""), ("wan", ""), ("qwen_image", ""), ("qwen_image", "model.diffusion_model.")]
+    ("family", "prefix"),
+    [("flux", ""), ("chroma", ""), ("wan", ""), ("qwen_image", ""), ("qwen_image", "model.diffusion_model."), ("qwen_image_21", "")],
 )
 def test_a_transformer_in_one_file_with_the_names_of_diffusers_is_loaded(family: str, prefix: str, tmp_path: Path) -> None:
     (weights,) = (tiny_model(family) / "transformer").glob("*.safetensors")

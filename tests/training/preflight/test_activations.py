@@ -43,12 +43,14 @@ def test_the_estimate_counts_for_each_layer_the_tokens_that_it_sees() -> None:
 
 
 def test_samples_that_pass_alone_recompute_a_block_of_one_at_a_time() -> None:
-    together, alone = (Tokens(image=40, prompt=16, passes=passes) for passes in (1, 4))
-    recomputed = [kept_numbers(SHAPES, tokens, options_with(gradient_checkpointing=True), PIXART) for tokens in (together, alone)]
-    assert recomputed[1].block == pytest.approx(recomputed[0].block / 4, abs=3)
-    saved, around = recomputed[0].block * 3 / 4, kept(alone) - kept(together)
-    assert around == pytest.approx(AROUND * 3 / 4 * 8 * 56, abs=3), "what each pass keeps around its blocks"
-    assert recomputed[0].total - recomputed[1].total == pytest.approx(saved - around, abs=6)
+    options = options_with(gradient_checkpointing=True)
+    together, alone = (kept_numbers(SHAPES, Tokens(image=40, prompt=16, passes=passes), options, PIXART) for passes in (1, 4))
+    around = AROUND * 3 / 4 * 8 * 56  # what three more passes keep around their blocks of width 8
+    assert alone.total == pytest.approx(together.total - 3 / 4 * together.block + around, abs=6)
+    last = together.block / 4
+    assert alone.block == pytest.approx(last + 3 / 4 * (alone.total - last), abs=6), "three samples wait when all gradients exist"
+    plain = [kept(Tokens(image=40, prompt=16, passes=passes)) for passes in (1, 4)]
+    assert plain[1] - plain[0] == pytest.approx(around, abs=3), "without checkpoints each keeps everything"
 
 
 def test_a_family_multiplies_the_estimate_by_its_share() -> None:

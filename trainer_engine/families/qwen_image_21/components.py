@@ -1,4 +1,4 @@
-"""Finds and loads the components of a Qwen-Image 2.1 pipeline."""
+"""Finds and loads the components of a Qwen-Image 2.1 pipeline, whose images have a fourth channel for opacity."""
 
 from __future__ import annotations
 
@@ -10,16 +10,38 @@ import torch
 from diffusers import AutoencoderKLQwenImage21, QwenImage21Transformer2DModel
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21AttnProcessor
+from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3VLForConditionalGeneration, Qwen3VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.families.common.autoencoder import FrameAutoencoder
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.qwen_image_21.spec import SPEC
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
+
+OPAQUE = 255
+"""Value of the fourth channel where an image hides what is behind it."""
+
+
+class RgbaAutoencoder(FrameAutoencoder):
+    """Takes every image as opaque, and decodes opacity with colours."""
+
+    def _encoded(self, vae: Any, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, h, w)."""
+        return super()._encoded(vae, torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1))
+
+    def _unscaled(self, vae: Any, latents: Tensor) -> Tensor:
+        mean, deviation = self._statistics(vae, latents)
+        return latents * deviation + mean
+
+    def picture(self, latents: Tensor) -> Image.Image:
+        """The image, without its fourth channel if nothing of it is transparent. Raises ImageNotFinite."""
+        image = super().picture(latents)
+        return image.convert("RGB") if image.mode == "RGBA" and image.getchannel("A").getextrema() == (OPAQUE, OPAQUE) else image
 
 
 class ChosenAttention(QwenImage21AttnProcessor):  # type: ignore[misc]  # mypy does not read diffusers' types

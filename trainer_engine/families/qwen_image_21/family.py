@@ -18,8 +18,7 @@ from trainer_engine.families.common.chat_prompts import ChatFamily
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.qwen_image_21.autoencoder import RgbaAutoencoder
-from trainer_engine.families.qwen_image_21.components import QwenImage21Components
+from trainer_engine.families.qwen_image_21.components import QwenImage21Components, RgbaAutoencoder
 from trainer_engine.families.qwen_image_21.pipeline import EmbeddedPipeline, image_of, shapes_of, tokens_of
 from trainer_engine.families.qwen_image_21.prompts import PromptEncoder
 from trainer_engine.families.qwen_image_21.spec import DISTILLED, SPEC, TURBO_SIGMAS

@@ -18,8 +18,9 @@ from torch.nn.functional import mse_loss
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, options_with, tiny_model
 from tests.helpers.pictures import levels_apart
+from tests.helpers.tiny_run import run_of_ranks
 from tests.trainer_engine.config.test_controlnet import codes, problems_of
-from tests.trainer_engine.families.controlnet.runs import controlled_run
+from tests.trainer_engine.families.controlnet.runs import controlled_datasets, controlled_run
 from tests.trainer_engine.families.controlnet.test_unets import awake
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.families import specs
@@ -246,3 +247,15 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Pa
     assert isinstance(found["pipeline"], StableDiffusion3ControlNetPipeline)
     given: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2}
     assert found["pipeline"]("a cat", control_image=Image.new("RGB", (64, 64)), **given).images[0].size == (64, 64)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
+    quiet: dict[str, Any] = {"max_train_steps": 2, "caption_dropout_probability": 0.0, "learning_rate": 1e-3, "lr_warmup_steps": 0}
+    alone = controlled_run(tmp_path / "alone", "sd3", **quiet, train_batch_size=2)
+    place, model = tmp_path / "shared", {"model_family": "sd3", "model": str(tiny_model("sd3")), "controlnet": True}
+    run = run_of_ranks(place, datasets=controlled_datasets(place), **model, **quiet)
+    result, wanted = (load_file(one.output_dir / "controlnet" / WEIGHTS) for one in (run, alone))
+    assert result.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(result[key], tensor, rtol=1e-3, atol=1e-5)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage21, QwenImage21Pipeline, QwenImage21Transformer2DModel
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -266,6 +267,17 @@ def test_the_schedule_bends_with_the_size_of_the_image_as_in_the_pipeline() -> N
     assert shifts == pytest.approx([np.exp(0.5), np.exp(0.5 + 0.4 * (4096 - 256) / (8192 - 256))])
 
 
+def test_a_file_of_comfyui_with_joined_layers_is_loaded(tmp_path: Path) -> None:
+    weights = load_file(tiny_model(NAME) / "transformer" / "diffusion_pytorch_model.safetensors")
+    joined = {key: tensor + 1 for key, tensor in weights.items() if "gate_layer" not in key and ".img_mlp.proj" not in key}
+    for key in (key for key in weights if "gate_layer" in key):
+        both = [weights[name] + 1 for name in (key, key.replace("gate_layer", "proj"))]
+        joined[key.replace("gate_layer", "gate_up")] = torch.cat(both)
+    save_file({f"model.diffusion_model.{key}": tensor for key, tensor in joined.items()}, tmp_path / "network.safetensors")
+    ours = tiny_qwen(pretrained_transformer_model_name_or_path=str(tmp_path / "network.safetensors")).load_network().state_dict()
+    assert ours.keys() == weights.keys() and all(torch.equal(ours[name], tensor + 1) for name, tensor in weights.items())
+
+
 @pytest.mark.parametrize("alias", ["qwen_image_21", "Qwen-Image-2.1", "qwen_image_2_1", "qwenimage21"])
 def test_the_family_is_found_by_the_names_that_people_write(alias: str) -> None:
     assert find_spec(alias) is SPEC
@@ -278,6 +290,16 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Pa
     if model_type == "full":
         pipeline = pipeline_in(straight.output_dir / "pipeline")
         assert pipeline("a cat", height=32, width=32, num_inference_steps=2).images[0].size == (32, 32)
+
+
+def test_validation_images_and_previews_may_be_transparent(tmp_path: Path) -> None:
+    shown: dict[str, Any] = {"validation_step_interval": 1, "validation_prompt": "a red circle", "validation_num_inference_steps": 2}
+    shown |= {"validation_disable": False, "validation_resolution": "64x96", "validation_preview": True, "max_train_steps": 1}
+    for format, mode in (("png", "RGBA"), ("jpeg", "RGB")):
+        chosen = {**shown, "validation_image_format": format, "output_dir": str(tmp_path / format)}
+        run = train_here(tmp_path, model_family=NAME, model=str(tiny_model(NAME)), model_type="full", **chosen)
+        images = [Image.open(path) for path in (run.output_dir / "validation_images").glob("*.*")]
+        assert {(image.size, image.mode) for image in images} == {((64, 96), mode)}
 
 
 def test_an_adapter_in_the_keys_of_comfyui_names_layers_of_its_network_and_loads_in_diffusers(tmp_path: Path, theirs: Any) -> None:

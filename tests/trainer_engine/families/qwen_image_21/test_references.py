@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.helpers.models import fixed, tiny_model
 from tests.helpers.pictures import generate_images
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.families.qwen_image_21.models import NAME, SIGMAS, picture, pipeline_in, pixels_of, tiny_qwen
+from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.qwen_image_21.spec import SPEC
@@ -171,3 +173,27 @@ def test_references_are_taken_and_not_needed(tmp_path: Path) -> None:
     for sets in (datasets(tmp_path), datasets(tmp_path)[2:] + [{**datasets(tmp_path)[0], "conditioning_data": []}]):
         found = checked(tmp_path, datasets=sets, model_family=NAME, model=str(tiny_model(NAME)), resolution=64)
         assert not found.errors, [str(problem) for problem in found.errors]
+
+
+def test_validate_names_what_to_train_in_place_of_distilled_weights(tmp_path: Path) -> None:
+    folders = {flavour: tiny_model(NAME, flavour=flavour) for flavour in SPEC.flavours}
+    for flavour, folder, reason in (
+        ("v2.1", folders["v2.1"], ""),
+        ("v2.1-turbo", folders["v2.1"], "the flavour v2.1-turbo"),
+        ("v2.1", folders["v2.1-turbo"], "sample_sigmas"),
+    ):
+        found = checked(tmp_path, model_family=NAME, model_flavour=flavour, model=str(folder), resolution=64)
+        named = [problem for problem in found.problems if problem.code == "distilled_weights"]
+        assert len(named) == bool(reason) and not found.errors
+        assert all(reason in problem.message and SPEC.flavours["v2.1"] in problem.hint for problem in named)
+
+
+def test_a_pipeline_folder_without_its_processor_is_named(tmp_path: Path) -> None:
+    shutil.copytree(tiny_model(NAME), tmp_path / "model", ignore=shutil.ignore_patterns("processor"))
+    with pytest.raises(ModelUnavailable, match="no folder processor"):
+        tiny_qwen(pretrained_model_name_or_path=str(tmp_path / "model")).encode_prompts(["a"])
+
+
+def test_validate_refuses_image_sizes_that_are_no_multiple_of_two_tokens(tmp_path: Path) -> None:
+    found = checked(tmp_path, model_family=NAME, model=str(tiny_model(NAME)), resolution=64, validation_resolution="80x96")
+    assert [(problem.option, problem.code) for problem in found.errors] == [("validation_resolution", "not_for_family")]

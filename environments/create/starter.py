@@ -16,10 +16,6 @@ from trainer_engine.config.options import REGISTRY
 LENGTH = MappingProxyType({"max_train_steps": 1000, "num_train_epochs": 0, "train_batch_size": 1})
 """A run that is long enough to show an effect, in steps, so that its length does not depend on the number of images."""
 LEARNING_RATES = MappingProxyType({"lora": 1e-4, "full": 1e-5})
-"""``model_type`` -> what a small set of images is usually learned with."""
-
-
-LEARNING_RATES = MappingProxyType({"lora": 1e-4, "full": 1e-5})
 """An adapter starts from nothing and learns at a higher rate than weights that are trained already."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.bench.gpu_device import Work
-from tests.bench.networks import DENOISING, TIMESTEPS, Architecture, Network, make_network
+from tests.bench.networks import TIMESTEPS, Architecture, Network, make_network
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
@@ -78,7 +78,9 @@ def make_batch(network: Network, architecture: Architecture, setting: Setting, s
     """One batch, as the engine's loader hands it over."""
     dice = torch.Generator().manual_seed(seed)
     size, shape = setting.batch_size, (setting.batch_size, *network.latent_shape(setting.latent_edge))
-    prompts = {name: torch.randn(size, *each, generator=dice) for name, each in network.text(architecture).items()}
+    texts = network.text(architecture)
+    prompts = {name: torch.randn(size, *each, generator=dice) for name, each in texts.items()}
+    prompts |= {name: torch.ones(size, *each, dtype=torch.int64) for name, each in texts.items() if name == "mask"}
     if network.is_ragged:
         prompts = {f"{name}.{row}": one for name, rows in prompts.items() for row, one in enumerate(rows)}
     pixels = 8.0 * setting.latent_edge
@@ -138,7 +140,7 @@ def engine_steps(network: Network, architecture: Architecture, setting: Setting)
 
 def bare_loss(network: Network, batch: Batch, call: Callable[..., Any], dtype: torch.dtype) -> Callable[[], Tensor]:
     """The mean squared error of a batch on its device, computed by the network and its published equations alone."""
-    alphas = DDPMScheduler(**DENOISING).alphas_cumprod.to(batch.latents.device)
+    alphas = DDPMScheduler(**({} if network.is_flow else network.schedule)).alphas_cumprod.to(batch.latents.device)
     shape = (-1,) + (1,) * (batch.latents.dim() - 1)
 
     def loss() -> Tensor:

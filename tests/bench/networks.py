@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from diffusers import (
     Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -37,6 +39,8 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         SD3Transformer2DModel: 16,
         Flux2Transformer2DModel: 128,
         QwenImageTransformer2DModel: 16,
+        FluxTransformer2DModel: 16,
+        PixArtTransformer2DModel: 4,
     }
 )
 

@@ -1,0 +1,195 @@
+"""The architecture of every flavour, as the configurations of the published repositories state it.
+
+Facts of ``config.json`` of each repository; what a repository leaves out is the default of the class in diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel
+from torch import Tensor
+
+from tests.bench.gpu_flux import FLUX as FLUX_DEV
+from tests.bench.gpu_pixart import NOISE, PIXART_900M
+from tests.bench.networks import (
+    CLIP_TOKENS,
+    DENOISING,
+    FLUX2,
+    LONG_TOKENS,
+    QWEN_IMAGE,
+    SD1X,
+    SD3,
+    SDXL,
+    SHIFTED,
+    WAN,
+    Z_IMAGE,
+    Architecture,
+    Network,
+    call_unet,
+    make_network,
+)
+from trainer_engine.batches.batch import Batch
+from trainer_engine.config.families import specs
+
+PIXART_TOKENS = 300
+
+
+def call_flux(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    count, channels, height, width = noisy.shape
+    squares = noisy.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    embeds = batch.prompts["embeds"]
+    output: Tensor = network(
+        hidden_states=squares.reshape(count, -1, 4 * channels),
+        timestep=batch.timesteps,
+        guidance=torch.ones_like(batch.timesteps),
+        pooled_projections=batch.prompts["pooled"],
+        encoder_hidden_states=embeds,
+        txt_ids=torch.zeros(embeds.shape[1], 3),
+        img_ids=positions(height // 2, width // 2),
+        return_dict=False,
+    )[0]
+    return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+
+
+@cache
+def positions(height: int, width: int) -> Tensor:
+    """(height x width, 3) positions of Flux.1."""
+    return torch.cartesian_prod(torch.zeros(1), torch.arange(height), torch.arange(width))
+
+
+def call_pixart(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    output: Tensor = network(
+        noisy,
+        encoder_hidden_states=batch.prompts["embeds"],
+        encoder_attention_mask=batch.prompts["mask"],
+        timestep=batch.timesteps,
+        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+        return_dict=False,
+    )[0]
+    return output[:, : noisy.shape[1]]
+
+
+SD2X = Network(
+    family="sd2x",
+    title="Stable Diffusion 2",
+    make=UNet2DConditionModel,
+    architecture=MappingProxyType(
+        {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
+    ),
+    narrow=MappingProxyType(
+        {"block_out_channels": (8, 16, 32, 32), "norm_num_groups": 4, "cross_attention_dim": 16, "attention_head_dim": (1, 2, 4, 4)}
+    ),
+    schedule=MappingProxyType({**DENOISING, "prediction_type": "epsilon"}),
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["cross_attention_dim"])},
+    call=call_unet,
+)
+FLUX = Network(
+    family="flux",
+    title="Flux.1",
+    make=FluxTransformer2DModel,
+    architecture=FLUX_DEV,
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "axes_dims_rope": (4, 6, 6),
+            "joint_attention_dim": 16,
+            "pooled_projection_dim": 16,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {
+        "embeds": (LONG_TOKENS, architecture["joint_attention_dim"]),
+        "pooled": (architecture["pooled_projection_dim"],),
+        "mask": (LONG_TOKENS,),
+    },
+    call=call_flux,
+)
+PIXART = Network(
+    family="pixart_sigma",
+    title="PixArt Sigma 900M",
+    make=PixArtTransformer2DModel,
+    architecture=PIXART_900M,
+    narrow=MappingProxyType({"num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16, "caption_channels": 16}),
+    schedule=MappingProxyType(NOISE),
+    text=lambda architecture: {"embeds": (PIXART_TOKENS, architecture["caption_channels"]), "mask": (PIXART_TOKENS,)},
+    call=call_pixart,
+)
+NETWORKS: Mapping[str, Network] = MappingProxyType(
+    {one.family: one for one in (FLUX, FLUX2, PIXART, QWEN_IMAGE, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE)}
+)
+"""The network of every family, with the architecture of its default flavour."""
+PIXART_600M = MappingProxyType({"num_layers": 28})
+REFINER = MappingProxyType(
+    {
+        "block_out_channels": (384, 768, 1536, 1536),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": 4,
+        "attention_head_dim": (6, 12, 24, 24),
+        "cross_attention_dim": 1280,
+        "projection_class_embeddings_input_dim": 2560,
+    }
+)
+WAN_14B = MappingProxyType({"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13_824})
+WAN_I2V = MappingProxyType({**WAN_14B, "in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120})
+KLEIN_4B = MappingProxyType({"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7_680})
+WITHOUT_GUIDANCE = MappingProxyType({"guidance_embeds": False})
+OTHERS: Mapping[str, Mapping[str, Architecture]] = MappingProxyType(
+    {
+        "flux": dict.fromkeys(("schnell", "libreflux"), WITHOUT_GUIDANCE),
+        "flux2": {
+            "dev": {
+                "num_layers": 8,
+                "num_single_layers": 48,
+                "num_attention_heads": 48,
+                "joint_attention_dim": 15_360,
+                "guidance_embeds": True,
+            },
+            **dict.fromkeys(("klein-4b", "klein-4b-distilled"), KLEIN_4B),
+        },
+        "pixart_sigma": {
+            "600M-512": {**PIXART_600M, "sample_size": 64},
+            "600M-1024": PIXART_600M,
+            "600M-2048": {**PIXART_600M, "sample_size": 256},
+        },
+        "qwen_image": {"edit-v3": {"zero_cond_t": True}},
+        "sd3": {
+            "large": {
+                "num_layers": 38,
+                "num_attention_heads": 38,
+                "caption_projection_dim": 2432,
+                "pos_embed_max_size": 192,
+                "dual_attention_layers": (),
+            }
+        },
+        "sdxl": dict.fromkeys(("refiner-1.0", "refiner-0.9"), REFINER),
+        "wan": {"t2v-480p-14b-2.1": WAN_14B, **dict.fromkeys(("i2v-14b-2.1", "i2v-14b-2.1-720p"), WAN_I2V)},
+    }
+)
+"""Family -> flavour -> what differs from the default flavour's architecture."""
+
+
+def architecture_of(family: str, flavour: str) -> Architecture:
+    """The arguments of the network's class."""
+    return {**NETWORKS[family].architecture, **OTHERS.get(family, {}).get(flavour, {})}
+
+
+def published() -> Iterator[tuple[str, str]]:
+    """(Family, flavour) of each different architecture, the family's default first."""
+    for family, spec in specs().items():
+        others = [flavour for flavour in spec.flavours if flavour in OTHERS.get(family, {})]
+        first = {repr(sorted(architecture_of(family, flavour).items())): flavour for flavour in reversed(others)}
+        yield family, spec.default_flavour
+        yield from ((family, flavour) for flavour in others if flavour in first.values())
+
+
+@cache
+def published_network(family: str, flavour: str) -> torch.nn.Module:
+    """The network at its real size, on the meta device."""
+    return make_network(NETWORKS[family], architecture_of(family, flavour), torch.device("meta"), torch.bfloat16)

@@ -21,6 +21,7 @@ from trainer_engine.checkpointing.snapshot import Copy, as_it_is
 from trainer_engine.config.adapters.file_header import UnusableAdapter, find_adapter, open_adapter, refuse_not_finite
 from trainer_engine.config.adapters.fit import FittingAdapter, WantedAdapter, fit
 from trainer_engine.config.adapters.keys import METADATA_KEY
+from trainer_engine.config.adapters.other_names import ModuleKeys
 from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.contract.atomic import means_full, write_atomically
 from trainer_engine.contract.checkpoint_files import EXACT_FILE
@@ -47,8 +48,8 @@ class AddedAdapter(Trainable):
         self.unsharded = self.parameters
         self.key_prefixes: Mapping[str, str] | None = None
         """``key_prefixes`` of the family; None for those that are known."""
-        self.comfyui_prefixes: Mapping[str, str] = {}
-        """``comfyui_prefixes`` of the family for a result with the keys of ComfyUI; else empty."""
+        self.comfyui_keys: Mapping[str, ModuleKeys] = {}
+        """``comfyui_keys`` of the family for a result with the keys of ComfyUI; else empty."""
         self.widened = ""
         """Name of the layer that ``control`` widened; empty in other runs."""
         self.describe: Callable[[int, Path], str] | None = None
@@ -137,20 +138,22 @@ class AddedAdapter(Trainable):
         folder = output_dir / AVERAGED if averaged else output_dir
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self.tensors()
-        if self.comfyui_prefixes:
+        if self.comfyui_keys:
             names = (name for name, _ in self.network.named_modules())
             adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE, self.key_prefixes)
-            tensors = to_comfyui(adapter, self.comfyui_prefixes, widened=self.widened)
-        self._write(folder, tensors, {"global_step": str(step), **comment_header(self.comment())})
+            tensors = to_comfyui(adapter, self.comfyui_keys, widened=self.widened)
+        more = {"global_step": str(step), **comment_header(self.comment())}
+        self._write(folder, tensors, more, states_scale=not self.comfyui_keys)
         if self.write_below is not None:
             self.write_below(folder / FOLDER)
             write_comment(folder / FOLDER, self.comment())
         if self.describe is not None and not averaged:
             write_atomically(folder / "README.md", self.describe(step, output_dir).encode())
 
-    def _write(self, folder: Path, tensors: dict[str, Tensor], more: dict[str, str]) -> None:
+    def _write(self, folder: Path, tensors: dict[str, Tensor], more: dict[str, str], *, states_scale: bool = True) -> None:
+        """``states_scale``: whether the header may say how much the tensors count; those for ComfyUI have it in themselves."""
         header = {"format": "pt", **self.facts, **self.metadata(), **more}
-        if any(key.endswith(".alpha") for key in tensors):
+        if not states_scale or any(key.endswith(".alpha") for key in tensors):
             header.pop(METADATA_KEY, None)
         content = adapter_bytes(tensors, header)
         try:

@@ -72,7 +72,7 @@ def _make_adapter(family: Family) -> AddedAdapter:
         adapter.train_below(family.spec.steers.new_layers, lambda folder: write_controlnet(family, folder, without_adapter(network)))
     family.place_network(network)
     if options.adapter.lora_format == "comfyui":
-        adapter.comfyui_prefixes = family.spec.comfyui_prefixes
+        adapter.comfyui_keys = family.spec.comfyui_keys
     adapter.widened = family.spec.widened.input_layer if family.spec.widened else ""
     adapter.key_prefixes = family.spec.key_prefixes
     adapter.describe = lambda step, folder: adapter_card(family, facts["base_model"], step, folder, adapter.multiplier)

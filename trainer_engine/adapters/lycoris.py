@@ -129,8 +129,8 @@ class LycorisAdapter(AddedAdapter):
                 found |= {f"{lora.lora_name}.down_list.{index}": down, f"{lora.lora_name}.up_list.{index}": up}
         return found
 
-    def _write(self, folder: Path, tensors: dict[str, Tensor], more: dict[str, str]) -> None:
-        super()._write(folder, tensors, more)
+    def _write(self, folder: Path, tensors: dict[str, Tensor], more: dict[str, str], *, states_scale: bool = True) -> None:
+        super()._write(folder, tensors, more, states_scale=states_scale)
         write_atomically(folder / LYCORIS_FILE, (json.dumps(dict(self.config.document), indent=2) + "\n").encode())
 
     @contextmanager

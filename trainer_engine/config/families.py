@@ -9,6 +9,7 @@ from functools import cache
 from types import MappingProxyType
 
 from trainer_engine import families
+from trainer_engine.config.adapters.other_names import Renaming
 from trainer_engine.config.family_parts import OTHER_PREFIXES
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.json_fields import folded
@@ -33,6 +34,12 @@ def known_key_prefixes() -> Mapping[str, str]:
     """``FamilySpec.key_prefixes`` of all families with one trained component together, for files of an unknown family."""
     alone = (spec.key_prefixes for spec in specs().values() if len(spec.trained) == 1)
     return MappingProxyType({prefix: "" for prefixes in alone for prefix in prefixes} | dict.fromkeys(OTHER_PREFIXES, ""))
+
+
+@cache
+def known_other_names() -> Renaming:
+    """``comfyui_names`` of the trained components of all families."""
+    return tuple(pair for spec in specs().values() for component in spec.trained.values() for pair in component.comfyui_names)
 
 
 @cache

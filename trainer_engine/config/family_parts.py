@@ -8,6 +8,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.adapters.other_names import Renaming
 from trainer_engine.config.family_costs import AutoencoderFacts, TextEncoderFacts
 
 IMAGES = "image"
@@ -38,6 +39,10 @@ class Component:
     comfyui_prefix: str = "diffusion_model."
     """Prefix of its keys in the adapter files of ComfyUI. One that ends with an underscore is kohya's: the dots of a module's name become
     underscores, and the matrices of a LoRA are called ``lora_down`` and ``lora_up``."""
+    comfyui_names: Renaming = ()
+    """Modules that ComfyUI knows only by the names of the original code. Adapter files with these names are read as well."""
+    comfyui_takes_alpha: bool = True
+    """Whether diffusers loads an adapter file with ComfyUI's keys although it states ``alpha``; otherwise the scale is worked into it."""
     lora_targets: tuple[str, ...] = ()
     """Endings of the module names that a standard adapter is put on; empty for those that the family's options choose."""
     file_prefix: str = ""

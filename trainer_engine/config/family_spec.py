@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.adapters.other_names import ModuleKeys
 from trainer_engine.config.control import ControlSpec
 from trainer_engine.config.controlnet import FOLDER, NAME, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
@@ -237,6 +238,14 @@ class FamilySpec:
     def comfyui_prefixes(self) -> Mapping[str, str]:
         """Prefix of module names in the network of a run -> prefix of their keys in the files of ComfyUI."""
         return {self.module_prefix(name): _comfyui_prefix(component) for name, component in self.trained.items()}
+
+    @property
+    def comfyui_keys(self) -> Mapping[str, ModuleKeys]:
+        """Prefix of module names in the network of a run -> how the files of ComfyUI name the modules behind it."""
+        return {
+            self.module_prefix(name): ModuleKeys(_comfyui_prefix(one), one.comfyui_names, one.comfyui_takes_alpha)
+            for name, one in self.trained.items()
+        }
 
     @property
     def key_prefixes(self) -> Mapping[str, str]:

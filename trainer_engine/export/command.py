@@ -79,7 +79,7 @@ def export(request: ExportRequest) -> list[str]:
         if control and not control.in_comfyui:
             raise ModelUnavailable(f"ComfyUI does not generate with {family.spec.title} and a control image.", hint="use --to merged")
         stated = {key: value for key, value in metadata.items() if key != METADATA_KEY}  # the tensors have their alphas
-        _write(request.output, to_comfyui(adapter, family.spec.comfyui_prefixes, widened=control.input_layer if control else ""), stated)
+        _write(request.output, to_comfyui(adapter, family.spec.comfyui_keys, widened=control.input_layer if control else ""), stated)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
     state_dicts = to_diffusers(adapter, family.spec.diffusers_prefixes)
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]

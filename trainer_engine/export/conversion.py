@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from trainer_engine.config.adapters.keys import RESHAPED
+from trainer_engine.config.adapters.other_names import ModuleKeys
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.export.adapter_file import AdapterTensors, kind_of
 
 DORA = ("dora_scale", "lora_magnitude_vector")
 DOWN, UP = ("lora_A.weight", "lora_down.weight"), ("lora_B.weight", "lora_up.weight")
-KOHYA_PARTS: Mapping[str, str] = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
-"""Names of the matrices of a LoRA in files whose keys have kohya's prefix."""
 Tensors = Mapping[str, Tensor]
 
 
@@ -26,33 +25,33 @@ def to_diffusers(adapter: AdapterTensors, prefixes: Mapping[str, str]) -> list[d
     The scale alpha / rank is worked into the weights. LoHa becomes a LoRA. diffusers takes one Kronecker factor a file, so that a LoKr
     with several becomes several files, to be loaded side by side. Raises ModelUnavailable for what diffusers cannot hold.
     """
+    keys = {component: ModuleKeys(prefix) for component, prefix in prefixes.items()}
     if any(part in tensors for tensors in adapter.modules.values() for part in DORA):
         raise _cannot("weight-decomposed adapters (DoRA)", "diffusers leaves their magnitudes out")
     if adapter.kind == "lokr":
         return [
-            _named(prefixes, group)
-            for group in by_factor({name: scaled_lokr(t, adapter.multiplier) for name, t in adapter.modules.items()})
+            _named(keys, group) for group in by_factor({name: scaled_lokr(t, adapter.multiplier) for name, t in adapter.modules.items()})
         ]
     if adapter.kind not in ("lora", "loha"):
         raise _cannot("adapters of this algorithm", "diffusers has no code for them")
     make = _lora_of_loha if adapter.kind == "loha" else _scaled_lora
-    return [_named(prefixes, {name: make(adapter, name, tensors) for name, tensors in adapter.modules.items()})]
+    return [_named(keys, {name: make(adapter, name, tensors) for name, tensors in adapter.modules.items()})]
 
 
-def to_comfyui(adapter: AdapterTensors, prefixes: Mapping[str, str], *, widened: str = "") -> dict[str, Tensor]:
-    """One state dict with an ``alpha`` for each module. ``prefixes`` are the ``comfyui_prefixes`` of the family.
+def to_comfyui(adapter: AdapterTensors, keys: Mapping[str, ModuleKeys], *, widened: str = "") -> dict[str, Tensor]:
+    """One state dict with an ``alpha`` for each module that takes one. ``keys`` are the ``comfyui_keys`` of the family.
 
     ``widened``: the layer that ``control`` widened, of which ComfyUI is given the new shape. Raises ModelUnavailable for an algorithm that
     ComfyUI has no code for.
     """
-    modules = {name: _for_comfyui(adapter, name, tensors) for name, tensors in adapter.modules.items()}
+    modules = {name: _for_comfyui(adapter, name, tensors, keys[_component(name, keys)]) for name, tensors in adapter.modules.items()}
     if widened in modules:
         down, up = (modules[widened][part] for part in ("lora_A.weight", "lora_B.weight"))
         modules[widened][RESHAPED] = torch.tensor([up.shape[0], down.shape[1]])
-    return _named(prefixes, modules)
+    return _named(keys, modules)
 
 
-def _for_comfyui(adapter: AdapterTensors, name: str, tensors: Tensors) -> dict[str, Tensor]:
+def _for_comfyui(adapter: AdapterTensors, name: str, tensors: Tensors, keys: ModuleKeys) -> dict[str, Tensor]:
     """Each module by its own algorithm: one file may hold several."""
     kind = kind_of(tensors)
     if kind == "other":
@@ -61,6 +60,8 @@ def _for_comfyui(adapter: AdapterTensors, name: str, tensors: Tensors) -> dict[s
         return _times(tensors, adapter.multiplier)
     down, up, alpha = lora_parts(adapter, name, tensors)
     module = {"lora_A.weight": down, "lora_B.weight": up, "alpha": torch.tensor(alpha)}
+    if not keys.takes_alpha:
+        module = _scaled_lora(adapter, name, tensors)
     for magnitudes in (tensors[part] for part in DORA if part in tensors):
         module["dora_scale"] = magnitudes.reshape(-1, 1)
     return module
@@ -145,15 +146,18 @@ def _fits(tensors: Tensors, factor: int) -> bool:
     return all(tuple(factorization(pair[0] * pair[1], factor)) == pair for pair in _split_of(tensors))
 
 
-def _named(prefixes: Mapping[str, str], modules: Mapping[str, Tensors]) -> dict[str, Tensor]:
-    def key(name: str, part: str) -> str:
-        component = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len)
-        prefix, local_name = prefixes[component], name.removeprefix(component)
-        if prefix.endswith("_"):
-            return f"{prefix}{local_name.replace('.', '_')}.{KOHYA_PARTS.get(part, part)}"
-        return f"{prefix}{local_name}.{part}"
+def _component(name: str, prefixes: Iterable[str]) -> str:
+    """The one of the ``prefixes`` of components that a module's name begins with."""
+    return max((prefix for prefix in prefixes if name.startswith(prefix)), key=len)
 
-    return {key(name, part): tensor.contiguous() for name, tensors in modules.items() for part, tensor in tensors.items()}
+
+def _named(keys: Mapping[str, ModuleKeys], modules: Mapping[str, Tensors]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, tensors in modules.items():
+        component = _component(name, keys)
+        local_name = name.removeprefix(component)
+        found |= {keys[component].key(local_name, part): tensor.contiguous() for part, tensor in tensors.items()}
+    return found
 
 
 def _cannot(what: str, why: str) -> ModelUnavailable:

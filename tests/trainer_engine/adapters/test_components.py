@@ -136,7 +136,7 @@ def test_exports_keep_both_prefixes_and_merging_gives_the_same_answer(trained: L
     adapter = read_adapter(tmp_path / ADAPTER_FILE, names, spec.key_prefixes)
     (diffusers,) = to_diffusers(adapter, spec.diffusers_prefixes)
     assert {key.rpartition(".lora_")[0] for key in diffusers} == {"transformer.block.to_q", "te.block.fc1"}
-    comfyui = to_comfyui(adapter, spec.comfyui_prefixes)
+    comfyui = to_comfyui(adapter, spec.comfyui_keys)
     assert {"diffusion_model.block.to_q.alpha", "text_encoders.block.fc1.alpha"} <= set(comfyui)
     assert comfyui["text_encoders.block.fc1.alpha"].item() == 3.0
     network.load_state_dict(merged_weights(network, adapter), strict=False)

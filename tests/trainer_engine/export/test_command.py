@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.config.adapters.keys import split_key
+from trainer_engine.config.adapters.other_names import ModuleKeys
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.export.__main__ import main
 from trainer_engine.export.adapter_file import read_adapter
@@ -28,6 +29,7 @@ from trainer_engine.export.merging import merged_weights
 from trainer_engine.families.inputs import StepInputs
 
 PREFIXES = {"": "transformer."}
+KEYS = {"": ModuleKeys("transformer.")}
 METADATA = {"model_family": "pixart_sigma", "base_model": str(tiny_pixart())}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "lora": {"algo": "lora"},
@@ -126,7 +128,7 @@ def test_the_files_own_multiplier_counts_in_every_form(name: str, tmp_path: Path
     scaled = [key for key in plain if not torch.equal(plain[key], halved[key])]
     assert len(scaled) == len(whole.modules)
     assert all(torch.allclose(halved[key], plain[key] / 2) for key in scaled)
-    first, second = to_comfyui(whole, {"": "t."}), to_comfyui(half, {"": "t."})
+    first, second = to_comfyui(whole, {"": ModuleKeys("t.")}), to_comfyui(half, {"": ModuleKeys("t.")})
     changed = [key for key in first if not torch.equal(first[key], second[key])]
     assert len(changed) == len(whole.modules)
     assert all(torch.allclose(second[key], first[key] / 2) for key in changed)
@@ -189,7 +191,7 @@ def test_an_algorithm_that_diffusers_cannot_hold_is_refused(name: str, tmp_path:
 def test_loras_for_comfyui_carry_their_alpha(name: str, tmp_path: Path) -> None:
     path, _ = MAKERS[name](tmp_path)
     adapter = read_adapter(path, module_names())
-    tensors = to_comfyui(adapter, PREFIXES)
+    tensors = to_comfyui(adapter, KEYS)
     names = {split_key(key)[0] for key in tensors}
     assert names == set(adapter.modules)
     assert all(key.startswith("transformer.") for key in tensors)
@@ -201,9 +203,22 @@ def test_loras_for_comfyui_carry_their_alpha(name: str, tmp_path: Path) -> None:
         assert torch.allclose(change * alpha / 2, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["lora", "peft", "peft dora"])
+def test_a_file_that_takes_no_alpha_has_the_scale_in_its_weights(name: str, tmp_path: Path) -> None:
+    path, _ = MAKERS[name](tmp_path)
+    adapter = read_adapter(path, module_names())
+    stated, worked_in = to_comfyui(adapter, KEYS), to_comfyui(adapter, {"": ModuleKeys("transformer.", takes_alpha=False)})
+    assert worked_in.keys() == {key for key in stated if not key.endswith(".alpha")}
+    for key, up in ((key, up) for key, up in stated.items() if key.endswith(".lora_B.weight")):
+        alpha = stated[key.replace("lora_B.weight", "alpha")].item()
+        assert alpha != 2 and torch.allclose(worked_in[key], up * (alpha / 2))
+        down = key.replace("lora_B", "lora_A")
+        assert torch.equal(worked_in[down], stated[down])
+
+
 def test_other_algorithms_keep_their_tensors_for_comfyui(tmp_path: Path) -> None:
     path, _ = lycoris_file(tmp_path, algo="lokr", factor=4)
-    tensors, theirs = to_comfyui(read_adapter(path, module_names()), PREFIXES), load_file(path)
+    tensors, theirs = to_comfyui(read_adapter(path, module_names()), KEYS), load_file(path)
     assert len(tensors) == len(theirs)
     name = "transformer_blocks.0.attn1.to_q"
     assert torch.equal(tensors[f"transformer.{name}.lokr_w2_a"], theirs[f"lycoris_{name.replace('.', '_')}.lokr_w2_a"])
@@ -216,7 +231,7 @@ def test_each_algorithm_of_a_mixed_file_keeps_its_form_for_comfyui(tmp_path: Pat
     lora = read_adapter(lycoris_file(tmp_path / "b", **ALGORITHMS["lora"])[0], module_names())
     first, *others = lora.modules
     mixed = dataclasses.replace(lokr, kind="other", modules={first: lora.modules[first], **{name: lokr.modules[name] for name in others}})
-    tensors = to_comfyui(mixed, PREFIXES)
+    tensors = to_comfyui(mixed, KEYS)
     assert f"transformer.{first}.lora_A.weight" in tensors
     assert all(any(key.startswith(f"transformer.{name}.lokr_") for key in tensors) for name in others)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from trainer_engine.config.families import known_key_prefixes
+from trainer_engine.config.adapters.other_names import modules_by_other_name
+from trainer_engine.config.families import known_key_prefixes, known_other_names
 
 LYCORIS_PREFIX = "lycoris_"
 MANGLED_PREFIXES: Mapping[str, str] = dict.fromkeys((LYCORIS_PREFIX, "lora_transformer_", "lora_unet_"), "")
@@ -64,21 +65,31 @@ def adapter_config(document: Mapping[str, Any], module: str, prefixes: Mapping[s
 
 
 def keys_by_module(
-    keys: Iterable[str], module_names: Iterable[str], prefixes: Mapping[str, str] | None = None
+    keys: Collection[str], module_names: Iterable[str], prefixes: Mapping[str, str] | None = None
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
     """(module -> its parts -> their keys, keys that belong to no module). Keys of LyCORIS and kohya have lost their dots, which only the
-    names of the network's modules can give back; a name that could be two modules is none."""
+    names of the network's modules can give back; a name that could be two modules is none. The names of the original code are known too."""
     prefixes = known_key_prefixes() if prefixes is None else prefixes
-    known, flat_prefixes = set(module_names), _mangled(prefixes)
-    counted = Counter(name.replace(".", "_") for name in known)
-    mangled = {flat: name for name in known if counted[flat := name.replace(".", "_")] == 1}
+    names = {name: name for name in module_names}
+    modules, strangers = _sorted_by(keys, names, prefixes)
+    if strangers:
+        others = modules_by_other_name(names.keys(), prefixes.values(), known_other_names())
+        modules, strangers = _sorted_by(keys, {**others, **names}, prefixes)
+    return modules, strangers
+
+
+def _sorted_by(keys: Iterable[str], names: Mapping[str, str], prefixes: Mapping[str, str]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """As ``keys_by_module``. ``names``: name of a module in the file -> in the network."""
+    flat_prefixes, counted = _mangled(prefixes), Counter(name.replace(".", "_") for name in names)
+    mangled = {flat: module for name, module in names.items() if counted[flat := name.replace(".", "_")] == 1}
     modules: dict[str, dict[str, str]] = {}
     strangers: list[str] = []
     for key in keys:
         name, part = split_key(key, prefixes)
         prefix = next((prefix for prefix in flat_prefixes if key.startswith(prefix)), None)
-        module = name if prefix is None else mangled.get(flat_prefixes[prefix].replace(".", "_") + name.removeprefix(prefix))
-        if module in known and part not in modules.get(module, {}):
+        flat = flat_prefixes[prefix].replace(".", "_") + name.removeprefix(prefix) if prefix is not None else ""
+        module = names.get(name) if prefix is None else mangled.get(flat)
+        if module is not None and part not in modules.get(module, {}):
             modules.setdefault(module, {})[part] = key
         else:
             strangers.append(key)

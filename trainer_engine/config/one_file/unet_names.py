@@ -1,4 +1,4 @@
-"""Names the tensors of a UNet in the layout of its original code as diffusers does. Standard library only.
+"""Names the tensors of a UNet in the layout of its original code as diffusers does, and the other way round. Standard library only.
 
 In the original layout the blocks that go down, ``input_blocks``, and those that go up, ``output_blocks``, are numbered through all
 resolutions. Module 0 of a block is a residual block, or the convolution that halves the resolution; module 1 is attention if the block
@@ -8,7 +8,7 @@ has any; the last module of a block that doubles the resolution is a convolution
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -30,6 +30,9 @@ RESIDUAL: Mapping[str, str] = {
     "skip_connection": "conv_shortcut",
 }
 BLOCK = re.compile(r"(input_blocks|output_blocks|middle_block)\.(\d+)\.(?:(\d+)\.)?(.+)\.(weight|bias)\Z")
+MODULE = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+FIRST_RESIDUAL = re.compile(r"down_blocks\.0\.resnets\.(\d+)\.")
+SEEING = re.compile(r"up_blocks\.(\d+)\.attentions\.")
 HALVING = re.compile(r"input_blocks\.(\d+)\.0\.op\.weight\Z")
 
 
@@ -43,6 +46,42 @@ def diffusers_names(tensors: Mapping[str, Value]) -> dict[str, Value]:
     layers = _layers_per_block(tensors)
     named = {_name(key, layers): value for key, value in tensors.items()}
     return {name: value for name, value in named.items() if name}
+
+
+def original_names(modules: Collection[str]) -> dict[str, str]:
+    """Module of a UNet by its name in diffusers -> its name in the original code. Empty for other networks.
+
+    ``modules``: at least one of each residual block at full resolution, and of each block with attention.
+    """
+    found = [int(match[1]) for module in modules if (match := FIRST_RESIDUAL.match(module))]
+    if not found:
+        return {}
+    outer = {name: original for original, name in OUTER.items()}
+    seeing = {int(match[1]) for module in modules if (match := SEEING.match(module))}
+    named = {module: outer.get(module) or _original(module, max(found) + 1, seeing) for module in modules}
+    return {module: original for module, original in named.items() if original}
+
+
+def _original(module: str, layers: int, seeing: Collection[int]) -> str:
+    """The original name of one module of a block, or empty.
+
+    ``layers``: residual blocks of each resolution on the way down; ``seeing``: numbers of the blocks on the way up that have attention.
+    """
+    match = MODULE.fullmatch(module)
+    if match is None:
+        return ""
+    side, block, kind, index, rest = match[1], int(match[2] or 0), match[3], int(match[4]), match[5]
+    inner = {name: original for original, name in RESIDUAL.items()}.get(rest, rest) if kind == "resnets" else rest
+    place = 1 if kind == "attentions" else 0
+    if side == "mid":
+        return f"middle_block.{place or 2 * index}.{inner}"
+    first = block * (layers + 1) + (1 if side == "down" else 0)
+    where = "input_blocks" if side == "down" else "output_blocks"
+    if kind == "downsamplers":
+        return f"{where}.{first + layers}.0.op"
+    if kind == "upsamplers":
+        return f"{where}.{first + layers}.{2 if block in seeing else 1}.conv"
+    return f"{where}.{first + index}.{place}.{inner}"
 
 
 def _layers_per_block(keys: Iterable[str]) -> int:

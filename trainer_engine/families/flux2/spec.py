@@ -33,6 +33,14 @@ FLAVOURS = MappingProxyType(
 DISTILLED = ("klein-4b-distilled", "klein-9b-distilled")
 QWEN3_4B = TextEncoderFacts(names=("Qwen3 4B",), parameters=(3_215_021_568,), layers=28, width=7_680)
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj")
+COMFYUI_NAMES = (
+    (r"(double_stream_modulation_(?:img|txt)|single_stream_modulation)\.linear", r"\1.lin"),
+    (r"time_guidance_embed\.timestep_embedder\.linear_1", "time_in.in_layer"),
+    (r"time_guidance_embed\.timestep_embedder\.linear_2", "time_in.out_layer"),
+    (r"time_guidance_embed\.guidance_embedder\.linear_1", "guidance_in.in_layer"),
+    (r"time_guidance_embed\.guidance_embedder\.linear_2", "guidance_in.out_layer"),
+)
+"""Layers around the blocks, of which ComfyUI does not know the names in diffusers."""
 
 
 def non_commercial(name: str) -> MappingProxyType[str, str]:
@@ -53,7 +61,14 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            "transformer": Component(
+                "transformer",
+                "transformer.",
+                Role.TRAINED,
+                comfyui_prefix="transformer.",
+                comfyui_takes_alpha=False,
+                comfyui_names=COMFYUI_NAMES,
+            ),
             **frozen_components("vae", "text_encoder"),
         }
     ),

@@ -35,7 +35,13 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            "transformer": Component(
+                "transformer",
+                "transformer.",
+                Role.TRAINED,
+                comfyui_prefix="transformer.",
+                comfyui_takes_alpha=False,
+            ),
             **frozen_components("vae", "text_encoder", "text_encoder_2", "text_encoder_3"),
         }
     ),

@@ -44,6 +44,27 @@ INPUT = "patch_embedding.weight"
 """The weight that reads latents, of the shape (width, channels, 1, 2, 2); its key in files of diffusers and in the original ones."""
 SHIFTS = MappingProxyType({"480p": 3.0, "720p": 5.0})
 """Size in the name of a flavour -> shift of its published schedule."""
+ORIGINAL_NAMES = (
+    (r"(blocks\.\d+)\.attn1\.(?:to_)?(q|k|v|norm_[qk])", r"\1.self_attn.\2"),
+    (r"(blocks\.\d+)\.attn1\.to_out\.0", r"\1.self_attn.o"),
+    (r"(blocks\.\d+)\.attn2\.(?:to_)?(q|k|v|norm_[qk])", r"\1.cross_attn.\2"),
+    (r"(blocks\.\d+)\.attn2\.to_out\.0", r"\1.cross_attn.o"),
+    (r"(blocks\.\d+)\.attn2\.add_([kv])_proj", r"\1.cross_attn.\2_img"),
+    (r"(blocks\.\d+)\.attn2\.norm_added_k", r"\1.cross_attn.norm_k_img"),
+    (r"(blocks\.\d+)\.ffn\.net\.0\.proj", r"\1.ffn.0"),
+    (r"(blocks\.\d+)\.ffn\.net\.2", r"\1.ffn.2"),
+    (r"(blocks\.\d+)\.norm2", r"\1.norm3"),
+    (r"condition_embedder\.(text|time)_embedder\.linear_1", r"\1_embedding.0"),
+    (r"condition_embedder\.(text|time)_embedder\.linear_2", r"\1_embedding.2"),
+    (r"condition_embedder\.time_proj", "time_projection.1"),
+    (r"condition_embedder\.image_embedder\.norm1", "img_emb.proj.0"),
+    (r"condition_embedder\.image_embedder\.ff\.net\.0\.proj", "img_emb.proj.1"),
+    (r"condition_embedder\.image_embedder\.ff\.net\.2", "img_emb.proj.3"),
+    (r"condition_embedder\.image_embedder\.norm2", "img_emb.proj.4"),
+    ("patch_embedding", "patch_embedding"),
+    ("proj_out", "head.head"),
+)
+"""Module in diffusers -> in the code of the publisher, whose names ComfyUI and most other trainers use."""
 
 
 def defaults_of(flavours: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
@@ -77,7 +98,10 @@ SPEC = FamilySpec(
     objective="flow_matching",
     prediction_types=("flow_matching",),
     components=MappingProxyType(
-        {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
+        {
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_names=ORIGINAL_NAMES),
+            **frozen_components("vae", "text_encoder"),
+        }
     ),
     file_layouts=(
         FileLayout(title="Wan image-to-video", mark=INPUT, mark_width=36, mark_axis=1, flavours=ANIMATING),

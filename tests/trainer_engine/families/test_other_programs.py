@@ -1,0 +1,230 @@
+"""Adapters in the keys of ComfyUI and kohya's tools: every key is one that the programs know, and they load in diffusers and here.
+
+The rules are facts of ComfyUI's ``comfy/lora.py`` (``model_lora_keys_unet``), ``comfy/utils.py`` (``..._to_diffusers``) and of the names of
+the layers in its networks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from diffusers import PixArtSigmaPipeline
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tests.bench.published import NETWORKS, published, published_network
+from tests.helpers.checked_runs import checked
+from tests.helpers.models import tiny_family, tiny_model
+from tests.trainer_engine.families.test_adapters import RESULT, UNDISTILLED, UNETS, network_in, output_of, pipeline_of, trained
+from trainer_engine.adapters.adapter import AddedAdapter
+from trainer_engine.adapters.build import make_trainable
+from trainer_engine.adapters.validation_adapter import load_validation_adapters
+from trainer_engine.config.adapters.keys import METADATA_KEY, keys_by_module
+from trainer_engine.config.adapters.other_names import modules_by_other_name, renamed
+from trainer_engine.config.adapters.validation_adapter import ValidationAdapterRun, ValidationAdapterSource
+from trainer_engine.config.families import specs
+from trainer_engine.config.one_file.unet_names import diffusers_names, original_names
+from trainer_engine.export.__main__ import main
+from trainer_engine.families.wan.spec import ORIGINAL_NAMES
+
+JOINED = r"attn2?\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)"
+EMBEDDERS = r"time_text_embed\.(timestep|text|guidance)_embedder\.linear_[12]"
+COMFYUI: Mapping[str, str] = MappingProxyType(
+    {
+        "flux": rf"""transformer\.(
+            transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))
+            |single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out|norm\.linear)
+            |x_embedder|context_embedder|proj_out|norm_out\.linear|{EMBEDDERS})""",
+        "flux2": rf"""transformer\.(
+            transformer_blocks\.\d+\.({JOINED}|ff(_context)?\.linear_(in|out))
+            |single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)
+            |x_embedder|context_embedder|proj_out|norm_out\.linear)
+            |diffusion_model\.(
+            (double_stream_modulation_(img|txt)|single_stream_modulation)\.lin|(time|guidance)_in\.(in|out)_layer)""",
+        "pixart_sigma": r"""transformer\.(
+            transformer_blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2))
+            |pos_embed\.proj|proj_out|caption_projection\.linear_[12]|adaln_single\.(linear|emb\.timestep_embedder\.linear_[12]))""",
+        "qwen_image": rf"""diffusion_model\.(
+            transformer_blocks\.\d+\.({JOINED}|(img|txt)_(mod\.1|mlp\.net\.(0\.proj|2)))
+            |img_in|txt_in|proj_out|norm_out\.linear|time_text_embed\.timestep_embedder\.linear_[12])""",
+        "sd3": rf"""transformer\.(
+            transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))
+            |pos_embed\.proj|context_embedder|proj_out|norm_out\.linear|{EMBEDDERS})""",
+        "wan": r"""diffusion_model\.(
+            blocks\.\d+\.((self|cross)_attn\.[qkvo]|cross_attn\.[kv]_img|ffn\.[02])
+            |patch_embedding|head\.head|(text|time)_embedding\.[02]|time_projection\.1|img_emb\.proj\.[13])""",
+        "z_image": r"""diffusion_model\.(
+            (layers|noise_refiner|context_refiner)\.\d+\.(attention\.(to_[qkv]|to_out\.0)|feed_forward\.w[123]|adaLN_modulation\.0)
+            |all_x_embedder\.2-1|all_final_layer\.2-1\.(linear|adaLN_modulation\.1)|cap_embedder\.1|t_embedder\.mlp\.[02])""",
+        **dict.fromkeys(
+            UNETS,
+            r"""lora_unet_(
+            (down_blocks_\d+|mid_block|up_blocks_\d+)_(
+                resnets_\d+_(conv1|conv2|conv_shortcut|time_emb_proj)
+                |attentions_\d+_(proj_in|proj_out|transformer_blocks_\d+_(attn[12]_(to_[qkv]|to_out_0)|ff_net_(0_proj|2)))
+                |downsamplers_0_conv|upsamplers_0_conv)
+            |conv_in|conv_out|time_embedding_linear_[12]|add_embedding_linear_[12])""",
+        ),
+    }
+)
+"""Family -> the keys of modules that ComfyUI loads, as a verbose regular expression."""
+
+
+def adaptable(network: nn.Module) -> list[str]:
+    return [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d))]
+
+
+@pytest.mark.parametrize(("family", "flavour"), list(published()))
+def test_comfyui_knows_the_key_of_every_layer_of_the_published_network(family: str, flavour: str) -> None:
+    (keys,) = specs()[family].comfyui_keys.values()
+    rule, layers = re.compile(COMFYUI[family], re.VERBOSE), adaptable(published_network(family, flavour))
+    found = [keys.key(layer, "alpha").removesuffix(".alpha") for layer in layers]
+    assert [key for key in found if not rule.fullmatch(key)] == []
+    assert len(set(found)) == len(found) > 100
+
+
+def test_every_family_has_a_rule() -> None:
+    assert set(COMFYUI) == set(NETWORKS)
+
+
+@cache
+def result_of(family: str) -> Path:
+    """The folder with a trained adapter of rank 4 and alpha 2, under the keys of diffusers."""
+    place = Path(tempfile.mkdtemp(prefix=f"result-{family}-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return trained(place, family)
+
+
+def exported(family: str, place: Path) -> Path:
+    """The same adapter in a folder of its own, under the keys of ComfyUI."""
+    assert main([str(result_of(family)), "--to", "comfyui", "--output", str(place / RESULT)]) == 0
+    return place
+
+
+def network_with(family: str, folder: Path) -> nn.Module:
+    """The network of the family's pipeline with the adapter in it, by diffusers, or by PEFT where diffusers has no loader."""
+    if family == "pixart_sigma":
+        network: nn.Module = PixArtSigmaPipeline.from_pretrained(tiny_model(family)).transformer
+        tensors = {key.removeprefix("transformer."): one for key, one in load_file(folder / RESULT).items()}
+        names = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
+        alphas = {name: tensors[f"{name}.alpha"].item() if f"{name}.alpha" in tensors else 2 for name in names}
+        inject_adapter_in_model(LoraConfig(r=4, target_modules=names, alpha_pattern=alphas), network)
+        set_peft_model_state_dict(network, {key: one for key, one in tensors.items() if not key.endswith(".alpha")})
+        return network.eval()
+    pipeline = pipeline_of(family)
+    pipeline.load_lora_weights(folder, weight_name=RESULT)
+    return network_in(pipeline)
+
+
+@pytest.mark.parametrize("family", COMFYUI)
+def test_an_export_for_comfyui_loads_in_diffusers_with_the_same_output(family: str, tmp_path: Path) -> None:
+    folder, rule = exported(family, tmp_path), re.compile(COMFYUI[family], re.VERBOSE)
+    keys = load_file(folder / RESULT).keys()
+    modules = {re.sub(r"\.(alpha|lora_[AB]\.weight|lora_(down|up)\.weight)$", "", key) for key in keys}
+    assert all(rule.fullmatch(module) for module in modules)
+    assert len(modules) == len(load_file(result_of(family) / RESULT)) // 2
+    found, wanted = (output_of(family, network_with(family, place)) for place in (folder, result_of(family)))
+    assert not torch.allclose(wanted, output_of(family, network_in(pipeline_of(family))), atol=1e-4)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["sd3", "wan"])
+def test_a_run_writes_the_file_that_an_export_writes(family: str, tmp_path: Path) -> None:
+    run, other = trained(tmp_path / "run", family, lora_format="comfyui") / RESULT, exported(family, tmp_path) / RESULT
+    ours, theirs = load_file(run), load_file(other)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    with safe_open(run, framework="pt") as file:
+        assert METADATA_KEY not in file.metadata(), "diffusers would scale the weights by it once more"
+
+
+def beginning(family: str, file: Path, **options: Any) -> dict[str, Tensor]:
+    """The weights that a run begins with that names the file as ``init_lora``."""
+    usual = {"model_family": family, "pretrained_model_name_or_path": str(tiny_model(family)), "model_type": "lora", "lora_rank": 4}
+    chosen = {**usual, **UNDISTILLED.get(family, {}), "lora_alpha": 2, "init_lora": str(file), **options}
+    adapter = make_trainable(tiny_family(**chosen), None)
+    assert isinstance(adapter, AddedAdapter)
+    return adapter.tensors()
+
+
+@pytest.mark.parametrize("family", COMFYUI)
+def test_a_run_begins_with_an_export_for_comfyui(family: str, tmp_path: Path) -> None:
+    (keys,) = specs()[family].comfyui_keys.values()
+    found = beginning(family, exported(family, tmp_path) / RESULT, lora_alpha=2 if keys.takes_alpha else 4)
+    for key, wanted in load_file(result_of(family) / RESULT).items():
+        scale = 0.5 if "lora_B" in key and not keys.takes_alpha else 1
+        assert torch.equal(found[key], scale * wanted)
+
+
+def in_flat_keys(family: str, place: Path, names: Mapping[str, str]) -> Path:
+    """The adapter in a file of kohya's tools. ``names``: module -> its name there, with dots."""
+    prefix = "unet." if family in UNETS else "transformer."
+    found: dict[str, Tensor] = {}
+    for key, tensor in load_file(result_of(family) / RESULT).items():
+        module, _, part = key.removeprefix(prefix).partition(".lora_")
+        flat = f"lora_unet_{names[module].replace('.', '_')}"
+        found |= {f"{flat}.lora_{'down' if part == 'A.weight' else 'up'}.weight": tensor, f"{flat}.alpha": torch.tensor(2.0)}
+    save_file(found, place / "kohya.safetensors")
+    return place / "kohya.safetensors"
+
+
+def names_elsewhere(family: str) -> dict[str, str]:
+    modules = {name for name, _ in network_in(pipeline_of(family)).named_modules()}
+    return original_names(modules) if family in UNETS else {module: renamed(module, ORIGINAL_NAMES) for module in modules}
+
+
+@pytest.mark.parametrize("family", [*UNETS, "wan"])
+def test_a_file_with_the_names_of_the_original_code_is_an_adapter_to_start_from_and_to_validate_with(family: str, tmp_path: Path) -> None:
+    file = in_flat_keys(family, tmp_path, names_elsewhere(family))
+    wanted = load_file(result_of(family) / RESULT)
+    found = beginning(family, file)
+    assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
+    shown = {"validation_adapter_path": str(file), "validation_disable": False}
+    usual = {"pretrained_model_name_or_path": str(tiny_model(family)), "model_type": "lora", "lora_rank": 4, "lora_alpha": 2}
+    assert checked(tmp_path, model_family=family, init_lora=str(file), **usual, **shown).errors == []
+    network = network_in(pipeline_of(family))
+    runs = [ValidationAdapterRun("style", (ValidationAdapterSource(str(file), 1.0, "validation_adapter_path"),))]
+    (adapter,) = load_validation_adapters(network, runs, torch.device("cpu"), torch.float32, specs()[family].key_prefixes)
+    with adapter.attached():
+        output = output_of(family, network)
+    torch.testing.assert_close(output, output_of(family, network_with(family, result_of(family))), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "flavour"), [one for one in published() if one[0] in UNETS])
+def test_the_original_names_of_a_unet_are_those_that_its_files_are_read_by(family: str, flavour: str) -> None:
+    tensors = published_network(family, flavour).state_dict().keys()
+    original = original_names({name.rpartition(".")[0] for name in tensors})
+    named = {name: f"{original[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}" for name in tensors}
+    assert diffusers_names({other: name for name, other in named.items()}) == {name: name for name in tensors}
+
+
+def test_kohyas_keys_of_sdxl_are_understood() -> None:
+    modules = [name for name, _ in published_network("sdxl", "base-1.0").named_modules()]
+    wanted = {
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k": "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k",
+        "lora_unet_input_blocks_8_1_proj_in": "down_blocks.2.attentions.1.proj_in",
+        "lora_unet_middle_block_1_transformer_blocks_9_ff_net_0_proj": "mid_block.attentions.0.transformer_blocks.9.ff.net.0.proj",
+        "lora_unet_output_blocks_5_2_conv": "up_blocks.1.upsamplers.0.conv",
+        "lora_unet_output_blocks_8_0_skip_connection": "up_blocks.2.resnets.2.conv_shortcut",
+        "lora_unet_time_embed_0": "time_embedding.linear_1",
+    }
+    found, strangers = keys_by_module([f"{key}.alpha" for key in wanted], modules)
+    assert strangers == [] and {parts["alpha"].removesuffix(".alpha"): name for name, parts in found.items()} == wanted
+
+
+def test_a_name_that_two_layers_have_is_none() -> None:
+    names = (("a|b", "c"), ("d", "e"))
+    assert modules_by_other_name(["a", "b", "d"], [], names) == {"e": "d"}
+    assert modules_by_other_name(["d", "e"], [], names) == {}
+    assert modules_by_other_name(["unet.d", "te.d"], ["unet.", "te."], names) == {"unet.e": "unet.d", "te.e": "te.d"}

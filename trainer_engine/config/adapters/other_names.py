@@ -1,0 +1,67 @@
+"""The names that the modules of a network have in the adapter files of other programs. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from trainer_engine.config.one_file.unet_names import original_names
+
+KOHYA_PARTS: Mapping[str, str] = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
+"""Names of the matrices of a LoRA in files whose keys have kohya's prefix."""
+OF_NETWORK = "diffusion_model."
+"""Prefix of the names that the modules have in ComfyUI's own network."""
+Renaming = tuple[tuple[str, str], ...]
+"""(regular expression that a whole module name matches, the name in the original code, which may refer to groups); the first one counts."""
+
+
+def renamed(module: str, names: Renaming) -> str:
+    """The name of a module in the original code of its network; empty if it is not stated."""
+    for pattern, other in names:
+        found = re.fullmatch(pattern, module)
+        if found is not None:
+            return found.expand(other)
+    return ""
+
+
+@dataclass(frozen=True)
+class ModuleKeys:
+    """The keys of one component in the adapter files of a program."""
+
+    prefix: str
+    """Before the names of diffusers. One that ends with an underscore is kohya's, whose keys have no dots in the names of modules."""
+    names: Renaming = ()
+    """Modules that the program knows only by the names of the original code."""
+    takes_alpha: bool = True
+    """Whether every program that reads such a file takes the tensor ``alpha``; otherwise the scale is worked into the weights."""
+
+    def key(self, module: str, part: str) -> str:
+        """``module``: its name in the component; ``part``: name of a tensor, such as ``lora_A.weight``."""
+        original = renamed(module, self.names)
+        if original:
+            return f"{OF_NETWORK}{original}.{part}"
+        if self.prefix.endswith("_"):
+            return f"{self.prefix}{module.replace('.', '_')}.{KOHYA_PARTS.get(part, part)}"
+        return f"{self.prefix}{module}.{part}"
+
+
+def modules_by_other_name(modules: Collection[str], components: Collection[str], names: Renaming) -> dict[str, str]:
+    """Name of a module in the original code -> its name here. ``components``: prefixes of the components of the network.
+
+    A name that is one of ``modules`` as well, or that two of them have, stands for none.
+    """
+    found: dict[str, str] = {}
+    doubled: set[str] = set(modules)
+    for prefix in sorted({"", *components}):
+        own = [module.removeprefix(prefix) for module in modules if module.startswith(prefix)]
+        for module, other in _other_names(own, names):
+            if prefix + other in found:
+                doubled.add(prefix + other)
+            found[prefix + other] = prefix + module
+    return {other: module for other, module in found.items() if other not in doubled}
+
+
+def _other_names(modules: Collection[str], names: Renaming) -> Iterator[tuple[str, str]]:
+    yield from original_names(modules).items()
+    yield from ((module, other) for module in modules if (other := renamed(module, names)))

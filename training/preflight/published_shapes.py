@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import product
-from pathlib import Path
 from types import MappingProxyType
 
-from trainer_engine import families
+from trainer_engine.config.families import family_folder
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.contract.files import read_small_json
 from training.preflight.network import Shape
@@ -34,8 +33,7 @@ def published_tensors(spec: FamilySpec, flavour: str | None) -> Mapping[str, Sha
 @cache
 def _of_family(name: str) -> Mapping[str, Mapping[str, Shape]]:
     """Flavour -> tensor -> shape."""
-    (folder,) = families.__path__
-    file = Path(folder) / name / FILE
+    file = family_folder(name) / FILE
     if not file.is_file():
         return {}
     groups: list[dict[str, dict[str, list[str]]]] = read_small_json(file)

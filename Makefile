@@ -21,7 +21,7 @@ help:
 	@echo "make lint         style, types, imports, migrations, generated documents"
 	@echo "make lint-schema  check the OpenAPI schema with redocly and spectral (needs npx)"
 	@echo "make format       fix the style"
-	@echo "make bench        measure; print a table"
+	@echo "make bench        measure; print a table (SECTIONS=families measures every family alone)"
 	@echo "make docs         write docs/options.md and docs/datasets.md from the code"
 	@echo "make clean        remove .venv and what demo, bench and builds left"
 
@@ -78,7 +78,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(SECTIONS)
 
 docs: $(STAMP)
 	$(BIN)/python -m trainer_engine.config.options.docs > docs/options.md.new && mv docs/options.md.new docs/options.md

@@ -12,7 +12,7 @@ from tests.bench.table import HEAD, Table
 
 SECTIONS = (
     *("server", "latency", "journey", "watching", "training", "host", "lokr", "adapters"),
-    *("saving", "stall", "plan", "caching", "padding", "discovery", "warm", "gpu", "gpu_flux", "gpu_memory"),
+    *("families", "saving", "stall", "plan", "caching", "padding", "discovery", "warm", "gpu", "gpu_flux", "gpu_memory"),
 )
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = re.compile(r"<!-- bench -->\n(.*)<!-- /bench -->", re.DOTALL)

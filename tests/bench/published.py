@@ -1,12 +1,16 @@
 """The architecture of every flavour, as the configurations of the published repositories state it.
 
+``python -m tests.bench.published`` writes the shapes of their tensors into ``shapes.json`` of each family, which estimates are made from.
 Facts of ``config.json`` of each repository; what a repository leaves out is the default of the class in diffusers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -37,6 +41,7 @@ from tests.bench.networks import (
 )
 from trainer_engine.batches.batch import Batch
 from trainer_engine.config.families import specs
+from training.preflight.published_shapes import FILE
 
 PIXART_TOKENS = 300
 
@@ -51,8 +56,8 @@ def call_flux(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tenso
         guidance=torch.ones_like(batch.timesteps),
         pooled_projections=batch.prompts["pooled"],
         encoder_hidden_states=embeds,
-        txt_ids=torch.zeros(embeds.shape[1], 3),
-        img_ids=positions(height // 2, width // 2),
+        txt_ids=noisy.new_zeros(embeds.shape[1], 3),
+        img_ids=positions(height // 2, width // 2).to(noisy),
         return_dict=False,
     )[0]
     return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
@@ -61,7 +66,7 @@ def call_flux(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tenso
 @cache
 def positions(height: int, width: int) -> Tensor:
     """(height x width, 3) positions of Flux.1."""
-    return torch.cartesian_prod(torch.zeros(1), torch.arange(height), torch.arange(width))
+    return torch.cartesian_prod(torch.arange(1), torch.arange(height), torch.arange(width))
 
 
 def call_pixart(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
@@ -192,7 +197,51 @@ def published() -> Iterator[tuple[str, str]]:
         yield from ((family, flavour) for flavour in others if flavour in first.values())
 
 
-@cache
 def published_network(family: str, flavour: str) -> torch.nn.Module:
-    """The network at its real size, on the meta device."""
+    """The network at its real size, on the meta device; one for all flavours that have the same."""
+    differs = flavour in OTHERS.get(family, {})
+    same = next((one for one in OTHERS.get(family, {}) if architecture_of(family, one) == architecture_of(family, flavour)), "")
+    return _made(family, same if differs else specs()[family].default_flavour)
+
+
+@cache
+def _made(family: str, flavour: str) -> torch.nn.Module:
     return make_network(NETWORKS[family], architecture_of(family, flavour), torch.device("meta"), torch.bfloat16)
+
+
+def shapes_of(family: str, flavour: str) -> dict[str, tuple[int, ...]]:
+    """Tensor -> shape of a published network."""
+    return {name: tuple(tensor.shape) for name, tensor in published_network(family, flavour).state_dict().items()}
+
+
+def document(family: str) -> list[dict[str, Any]]:
+    """What ``shapes.json`` of a family holds: the flavours that have the same shapes, and these."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for flavour in specs()[family].flavours:
+        names: dict[str, list[str]] = defaultdict(list)
+        for name, shape in shapes_of(family, flavour).items():
+            names["x".join(map(str, shape))].append(name)
+        tensors = {shape: starred(found) for shape, found in sorted(names.items())}
+        groups[json.dumps(tensors)].append(flavour)
+    return [{"flavours": flavours, "tensors": json.loads(tensors)} for tensors, flavours in groups.items()]
+
+
+def starred(names: Collection[str]) -> list[str]:
+    """The names, with ``*19`` for the numbers 0 to 18 where all of them are there."""
+    found = set(names)
+    for place in reversed(range(max(name.count(".") for name in names) + 1)):
+        numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for parts in (name.split(".") for name in found):
+            if place < len(parts) and parts[place].isdigit():
+                numbers[".".join(parts[:place]), ".".join(parts[place + 1 :])].append(int(parts[place]))
+        for (before, after), counted in numbers.items():
+            if len(counted) > 1 and sorted(counted) == list(range(len(counted))):
+                found -= {f"{before}.{number}.{after}" for number in counted}
+                found.add(f"{before}.*{len(counted)}.{after}")
+    return sorted(found)
+
+
+if __name__ == "__main__":
+    for name in NETWORKS:
+        path = Path(__file__).resolve().parents[2] / "trainer_engine" / "families" / name / FILE
+        path.write_text(json.dumps(document(name), indent=1) + "\n")

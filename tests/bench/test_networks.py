@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from tests.bench import gpu
+from tests.bench import gpu, published
 from tests.bench.gpu_device import Clock, TimeLimit, attempt
 from tests.bench.host import operators_of
 from tests.bench.network_loops import Setting, bare_loss, bare_steps, engine_steps, flops_of_a_step, in_dtype, make_batch, make_family
-from tests.bench.networks import ANIMA, FLUX2, FLUX3, KREA2, QWEN_IMAGE, SD1X, SD3, SDXL, WAN, Z_IMAGE, Network, parameters_of
+from tests.bench.networks import Network, parameters_of
 from tests.bench.table import Table
 from tests.trainer_engine.families.test_host_work import Operators
 from trainer_engine.config.families import find_spec
 from trainer_engine.objectives.build import make_objective
 
-NETWORKS = pytest.mark.parametrize(
-    "network", [SD1X, SDXL, WAN, Z_IMAGE, FLUX2, FLUX3, SD3, QWEN_IMAGE, ANIMA, KREA2], ids=lambda network: network.family
-)
+NETWORKS = pytest.mark.parametrize("network", published.NETWORKS.values(), ids=lambda network: network.family)
 CPU = torch.device("cpu")
 SHALLOW: dict[str, dict[str, Any]] = {
-    "sd1x": {"layers_per_block": 1},
+    **dict.fromkeys(("sd1x", "sd2x"), {"layers_per_block": 1}),
+    "flux": {"num_layers": 1, "num_single_layers": 1},
+    "pixart_sigma": {"num_layers": 1},
     "sdxl": {"layers_per_block": 1, "transformer_layers_per_block": (1, 1, 1)},
     "wan": {"num_layers": 1},
     "z_image": {"n_layers": 1},
@@ -36,7 +36,9 @@ SHALLOW: dict[str, dict[str, Any]] = {
 }
 
 DEEPER: dict[str, dict[str, Any]] = {
-    "sd1x": {"layers_per_block": 2},
+    **dict.fromkeys(("sd1x", "sd2x"), {"layers_per_block": 2}),
+    "flux": {"num_layers": 2, "num_single_layers": 3},
+    "pixart_sigma": {"num_layers": 3},
     "sdxl": {"layers_per_block": 2},
     "wan": {"num_layers": 3},
     "z_image": {"n_layers": 3},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bench import compare, discovery, host, lokr, padding, plan, warm
+from tests.bench import compare, discovery, families, host, lokr, padding, plan, published, warm
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
 from tests.bench.networks import SD1X, SDXL
@@ -37,6 +37,28 @@ def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
         host.measure(table, pair)
     assert len(table.rows) == 8
     assert all("bare loop" in row.beside + row.value for row in table.rows)
+
+
+def test_the_step_of_a_family_is_measured_beside_a_bare_loop() -> None:
+    table = Table()
+    families.measure_step(table, host.of_network(published.FLUX, "lora", num_layers=1, num_single_layers=1, rounds=2, steps=1))
+    assert [row.aim for row in table.rows] == ["98 % or better", "2 % more or fewer"]
+    count, bare = int(table.rows[1].value), int(table.rows[1].beside.split()[2])
+    assert bare < count <= 1.02 * bare + 24
+
+
+@pytest.mark.parametrize(("family", "stores_padding"), [("z_image", False), ("flux", True)])
+def test_a_caption_in_its_cache_is_weighed_beside_its_states_without_padding(family: str, stores_padding: bool, tmp_path: Path) -> None:
+    found = families.cached_caption(family, tmp_path)
+    longer = families.cached_caption(family, tmp_path / "longer", caption=f"{families.CAPTION}, a dog and a cat")
+    assert found.tokens < longer.tokens and found.unpadded < longer.unpadded
+    assert (found.bytes < longer.bytes) is not stores_padding
+    assert found.bytes > (2 if stores_padding else 0.9) * found.unpadded
+
+
+@pytest.mark.slow
+def test_a_run_of_a_small_model_is_timed_to_its_first_step(tmp_path: Path) -> None:
+    assert 0 < families.seconds_to_first_step("sd3", tmp_path) < 300
 
 
 @pytest.mark.parametrize("bypass", [True, False])

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Collection, Mapping
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 
 from trainer_engine import families
@@ -27,6 +28,12 @@ def specs() -> Mapping[str, FamilySpec]:
             spec: FamilySpec = importlib.import_module(f"{families.__name__}.{module.name}.spec").SPEC
             found[spec.name] = spec
     return MappingProxyType(found)
+
+
+def family_folder(name: str) -> Path:
+    """The folder that holds a family's spec and what lies beside it."""
+    (folder,) = families.__path__
+    return Path(folder) / name
 
 
 @cache

@@ -75,6 +75,9 @@ class FamilySpec:
     """Share of these parameters that convolutions hold, for estimates: most libraries quantise linear layers alone."""
     activation_share: float = 1.0
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
+    short_shares: tuple[float, float] = (1.0, 1.0)
+    """What is kept in a type of two bytes, relative to float32: of blocks as a whole, and of those that gradient checkpointing recomputes.
+    Above 1 where norms are computed in float32, of a copy. Measured at the size of the published weights (``docs/activations.md``)."""
     licenses: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
     distillation: DistillationSpec | None = None

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.optimizers import FLOAT32_BYTES
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.precisions import PRECISIONS, QUANTISED, activated
+from trainer_engine.config.precisions import PRECISIONS, QUANTISED, activated, compute_precision
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.datasets.report import DatasetReport
 from training.preflight.adapter import of_class
+from training.preflight.adapter_inputs import own_inputs
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, SPLIT, SPLIT_RECOMPUTED, BlockNumbers, kept_of_blocks
 from training.preflight.tokens import (
     BLOCK,
+    CROSS_SIDE,
     FUSION,
     TEXT_PROJECTION,
     Tokens,
@@ -170,13 +173,20 @@ def kind_of_kept(options: TrainingOptions) -> tuple[str, str]:
 def kept_share(options: TrainingOptions, spec: FamilySpec) -> float:
     """Returns the factor of ``KEPT`` for this run."""
     kind, library = kind_of_kept(options)
-    return KEPT["standard" if kind == "lycoris" and is_beside(options) else kind, library] * spec.activation_share
+    kept = KEPT["standard" if kind == "lycoris" and is_beside(options) else kind, library]
+    return kept * spec.activation_share * _short_shares(options, spec)[0]
+
+
+def _short_shares(options: TrainingOptions, spec: FamilySpec) -> tuple[float, float]:
+    """``short_shares`` of the family if the arithmetic of the run is in a short type."""
+    return spec.short_shares if compute_precision(options.precision.mixed_precision).weight_bytes < FLOAT32_BYTES else (1.0, 1.0)
 
 
 def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options: TrainingOptions, spec: FamilySpec) -> Kept:
     """Returns the numbers that are alive when the backward pass begins. ``shapes``: module name -> (out, in)."""
     blocks: dict[str, dict[str, float]] = defaultdict(dict)
     share, beside = kept_share(options, spec), _beside(shapes, options)
+    copies = own_inputs(shapes, options, spec)
     outside = of_states = 0
     is_full = options.model.model_type == "full"
     for name, shape in shapes.items():
@@ -187,7 +197,7 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
             if crosses(name, tokens) and name not in beside:  # the states of the prompt are the same for all of them
                 factor, sides = KEYS_AND_VALUES[is_full], shape[0]
                 of_states = max(of_states, GRADIENTS_OF_STATES * shape[1] * tokens.prompt if is_full else 0)
-            blocks[found[1]][name] = factor * sides
+            blocks[found[1]][name] = factor * sides + (0 if CROSS_SIDE.search(name) and not tokens.prompt else copies.get(name, 0))
         elif not found and not tokens.joined and TEXT_PROJECTION.search(name):
             outside += int(share * (shape[0] + shape[1]) * tokens.prompt)
         elif not found:
@@ -207,7 +217,8 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
         border = BORDER * width * in_sequence(layers, tokens)
         recomputes = not any(FUSION in name for name in layers)
         numbers.append(BlockNumbers(border, whole, feed_forward, attention, split, can_recompute=recomputes))
-    recomputed = RECOMPUTED[kind_of_kept(options)] / tokens.passes
+    whole_share, recomputed_share = _short_shares(options, spec)
+    recomputed = RECOMPUTED[kind_of_kept(options)] / tokens.passes * recomputed_share / whole_share
     kept = kept_of_blocks(numbers, options, recomputed)
     kept += AROUND * (1 - 1 / tokens.passes) * max((block.input for block in numbers), default=0)
     if options.model.gradient_checkpointing and _rounds_inputs(options):

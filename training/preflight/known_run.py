@@ -18,6 +18,7 @@ from training.preflight.cache_stock import LATENTS as CACHED_LATENTS
 from training.preflight.disk import DiskUse
 from training.preflight.network import Shape, component_tensors, count_parameters
 from training.preflight.on_device import CAPTIONS, LATENTS, EstimatedRun
+from training.preflight.published_shapes import published_tensors
 from training.preflight.validation_adapters import adapter_file
 
 
@@ -31,10 +32,13 @@ def known_run(
     *,
     on_cpu: bool,
 ) -> EstimatedRun:
-    """``tensors``: those of the trained components. ``caches``: what the run still writes to its caches."""
+    """``tensors``: those of the trained components on this machine; without them, the published shapes count.
+
+    ``caches``: what the run still writes to its caches."""
+    flavour = options.model.model_flavour or spec.default_flavour
+    tensors = tensors or published_tensors(spec, flavour)
     missing = {use.what for use in caches if use.bytes}
     encodes = {CAPTIONS: EMBEDDINGS in missing, LATENTS: CACHED_LATENTS in missing}
-    flavour = options.model.model_flavour or spec.default_flavour
     folders = {AUTOENCODER, *spec.prompts.text_encoder_folders, *(spec.components[name].folder for name in spec.networks_beside)}
     return EstimatedRun(
         options=options,

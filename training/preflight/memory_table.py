@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,10 +17,12 @@ from trainer_engine.config.precisions import PRECISIONS
 from trainer_engine.datasets.buckets import Bucket, Effective
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from training.preflight.memory_text import ENCODERS, ERRORS, INTRODUCTION, LOADING
+from training.preflight.network import count_parameters
 from training.preflight.on_device import CAPTIONS, LATENTS, EstimatedRun
 from training.preflight.phases import TRAINING, VALIDATION, Phase, peak_of, phases
+from training.preflight.published_shapes import published_tensors
 from training.preflight.step import step_memory
-from training.preflight.weights import layer_count
+from training.preflight.streamed import block_sizes
 
 EDGES: Mapping[str, int] = MappingProxyType({"512": 512, "768": 768, "1024": 1024})
 USUAL_EDGE = 1024
@@ -88,7 +90,7 @@ def training_rows(spec: FamilySpec, swapped: int) -> Iterator[Row]:
 def _rows(spec: FamilySpec, flavour: str) -> Iterator[str]:
     parameters, edge = spec.parameters[flavour], usual_edge(spec, flavour)
     start = f"| {spec.title} `{flavour}` | {parameters / 1e9:.1f} billion | {edge} |"
-    for row in training_rows(spec, max(1, layer_count(parameters) // 2)):
+    for row in training_rows(spec, max(1, len(block_sizes(parameters, published_tensors(spec, flavour))) // 2)):
         cells = [training_gib(spec, flavour, edge, values) for values in row.cells]
         cells += ["-"] * (len(OFFLOADS) - len(cells))
         yield f"{start} {row.trained} | {row.base} | {' | '.join(cells)} |"
@@ -102,12 +104,18 @@ def usual_edge(spec: FamilySpec, flavour: str) -> int:
 
 def training_gib(spec: FamilySpec, flavour: str, edge: int, values: Mapping[str, Any]) -> str:
     """The estimated memory of a step with one square image of this edge in pixels, in GiB, as a table shows it."""
-    options = _options(spec, flavour, values)
-    run = EstimatedRun(options=options, spec=spec, parameters=spec.parameters[flavour], tensors=None)
-    return f"{step_memory(run, _images(edge, options)).total / GIB:.1f}"
+    options = table_options(spec, flavour, values)
+    return f"{step_memory(published_run(spec, flavour, options), images_of(edge, options)).total / GIB:.1f}"
 
 
-def _options(spec: FamilySpec, flavour: str, values: Mapping[str, Any]) -> TrainingOptions:
+def published_run(spec: FamilySpec, flavour: str, options: TrainingOptions) -> EstimatedRun:
+    """A run of the published weights of a flavour."""
+    tensors = published_tensors(spec, flavour)
+    parameters = count_parameters(tensors) if tensors else spec.parameters[flavour]
+    return EstimatedRun(options=options, spec=spec, parameters=parameters, tensors=tensors)
+
+
+def table_options(spec: FamilySpec, flavour: str, values: Mapping[str, Any]) -> TrainingOptions:
     usual = {
         "model_family": spec.name,
         "model_flavour": flavour,
@@ -123,7 +131,7 @@ def _options(spec: FamilySpec, flavour: str, values: Mapping[str, Any]) -> Train
     return parse_options({**usual, **values})
 
 
-def _images(edge: int, options: TrainingOptions, count: int = 1) -> DatasetReport:
+def images_of(edge: int, options: TrainingOptions, count: int = 1) -> DatasetReport:
     """One bucket of so many square images."""
     dataloader, _ = parse_dataloader([{"id": "images", "type": "local", "instance_data_dir": "images"}], options)
     (entry,) = dataloader.sets_of_images
@@ -149,9 +157,10 @@ def _phase_rows() -> Iterator[str]:
 def phases_of(spec: FamilySpec, flavour: str, precisions: Mapping[str, Any]) -> list[Phase]:
     """What each phase of a LoRA of rank 16 needs at the usual size. ``precisions``: options of number types."""
     edge = usual_edge(spec, flavour)
-    options = _options(spec, flavour, {"model_type": "lora", "lora_rank": 16, "validation_resolution": f"{edge}x{edge}", **precisions})
-    run = EstimatedRun(options=options, spec=spec, parameters=spec.parameters[flavour], tensors=None, first=frozenset({CAPTIONS, LATENTS}))
-    return list(phases(run, _images(edge, options, count=4)))
+    values = {"model_type": "lora", "lora_rank": 16, "validation_resolution": f"{edge}x{edge}", **precisions}
+    options = table_options(spec, flavour, values)
+    run = replace(published_run(spec, flavour, options), first=frozenset({CAPTIONS, LATENTS}))
+    return list(phases(run, images_of(edge, options, count=4)))
 
 
 def _encoders() -> Iterator[str]:

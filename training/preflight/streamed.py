@@ -31,7 +31,7 @@ def streamed_share(memory: MemoryOptions, parameters: int, tensors: Tensors | No
     """Without ``tensors`` the network is taken for blocks of equal size."""
     if not memory.streams_network:
         return Streamed(0, 0)
-    blocks, layers = _block_sizes(parameters, tensors), _layer_sizes(parameters, tensors)
+    blocks, layers = block_sizes(parameters, tensors), _layer_sizes(parameters, tensors)
     total = max(parameters, sum(blocks), 1)
     if memory.musubi_blocks_to_swap:
         share = min(1.0, memory.musubi_blocks_to_swap / len(blocks)) if blocks else 0
@@ -43,7 +43,8 @@ def streamed_share(memory: MemoryOptions, parameters: int, tensors: Tensors | No
     return Streamed(share * sum(layers) / total, max(layers, default=0) / total)
 
 
-def _block_sizes(parameters: int, tensors: Tensors | None) -> list[int]:
+def block_sizes(parameters: int, tensors: Tensors | None) -> list[int]:
+    """Weights of each block that can wait on the host."""
     if not tensors:
         count = layer_count(parameters)
         return [parameters // count] * count
@@ -59,4 +60,4 @@ def _layer_sizes(parameters: int, tensors: Tensors | None) -> list[int]:
     """Of linear layers, which hold nearly everything."""
     if tensors:
         return [math.prod(shape) for name, shape in tensors.items() if len(shape) == 2 and name.endswith(".weight")]
-    return [size // LAYERS_OF_A_BLOCK for size in _block_sizes(parameters, None) for _ in range(LAYERS_OF_A_BLOCK)]
+    return [size // LAYERS_OF_A_BLOCK for size in block_sizes(parameters, None) for _ in range(LAYERS_OF_A_BLOCK)]

@@ -13,6 +13,7 @@ from tests.helpers.models import options_with
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from training.preflight.activations import AROUND, BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
+from training.preflight.adapter_inputs import own_inputs
 from training.preflight.recomputed import SPLIT_RECOMPUTED
 from training.preflight.tokens import Tokens, in_sequence, modulated, passed, prompt_tokens, routed_tokens, sees_tokens
 from training.preflight.weights import widened_numbers
@@ -30,7 +31,7 @@ PIXART, FLUX = specs()["pixart_sigma"], specs()["flux"]
 
 
 def kept(tokens: Tokens, spec: FamilySpec = PIXART, **values: Any) -> int:
-    return kept_numbers(SHAPES, tokens, options_with(**{"gradient_checkpointing": False, **values}), spec).total
+    return kept_numbers(SHAPES, tokens, options_with(**{"gradient_checkpointing": False, "lora_dropout": 0.0, **values}), spec).total
 
 
 def test_the_estimate_counts_for_each_layer_the_tokens_that_it_sees() -> None:
@@ -190,7 +191,7 @@ def test_shifts_and_scales_of_each_token_are_kept_outside_of_the_blocks() -> Non
 
 
 def test_parts_of_an_output_that_are_views_have_gradients_as_large_as_all_of_it() -> None:
-    options = options_with(gradient_checkpointing=True, model_type="lora")
+    options = options_with(gradient_checkpointing=True, model_type="lora", lora_dropout=0.0)
     joined, apart = ({f"single_transformer_blocks.0.attn.{name}": (90, 10)} for name in ("to_qkv_mlp_proj", "to_q"))
     found = [kept_numbers(shapes, Tokens(100, 40), options, specs()["flux2"]).total for shapes in (joined, apart)]
     assert found[0] - BORDER * 10 * 140 == pytest.approx(SPLIT_RECOMPUTED * 90 * 140, abs=1)
@@ -208,3 +209,42 @@ def test_the_largest_quantised_weight_of_a_block_is_widened() -> None:
 def test_a_block_that_the_backward_pass_reaches_last_has_no_gradients_yet() -> None:
     found = kept_numbers(SHAPES, Tokens(10, 4), options_with(gradient_checkpointing=True), PIXART)
     assert found.block_weights == min(8 * 8 + 8 * 8, 32 * 8)
+
+
+def added(tokens: Tokens = Tokens(10, 4), **values: Any) -> float:
+    """What options of a standard adapter on the queries and the result of attention add to what is kept."""
+    shapes = {"blocks.0.attn1.to_q": (8, 8), "blocks.0.attn1.to_out.0": (8, 8), "blocks.0.ffn.net.0.proj": (32, 8)}
+    usual = {"model_type": "lora", "gradient_checkpointing": False, "lora_dropout": 0.0}
+    plain, other = (kept_numbers(shapes, tokens, options_with(**chosen), specs()["flux"]).total for chosen in (usual, {**usual, **values}))
+    return other - plain
+
+
+def test_dropout_keeps_the_inputs_of_each_adapted_layer_and_a_mask() -> None:
+    assert added(lora_dropout=0.1) == 0, "the targets of Flux have other names"
+    targets = {"peft_lora_target_modules": '["to_q", "to_out.0"]'}
+    queries, result = 8 * (1 + 1 / 4 - 1), 8 * (1 + 1 / 4)
+    assert added(**targets, lora_dropout=0.1) == pytest.approx(14 * (queries + result), abs=1)
+    lycoris = options_with(model_type="lora", lora_type="lycoris", lycoris_config="none.json", lora_dropout=0.1)
+    assert own_inputs({"blocks.0.attn1.to_q": (8, 8)}, lycoris, PIXART) == {}, "it is an option of standard adapters"
+
+
+def test_an_adapter_in_a_longer_type_than_the_arithmetic_keeps_copies_in_its_own() -> None:
+    short = {"mixed_precision": "bf16", "peft_lora_target_modules": '["to_q", "to_out.0"]'}
+    found = [added(**short, optimizer=optimizer) for optimizer in ("torch-adamw", "adamw_bf16")]
+    assert found == [pytest.approx(14 * 8 * (2 - 1 + 2), abs=1), 0]
+    dropped = added(**short, optimizer="torch-adamw", lora_dropout=0.1)
+    assert dropped == pytest.approx(14 * 8 * (2.5 - 1 + 2.5), abs=1)
+
+
+def test_norms_that_are_computed_in_float32_count_in_short_types_alone() -> None:
+    spec, tokens = specs()["z_image"], Tokens(100, 40)
+    shapes = {"layers.0.attention.to_q": (8, 8), "layers.0.feed_forward.w1": (32, 8)}
+
+    def total(precision: str, *, checkpointing: bool = False) -> float:
+        options = options_with(mixed_precision=precision, gradient_checkpointing=checkpointing)
+        return kept_numbers(shapes, tokens, options, spec).total
+
+    whole, recomputed = spec.short_shares
+    assert total("bf16") == pytest.approx(whole * total("no"), rel=0.01)
+    border = BORDER * 8 * 140
+    assert total("bf16", checkpointing=True) - border == pytest.approx(recomputed * (total("no", checkpointing=True) - border), rel=0.01)

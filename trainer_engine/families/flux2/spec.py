@@ -126,6 +126,7 @@ SPEC = FamilySpec(
         }
     ),
     activation_share=1.43,
+    short_shares=(1.27, 1.02),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.0, "validation_num_inference_steps": 50}),
     flavour_defaults=MappingProxyType(
         {

@@ -34,12 +34,12 @@ FLAVOURS = MappingProxyType(
 
 PARAMETERS = MappingProxyType(
     {
-        "900M-1024-v0.6": 909_000_000,
-        "900M-1024-v0.7-stage1": 909_000_000,
-        "900M-1024-v0.7-stage2": 909_000_000,
-        "600M-512": 611_000_000,
-        "600M-1024": 611_000_000,
-        "600M-2048": 611_000_000,
+        "900M-1024-v0.6": 908_433_824,
+        "900M-1024-v0.7-stage1": 908_433_824,
+        "900M-1024-v0.7-stage2": 908_433_824,
+        "600M-512": 610_856_096,
+        "600M-1024": 610_856_096,
+        "600M-2048": 610_856_096,
     }
 )
 CONTROL = ControlSpec(
@@ -59,6 +59,7 @@ SPEC = FamilySpec(
     default_flavour="900M-1024-v0.6",
     model_types=("full", "lora"),
     objective="epsilon",
+    short_shares=(0.94, 1.0),
     prediction_types=("epsilon", "v_prediction"),
     components=MappingProxyType(
         {

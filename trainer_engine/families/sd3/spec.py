@@ -96,6 +96,7 @@ SPEC = FamilySpec(
         }
     ),
     activation_share=1.3,
+    short_shares=(1.3, 1.0),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.5, "validation_num_inference_steps": 40}),
     flavour_defaults=MappingProxyType({"large": MappingProxyType({"validation_guidance": 3.5, "validation_num_inference_steps": 28})}),
     parameters=MappingProxyType({"medium": 2_243_171_520, "large": 8_056_627_520}),

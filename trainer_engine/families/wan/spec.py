@@ -145,6 +145,7 @@ SPEC = FamilySpec(
     ),
     aliases=("wan2.1",),
     activation_share=1.4,  # three norms in float32, and norms of queries and keys
+    short_shares=(1.25, 1.12),
     known_as=MappingProxyType(
         {
             "wan21": "t2v-480p-1.3b-2.1",

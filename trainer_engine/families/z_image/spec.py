@@ -72,6 +72,7 @@ SPEC = FamilySpec(
     ),
     companion=TURBO,
     activation_share=1.75,  # norms before and after attention and feed-forward, of queries and keys; a gate
+    short_shares=(1.5, 1.17),
     poor_precisions=MappingProxyType({"fp16": "adapters are reported to learn nothing"}),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.0, "validation_num_inference_steps": 50}),
     flavour_defaults=MappingProxyType(

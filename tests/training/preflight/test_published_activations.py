@@ -1,0 +1,67 @@
+"""The estimate of activations at the size of the published weights is within 10 % of what ``docs/activations.md`` says was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench.activations import INTRODUCTION, PAGE, Case, cases, estimated, measured, row, rows_on
+from tests.bench.networks import Network
+from tests.bench.published import NETWORKS
+from trainer_engine.config.families import specs
+from training.preflight.memory_table import GIB, images_of, table_options
+from training.preflight.on_device import EstimatedRun
+from training.preflight.published_shapes import published_tensors
+from training.preflight.step import step_memory
+
+TOLERANCE = 0.10
+MEASURED = rows_on(PAGE)
+UNETS = frozenset(family for family, spec in specs().items() if spec.convolution_share)
+"""Their estimate with gradient checkpointing is too high, and it leaves out what dropout keeps."""
+
+
+def title(case: Case) -> str:
+    return case.words.strip("| ").replace("`", "")
+
+
+def test_the_page_has_every_case_with_its_estimate() -> None:
+    assert set(MEASURED) == set(cases())
+    assert PAGE.read_text(encoding="utf-8") == INTRODUCTION + "".join(f"{row(case, *MEASURED[case])}\n" for case in cases())
+
+
+@pytest.mark.parametrize("case", [case for case in MEASURED if case.family not in UNETS], ids=title)
+def test_the_estimate_at_real_size_is_what_was_measured(case: Case) -> None:
+    _, most = MEASURED[case]
+    assert estimated(case) / GIB == pytest.approx(most, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in MEASURED if case.family in UNETS and not case.checkpointing and not case.dropout], ids=title
+)
+def test_the_estimate_of_a_unet_without_gradient_checkpointing_is_what_was_measured(case: Case) -> None:
+    _, most = MEASURED[case]
+    assert estimated(case) / GIB == pytest.approx(most, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["pixart_sigma", "sd3"])
+def test_what_the_page_says_is_measured_again(family: str) -> None:
+    case = next(case for case in MEASURED if case.family == family and not case.checkpointing)
+    kept, most = measured(case)
+    assert (kept / GIB, most / GIB) == pytest.approx(MEASURED[case], abs=0.001)
+
+
+def test_a_network_of_known_shapes_is_not_modelled_from_its_number_of_weights() -> None:
+    spec, options = (
+        specs()["qwen_image"],
+        table_options(specs()["qwen_image"], "v2.0", {"model_type": "lora", "gradient_checkpointing": False}),
+    )
+    modelled, known = (
+        step_memory(EstimatedRun(options=options, spec=spec, parameters=spec.parameters["v2.0"], tensors=tensors), images_of(1024, options))
+        for tensors in (None, published_tensors(spec, "v2.0"))
+    )
+    assert modelled.activations > 5 * known.activations
+
+
+def test_every_network_of_a_family_is_measured() -> None:
+    assert {case.family for case in MEASURED} == set(NETWORKS)
+    assert all(isinstance(network, Network) for network in NETWORKS.values())

@@ -62,11 +62,10 @@ class ApiPageRenderer(BrowsableAPIRenderer):
     def get_context(self, data: Any, accepted_media_type: str | None, renderer_context: Mapping[str, Any]) -> dict[str, Any]:
         context: dict[str, Any] = super().get_context(data, accepted_media_type, renderer_context)
         response: Response = renderer_context["response"]
-        if _is_form_only(renderer_context["request"], response):
-            # A page with a form answers well. Programs get 405, because they accept JSON.
-            response.status_code = 200
+        is_form_only = _is_form_only(renderer_context["request"], response)
+        if is_form_only:  # the status stays 405, as the schema says; the page greets with its form
             context["content"] = ONLY_POST
-        return {**context, "links": list(links_in(data))[:MOST_LINKS]}
+        return {**context, "is_form_only": is_form_only, "links": list(links_in(data))[:MOST_LINKS]}
 
     def get_raw_data_form(self, data: Any, view: Any, method: str, request: Request) -> Any:
         """The raw form. It sends JSON only: what is typed into it is no multipart body."""

@@ -79,6 +79,8 @@ class FamilySpec:
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
     distillation: DistillationSpec | None = None
     """How weights of the family are recognised that are distilled to few sampler steps; None if none are known."""
+    network_classes: tuple[str, ...] = ()
+    """Values of ``_class_name`` in the ``config.json`` of its network; empty if any is taken."""
     repeated_blocks: tuple[str, ...] = ()
     """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
     routing: RoutingSpec | None = None

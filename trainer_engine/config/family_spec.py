@@ -97,6 +97,8 @@ class FamilySpec:
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
     """Flavours that need reference images."""
+    most_references: int = 0
+    """References of one image that its pipelines accept; 0 for any number."""
     reference_folders: tuple[str, ...] = ()
     """Subfolders with what prepares reference images, in the models of flavours that need references."""
     first_frame: FirstFrameSpec | None = None

@@ -111,4 +111,5 @@ SPEC = FamilySpec(
     parameters=MappingProxyType({BASE: 5_538_458_368, DISTILLED: 5_548_681_984}),
     licenses=MappingProxyType({flavour: _license(flavour) for flavour in FLAVOURS}),
     takes_references=frozenset(FLAVOURS),
+    most_references=10,
 )

@@ -108,6 +108,7 @@ def test_a_whole_model_is_accepted(tmp_path: Path, name: str) -> None:
     whole = model(tmp_path, name)
     assert whole.codes() == []
     assert whole.config(whole.network)["_class_name"] in whole.spec.network_classes
+    assert whole.spec.prompts.states, "every family says what it reads of its text encoders"
 
 
 @every_part

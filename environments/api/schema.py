@@ -91,11 +91,15 @@ def without_second_addresses(endpoints: list[tuple[str, str, str, Any]]) -> list
 
 
 def with_required_bodies(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """Declare a body as required where one of its fields is; drf-spectacular does so for serializers only."""
+    """Declare a body as required where one of its fields is; drf-spectacular does so for serializers only.
+
+    A body of several media types stays optional: openapi-python-client makes a module of it that cannot be imported.
+    """
     for calls in result["paths"].values():
         for call in calls.values():
             body = call.get("requestBody", {})
-            if any(content["schema"].get("required") for content in body.get("content", {}).values()):
+            shapes = [content["schema"] for content in body.get("content", {}).values()]
+            if len(shapes) == 1 and shapes[0].get("required"):
                 body["required"] = True
     return result
 

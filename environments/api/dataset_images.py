@@ -17,10 +17,9 @@ from environments.api.serializers import MessageSerializer, Sent, Text
 from environments.api.views import ConfigurationView
 from environments.errors import EnvironmentProblems
 from environments.images.datasets import LONGEST_CAPTION, DatasetImage, OpenDataset, open_dataset
-from environments.images.thumbnails import neighbours_of, thumbnail_of
+from environments.images.thumbnails import thumbnail_of
 from trainer_engine.config.json_fields import WrongValue, parse_bool
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import read_small
 
 USUAL, MOST = 24, 100
 LARGEST = 10_000_000
@@ -115,8 +114,7 @@ class Thumbnail(ConfigurationView):
     )
     def get(self, request: Request, environment: str, dataset: str) -> HttpResponse:
         found, file = open_dataset(environment, dataset), request.query_params.get("file", "")
-        copy = thumbnail_of(found, file, neighbours_of(found, file))
-        return HttpResponse(read_small(copy), content_type=WEBP, headers=IMAGE_HEADERS)
+        return HttpResponse(thumbnail_of(found, file), content_type=WEBP, headers=IMAGE_HEADERS)
 
 
 class Caption(ConfigurationView):

@@ -19,6 +19,8 @@ MOST_LINKS = 50
 ONLY_POST = "This address is for sending. Fill in the form below; programs send JSON with POST."
 OF_A_RUN = (("the run", ""), ("its log", "/log"), ("its files", "/files"))
 JSON = "application/json"
+FORMAT = "format"
+"""Names a renderer in an address."""
 
 
 def titled(summary: str, decorate: Callable[[F], F]) -> Callable[[F], F]:
@@ -51,9 +53,7 @@ def links_in(data: object) -> Iterator[tuple[str, str]]:
         yield from ((str(text), str(address)) for address, text in data["addresses"].items())
     job = data.get("job_id")
     if job:
-        yield from (
-            (text, f"/api/training/jobs/{job}{end}") for text, end in (("the run", ""), ("its log", "/log"), ("its files", "/files"))
-        )
+        yield from ((text, f"/api/training/jobs/{job}{end}") for text, end in OF_A_RUN)
 
 
 class ApiPageRenderer(BrowsableAPIRenderer):
@@ -77,4 +77,6 @@ class ApiPageRenderer(BrowsableAPIRenderer):
 
 
 def _is_form_only(request: Request, response: Response) -> bool:
-    return request.method == "GET" and response.status_code == 405 and "POST" in response.get("Allow", "")
+    """Whether a browser opens an address that only takes POST. A program that asks for ``?format=api`` gets the status 405."""
+    is_opened = request.method == "GET" and FORMAT not in request.query_params
+    return is_opened and response.status_code == 405 and "POST" in response.get("Allow", "")

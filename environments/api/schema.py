@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from django.conf import settings
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 
 from environments.api.pages import titled
@@ -16,6 +17,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 Responses = dict[tuple[int, str], Any]
 
 JSON, HTML = "application/json", "text/html"
+TOKEN_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+"""The two headers in which programs send a server's token."""
 FORM, WEBP = "multipart/form-data", "image/webp"
 EVERYWHERE = (400, 403, 406)
 """Refusals of every call: an address with too many fields, the guard, and an ``Accept`` without a supported type."""
@@ -84,9 +90,26 @@ def without_second_addresses(endpoints: list[tuple[str, str, str, Any]]) -> list
     return [endpoint for endpoint in endpoints if not endpoint[0].startswith(SECOND_ADDRESSES)]
 
 
-def without_security(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """Declare once that no call needs a login, so that generated clients ask for none."""
+def with_required_bodies(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Declare a body as required where one of its fields is; drf-spectacular does so for serializers only.
+
+    A body of several media types stays optional: openapi-python-client makes a module of it that cannot be imported.
+    """
+    for calls in result["paths"].values():
+        for call in calls.values():
+            body = call.get("requestBody", {})
+            shapes = [content["schema"] for content in body.get("content", {}).values()]
+            if len(shapes) == 1 and shapes[0].get("required"):
+                body["required"] = True
+    return result
+
+
+def with_security(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Declare once what calls need: the token of a server that has one, else nothing, so that generated clients ask for none."""
     for calls in result["paths"].values():
         for call in calls.values():
             call.pop("security", None)
-    return {**result, "security": []}
+    if not settings.NEEDS_TOKEN:
+        return {**result, "security": []}
+    components = {**result.get("components", {}), "securitySchemes": TOKEN_SCHEMES}
+    return {**result, "components": components, "security": [{name: []} for name in TOKEN_SCHEMES]}

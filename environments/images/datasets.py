@@ -19,12 +19,13 @@ from trainer_engine.config.dataset_tables import FOLDER_FIELD
 from trainer_engine.config.datasets import ImageSet, ReferenceSet
 from trainer_engine.contract.atomic import why_not_written, write_atomically
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import is_file
+from trainer_engine.contract.files import is_file, read_small
 from trainer_engine.datasets.captions.base import NoCaption, captions_of
 from trainer_engine.datasets.media.base import suffixes_of
 from trainer_engine.datasets.media.image import MEDIUM
 from trainer_engine.datasets.sources.base import FoundFile
 from trainer_engine.datasets.sources.local import LocalSource
+from trainer_engine.datasets.text import NotText, decode
 
 TEXT_FILES = "textfile"
 PLAIN_STRATEGIES = (TEXT_FILES, "filename", "instanceprompt")
@@ -140,24 +141,20 @@ class OpenDataset:
     def _captions(self) -> Callable[[str], tuple[str, ...]] | None:
         if not isinstance(self.entry, ImageSet) or self.strategy not in PLAIN_STRATEGIES:
             return None
-        return captions_of(self.entry, LocalSource(str(self.folder)))
+        return captions_of(self.entry, LocalSource(str(self.folder)).within(self.home.place_rule))
 
     def _image(self, file: FoundFile, captions: Callable[[str], tuple[str, ...]] | None) -> DatasetImage:
         found, trouble = None, ""
         try:
-            if self.takes_text_files and is_file((self.folder / file.name).with_suffix(".txt")):
-                self.path_of(file.name, suffix=".txt")  # the path rule judges where it leads to, before it is read
             found = captions(file.name) if captions else None
-        except (NoCaption, EnvironmentRefused) as error:
+        except NoCaption as error:
             trouble = str(error)
         return DatasetImage(file.name, file.size_bytes, found, trouble, self._text(file.name))
 
     def _text(self, file: str) -> str | None:
-        source = LocalSource(str(self.folder))
         try:
-            path = self.path_of(file, suffix=".txt")
-            return source.read_small(os.path.relpath(path, self.folder), LONGEST_CAPTION * 4).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError, EnvironmentRefused):
+            return decode(read_small(self.path_of(file, suffix=".txt"), LONGEST_CAPTION * 4))
+        except (OSError, NotText, EnvironmentRefused):
             return None
 
     def write_texts(self) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from environments.errors import EnvironmentRefused
 from environments.images.datasets import NoSuchImage, OpenDataset
 from environments.images.decode import Wanted, decode
 from trainer_engine.contract.atomic import PRIVATE_FOLDER_MODE
+from trainer_engine.contract.files import read_small
 
 FOLDER = "thumbnails"
 AT_ONCE = 24
@@ -23,27 +25,34 @@ TURN = threading.Lock()
 """Lets one request make copies, so that the next one finds them."""
 
 
-def thumbnail_of(dataset: OpenDataset, file: str, neighbours: Sequence[str] = ()) -> Path:
-    """The small copy of an image. Those of ``neighbours`` are made with it. Raises NoSuchImage, EnvironmentProblems."""
+def thumbnail_of(dataset: OpenDataset, file: str) -> bytes:
+    """The small copy of an image as WebP. Those of the images that follow are made with it. Raises NoSuchImage, EnvironmentProblems."""
     source = dataset.path_of(file)
     copy = _place(dataset.home.state, source)
-    if copy.is_file():
-        return copy
+    with suppress(FileNotFoundError):  # another request may remove it as one of the oldest
+        return read_small(copy)
     with TURN:
         if not copy.is_file():
             copy.parent.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
             _prune(copy.parent)
-            others = [dataset.path_of(name) for name in neighbours[:AT_ONCE] if name != file]
-            places = {path: _place(dataset.home.state, path) for path in (source, *others)}
-            wanted = [Wanted(path, place) for path, place in places.items() if not place.is_file()]
+            others = dict(_placed(dataset, [name for name in _neighbours_of(dataset, file) if name != file]))
+            wanted = [Wanted(path, place) for path, place in {source: copy, **others}.items() if not place.is_file()]
             reason = decode(wanted)[0].reason
             if not copy.is_file():
                 raise NoSuchImage(f"'{file[:200]}' cannot be shown: {reason or 'the disk took no copy'}")
-    return copy
+        return read_small(copy)
 
 
-def neighbours_of(dataset: OpenDataset, file: str) -> list[str]:
-    """The images that follow one in the order of their names."""
+def _placed(dataset: OpenDataset, files: Iterable[str]) -> Iterator[tuple[Path, Path]]:
+    """Images with the places of their copies. One that may not be read, or is gone, is no reason to show none of the others."""
+    for file in files:
+        with suppress(EnvironmentRefused):
+            source = dataset.path_of(file)
+            yield source, _place(dataset.home.state, source)
+
+
+def _neighbours_of(dataset: OpenDataset, file: str) -> list[str]:
+    """An image and those that follow it in the order of their names. Lists the whole dataset."""
     names = [one.name for one in dataset.files()]
     begin = names.index(file) if file in names else 0
     return names[begin : begin + AT_ONCE]

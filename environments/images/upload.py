@@ -74,9 +74,9 @@ def store_images(name: str, uploads: Iterable[Upload], home: Home) -> Stored:
         message = f"{len(files)} files were sent." if files else "No file was sent."
         raise EnvironmentProblems.of([Problem.error("file", "bad_count", message, got=len(files), expected=f"1 to {MOST_AT_ONCE} files")])
     stored = Stored(f"{FOLDER}/{name}")
-    room = MOST_IN_FOLDER - _count(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        room = MOST_IN_FOLDER - _count(folder)
         with tempfile.TemporaryDirectory(prefix="upload-", dir=home.state) as place:
             _store(list(_received(files, Path(place), stored)), folder, stored, room)
     except OSError as error:
@@ -100,23 +100,20 @@ def upload_folder(name: str, home: Home) -> Path:
 
 
 def safe_name(given: str) -> str | None:
-    """A file name without folders, leading dots and odd characters, with its suffix in lower case; None if it is that of no image."""
+    """A file name without folders, leading dots or dashes, and odd characters; its suffix in lower case. None if it is that of no image."""
     base = PurePosixPath(unicodedata.normalize("NFC", given).replace("\\", "/")).name
     stem, dot, suffix = base.rpartition(".")
     if not dot or f".{suffix.lower()}" not in SUFFIXES:
         return None
-    kept = UNSAFE.sub("_", stem.encode("utf-8", "ignore").decode()).strip(" ._")
+    kept = UNSAFE.sub("_", stem.encode("utf-8", "ignore").decode()).lstrip("-._ ").rstrip(" ._")
     while len(kept.encode()) > LONGEST_STEM:
         kept = kept[:-1]
     return f"{kept or 'image'}.{suffix.lower()}"
 
 
 def _count(folder: Path) -> int:
-    try:
-        with os.scandir(folder) as entries:
-            return sum(1 for _ in entries)
-    except FileNotFoundError:
-        return 0
+    with os.scandir(folder) as entries:
+        return sum(1 for _ in entries)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,10 @@ class Where:
     home: Path
     url: str = ""
     """Address of a server; empty for the files of ``home``."""
+    is_guess: bool = False
+    """Whether nothing names the server. Any account of this machine may listen at its port, so it gets no token."""
+    is_here: bool = False
+    """Whether it runs on this machine, so that no proxy of the environment leads to it."""
 
     @property
     def text(self) -> str:
@@ -59,9 +63,9 @@ def find(home: Path | None, url: str | None) -> Where:
         return Where(folder, named.rstrip("/"))
     running = read_server_state(folder / "state")
     if running is not None:
-        return Where(folder, running.url)
+        return Where(folder, running.url, is_here=True)
     if home is None and not (folder / "state").exists() and _answers(USUAL_ADDRESS):
-        return Where(folder, USUAL_ADDRESS)
+        return Where(folder, USUAL_ADDRESS, is_guess=True, is_here=True)
     return Where(folder)
 
 
@@ -109,18 +113,20 @@ class Api:
         if not isinstance(body, dict):
             body = {}
         if response.status_code == 401:
-            raise Refused(f"{self.where.url} needs its token: set {TOKEN}.", status=401)
+            name = f" name it with {ADDRESS} or --url, and" if self.where.is_guess else ""
+            raise Refused(f"{self.where.url} needs its token:{name} set {TOKEN}.", status=401)
         raise Refused(str(body.get("detail") or f"{method} {path}: status {response.status_code}"), status=response.status_code, body=body)
 
 
 def _client_of(where: Where) -> httpx.Client:
     headers = {"Accept": "application/json"}
     if where.url:
-        if token := read_command_environment().token:
+        token = read_command_environment().token
+        if token and not where.is_guess:
             headers["Authorization"] = f"Bearer {token}"
         try:
-            is_local = urlsplit(where.url).hostname in LOCAL_NAMES
-            # A proxy of the environment cannot reach this machine's own addresses.
+            # A proxy of the environment cannot reach this machine's own addresses, and would read the token.
+            is_local = where.is_here or urlsplit(where.url).hostname in LOCAL_NAMES
             return httpx.Client(base_url=where.url, timeout=ANSWER_SECONDS, headers=headers, trust_env=not is_local)
         except (httpx.InvalidURL, ValueError) as error:
             raise Refused(f"{where.url} is no address of a server: {error}") from error

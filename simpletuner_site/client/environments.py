@@ -15,6 +15,7 @@ from typing import Any
 from simpletuner_site.client.connection import Api, Refused, part
 from simpletuner_site.client.output import print_json, print_line, print_report, print_table
 from simpletuner_site.environment import read_command_environment
+from trainer_engine.contract.files import read_small_text
 
 CREATE_FIELDS = ("model_family", "model_flavour", "model_type", "lora_type", "description", "example")
 
@@ -152,7 +153,10 @@ def _edited(name: str, document: Any, put: Any) -> Any:
     except (OSError, ValueError) as error:
         path.unlink()
         raise Refused(f"The editor {editor!r} cannot be started: {error}. Set EDITOR, or change options with -o NAME=VALUE.") from error
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = read_small_text(path)
+    except OSError as error:
+        raise Refused(f"What you typed cannot be read: {error}. It is in {path}.") from error
     if code or text == before:
         path.unlink()
         if code:

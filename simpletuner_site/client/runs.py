@@ -147,7 +147,7 @@ def list_jobs(api: Api, arguments: argparse.Namespace) -> int:
             row["status"],
             row["environment"],
             _steps(row),
-            (row["started_at"] or row["created_at"])[:16].replace("T", " "),
+            _minute(row),
             row["message"],
         )
         for row in found["jobs"][: arguments.limit]

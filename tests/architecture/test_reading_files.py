@@ -15,6 +15,7 @@ OWN_FILES = {
     "environments/resolve/webhook_targets.py": "a shipped sample",
     "simpletuner_site/demo/processes.py": "the demo's log",
     "simpletuner_site/security/secret_key.py": "state/secret_key",
+    "simpletuner_site/security/token.py": "state/access.json",
     "simpletuner_site/train/report.py": "the log of a run",
     "simpletuner_site/server/state.py": "state",
     "trainer_engine/adapters/adapter.py": "checkpoints, of which every byte was verified",

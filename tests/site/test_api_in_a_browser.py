@@ -50,6 +50,7 @@ def test_an_address_that_only_takes_post_greets_with_its_form(browser: Client) -
         page = browser.get(address).content.decode()
         assert "This address is for sending" in page and '<body class="form-only">' in page and "_content" in page, address
         assert browser.get(address, headers={"accept": "application/json"}).status_code == 405, "programs get the truth"
+        assert browser.get(f"{address}?format=api", headers={"accept": "*/*"}).status_code == 405, "also one that asks for the page"
     assert (
         "form-only" not in browser.put("/api/training/start", headers={"accept": BROWSER["accept"]}).content.decode().partition("<body")[2]
     )

@@ -81,3 +81,18 @@ def test_no_address_can_be_taken_for_another(schema: Any) -> None:
             alike = [a == b or "{" in a or "{" in b for a, b in pairs]
             mixed = any("{" in a and "{" not in b for a, b in pairs) and any("{" in b and "{" not in a for a, b in pairs)
             assert not (all(alike) and mixed), (one, other)
+
+
+def test_a_body_with_a_required_field_is_required(schema: Any) -> None:
+    bodies = {one["operationId"]: one["requestBody"] for one in operations(schema) if "requestBody" in one}
+    assert bodies["training_queue_move"].get("required") and bodies["folder_images_upload"].get("required")
+    assert not bodies["training_cancel"].get("required"), "the current run is meant without one"
+
+
+def test_a_server_with_a_token_declares_how_it_is_sent(schema: Any, settings: Any) -> None:
+    assert schema["security"] == [] and "securitySchemes" not in schema["components"]
+    settings.NEEDS_TOKEN = True
+    with_token = SchemaGenerator().get_schema(request=None, public=True)
+    assert [list(one) for one in with_token["security"]] == [["bearer"], ["key"]]
+    assert with_token["components"]["securitySchemes"]["bearer"] == {"type": "http", "scheme": "bearer"}
+    assert with_token["components"]["securitySchemes"]["key"]["name"] == "X-API-Key"

@@ -14,6 +14,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.rules.distributed import size_problems, validation_sizes
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
+from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.datasets.buckets import Effective, count_buckets, fill_buckets
 from trainer_engine.datasets.caption_changes import CaptionChanges, changes_of, emptied
 from trainer_engine.datasets.caption_filter import FilterFails
@@ -71,12 +72,13 @@ def examine(
     processes: int | None = None,
     reach: Reach = NO_PRIVATE_NETWORK,
     fetches_later: bool = False,
+    places: PlaceRule = EVERYWHERE,
 ) -> DatasetReport:
     """Examines every dataset as training does. It writes nothing but the index of image sizes and captions, in ``index_dir``.
 
     ``processes``: the number of processes, if the launcher's file sets it instead of ``num_processes``. ``reach``: which machines may be
     connected to. ``fetches_later``: whether a dataset that is not on this machine yet is no error, since a run fetches it; its report
-    says so and has no samples.
+    says so and has no samples. ``places``: from where captions may be read; links in a folder can lead elsewhere.
 
     Every problem of a dataset is in the report; nothing is raised.
     """
@@ -85,7 +87,7 @@ def examine(
     alignment, problems = _alignment(options, spec)
     changes, wrong = changes_of(dataloader, options.run.seed)
     indexes = Indexes.of(index_dir)
-    context = _Context(options, alignment, spec, effective, on_progress, indexes, changes, reach, fetches_later)
+    context = _Context(options, alignment, spec, effective, on_progress, indexes, changes, reach, fetches_later, places)
     problems += wrong
     with MANY_OBJECTS.being_made():
         reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
@@ -155,11 +157,13 @@ class _Context:
     """By the id of an image set."""
     reach: Reach
     fetches_later: bool
+    places: PlaceRule
 
     def planner(self, entry: ImageSet, found: Discovery) -> Planner:
         """Raises OSError or ValueError if no file can have a caption."""
-        texts = self._texts(entry, found.source)
-        captions = captions_of(entry, texts or found.source)
+        source = found.source.within(self.places)
+        texts = self._texts(entry, source)
+        captions = captions_of(entry, texts or source)
         rounding = self.options.data.aspect_bucket_rounding
         stride = self.spec.frame_stride
         return Planner(entry, found.source, captions, alignment=self.alignment, rounding=rounding, texts=texts, frame_stride=stride)

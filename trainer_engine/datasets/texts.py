@@ -29,6 +29,7 @@ class RememberedTexts(Source):
         self._bytes = 0
 
     def read_small(self, name: str, largest: int) -> bytes:
+        self._source.refuse_closed(name)
         found = self._source.stat(name)
         row = self._known.get(name)
         if row is None or row[0] != found.size_bytes or row[1] != found.version:

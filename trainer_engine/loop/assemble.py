@@ -84,6 +84,7 @@ def assemble(run_context: RunContext) -> Trainer:
         stages=run_context.stages,
         requests=run_context.requests,
         run_folder=RunFolder(run_context.media.parent),
+        places=run_context.places,
     ).run(run_context.dataloader)
     if saved:
         compare_data(saved, run_context.options, run_context.processes.group.count, prepared, run_context.stages.sink)

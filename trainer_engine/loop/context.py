@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.hooks.runner import HookRunner
 from trainer_engine.report.background import BackgroundRenderer
 from trainer_engine.runtime.control import ControlRequests
@@ -36,3 +37,5 @@ class RunContext:
     """Programs that the run starts; None for a run that starts none."""
     journal_room: JournalRoom | None = None
     """What a run does while its journal cannot be written; None on other processes than the first."""
+    places: PlaceRule = EVERYWHERE
+    """From where the run may read captions that links lead to."""

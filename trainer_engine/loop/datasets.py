@@ -25,6 +25,7 @@ from trainer_engine.config.run_paths import index_folder
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import DatasetUnusable, Problem, errors_in
 from trainer_engine.contract.events import StageKey
+from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.index_file import Indexes
@@ -84,6 +85,8 @@ class Preparation:
     requests: ControlRequests
     run_folder: RunFolder | None = None
     """Where the report about the datasets is written; None for nowhere."""
+    places: PlaceRule = EVERYWHERE
+    """From where captions may be read that links lead to."""
 
     def run(self, dataloader: Dataloader) -> Prepared:
         """Raises DatasetUnusable, ModelUnavailable, OutOfMemory, DiskFull, Stopped."""
@@ -153,6 +156,7 @@ class Preparation:
                     index_dir=Indexes(index_folder(self.options), shared),
                     processes=self.processes.count,
                     reach=reach,
+                    places=self.places,
                 )
 
             report = self.processes.first_then_others(examined)

@@ -62,7 +62,7 @@ def train(
     """Train, and return how the run ended.
 
     ``media`` is the folder in the run folder for images that only events refer to. ``memory_estimate`` is reported next to the measured
-    peak. ``hooks`` says which hooks may start, ``places`` where the run may write. ``journal`` is the file behind ``sink``; while it
+    peak. ``hooks`` says which hooks may start, ``places`` which places it may use. ``journal`` is the file behind ``sink``; while it
     cannot be written, ``disk_low_action`` applies. Raises EngineError, and Stopped if a stop is requested before training begins.
     """
     at_start = resident_bytes()
@@ -89,6 +89,7 @@ def train(
                 renderer=renderer,
                 scripts=runner,
                 journal_room=room,
+                places=places,
             )
             if room:
                 room.insist()

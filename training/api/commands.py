@@ -245,7 +245,7 @@ class MoveInQueue(APIView):
         serializers.QueueSerializer,
         *COMMAND_ERRORS,
         409,
-        request=schema.forms(schema.PLACE_FORM),
+        request={"application/json": schema.PLACE_FORM},
         parameters=[schema.JOB_PATH],
     )
     def post(self, request: Request, job_id: str) -> Response:

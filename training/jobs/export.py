@@ -38,7 +38,7 @@ def newest_adapter(job: Job) -> Path | None:
 
 
 def export_for_comfyui(job: Job) -> str:
-    """Export the newest adapter; one that was exported before is left as it is. Returns its path in the output folder.
+    """Export the newest adapter; one that was exported since it was saved is left as it is. Returns its path in the output folder.
 
     Raises NotExported.
     """
@@ -52,16 +52,22 @@ def export_for_comfyui(job: Job) -> str:
     if refusal is not None or not target.is_relative_to(root):
         raise NotExported(f"{root / name} {refusal.message if refusal else 'is a link that leads out of the output folder'}.")
     with TURN:
-        if not is_file(target):
+        if not _is_newer(target, adapter):
             _export(adapter, target)
     return name
 
 
+def _is_newer(target: Path, adapter: Path) -> bool:
+    """Whether an export was made of these weights. Another run may have saved a checkpoint of the same name in the same folder before."""
+    return is_file(target) and target.stat().st_mtime_ns >= adapter.stat().st_mtime_ns
+
+
 def _export(adapter: Path, target: Path) -> None:
-    """Raises NotExported."""
+    """Raises NotExported. An older export is removed first, because the program replaces no file."""
     command = [sys.executable, "-m", "trainer_engine.export", str(adapter), "--to", "comfyui", "--output", str(target)]
     try:
         target.parent.mkdir(exist_ok=True)
+        target.unlink(missing_ok=True)
         done = subprocess.run(
             command, env=passed_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False
         )

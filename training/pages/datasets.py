@@ -85,6 +85,9 @@ class DatasetsPage(Page):
         if document is None:
             messages.error(request, "The datasets file cannot be read. Repair it by hand, or generate it anew.")
             return redirect("environment-datasets", name)
+        if not _is_of(document, request.POST.getlist("sets")):
+            messages.error(request, "Nothing was saved: the sets of the file have changed since this page was opened. Look at them again.")
+            return redirect("environment-datasets", name)
         entries = [changed_entry(entry, request.POST, position) for position, entry in enumerate(document)]
         try:
             environments.write_datasets_file(name, entries, actor=ACTOR)
@@ -130,6 +133,11 @@ class TextsPage(Page):
             messages.error(request, str(refused.detail))
             say_problems(request, refused)
         return redirect(f"{reverse('environment-datasets', args=[name])}?{urlencode({'set': wanted})}#images")
+
+
+def _is_of(document: list[dict[str, Any]], sent: list[str]) -> bool:
+    """Whether a form is about these sets in this order; its fields name them by position. A program may leave the ids out."""
+    return not sent or sent == [str(entry.get("id", "")) for entry in document]
 
 
 def _document(environment: Environment) -> list[dict[str, Any]] | None:

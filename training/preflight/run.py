@@ -134,6 +134,7 @@ def _examine_datasets(dataloader: Dataloader, options: TrainingOptions, spec: Fa
         processes=process_count(options),
         reach=reach,
         fetches_later=True,
+        places=home.place_rule,
     )
 
 

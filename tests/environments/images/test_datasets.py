@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from environments.images import thumbnails
-from environments.images.datasets import LONGEST_CAPTION
+from environments.images.datasets import LONGEST_CAPTION, OpenDataset
+from environments.paths import Home
 from tests.environments.conftest import Api
 from tests.helpers.pictures import generate_images
+from trainer_engine.config.datasets import ImageSet
 
 pytestmark = pytest.mark.django_db
 BASE = "/api/datasets/demo/demo-images"
@@ -39,6 +41,11 @@ def strategy(api: Api, name: str, **fields: Any) -> None:
     entries = json.loads(path.read_text())
     entries[0] |= {"caption_strategy": name, **fields}
     path.write_text(json.dumps(entries))
+
+
+def open_dataset_at(folder: Path) -> ImageSet:
+    """A set of images with text files, whose path was kept as a link."""
+    return ImageSet(position=0, id="demo-images", instance_data_dir=str(folder), caption_strategy="textfile")
 
 
 def listed(api: Api, **query: Any) -> Any:
@@ -159,3 +166,49 @@ def test_copies_take_a_bounded_space(tmp_path: Path, monkeypatch: pytest.MonkeyP
         os.utime(path, ns=(number * 10**9, number * 10**9))
     thumbnails._prune(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:02d}.webp" for number in range(7, 12)]
+
+
+def test_a_link_among_the_images_hides_no_other_image(api: Api, folder: Path, links_of_a_stranger: None) -> None:
+    (folder / "zz.png").symlink_to("/usr/bin/env")
+    first = listed(api)["images"][0]
+    assert api.client.get(first["thumbnail"]).status_code == 200
+    assert len(list((api.home / "state/thumbnails").iterdir())) == 4, "one for each image but the link"
+
+
+def test_a_copy_that_is_there_needs_no_look_at_the_dataset(api: Api, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = listed(api)["images"][0]
+    made = api.client.get(first["thumbnail"])
+    monkeypatch.setattr(OpenDataset, "files", lambda self: pytest.fail("a folder may hold a hundred thousand files"))
+    assert api.client.get(first["thumbnail"]).content == made.content
+
+
+def test_a_copy_that_is_removed_meanwhile_is_made_again(api: Api, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = listed(api)["images"][0]
+    made = api.client.get(first["thumbnail"])
+    is_file = Path.is_file
+
+    def then_removed(path: Path) -> bool:
+        """Another request removes the oldest copies just after this one has seen its own."""
+        was_there = is_file(path)
+        if path.suffix == ".webp":
+            path.unlink(missing_ok=True)
+        return was_there
+
+    monkeypatch.setattr(Path, "is_file", then_removed)
+    assert api.client.get(first["thumbnail"]).content == made.content
+
+
+def test_a_caption_in_another_encoding_is_shown_as_training_reads_it(api: Api, folder: Path) -> None:
+    file = listed(api)["images"][0]["file"]
+    for encoding in ("latin-1", "utf-16", "utf-8-sig"):
+        (folder / file).with_suffix(".txt").write_bytes("Übergröße".encode(encoding))
+        assert [(one["text"], one["captions"]) for one in listed(api)["images"][:1]] == [("Übergröße", ["Übergröße"])], encoding
+
+
+def test_a_folder_that_its_owner_links_out_of_the_roots_shows_its_texts(api: Api, folder: Path, tmp_path: Path) -> None:
+    outside, links = tmp_path / "outside", api.home / "links/deep"
+    folder.rename(outside)
+    links.mkdir(parents=True)
+    (links / "demo").symlink_to(outside)
+    opened = OpenDataset(open_dataset_at(links / "demo"), Home(api.home, roots=()))
+    assert [bool(one.text) for one in opened.images(offset=0, limit=4).images].count(True) == 2

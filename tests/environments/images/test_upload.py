@@ -54,6 +54,8 @@ def names(api: Api, folder: str) -> list[str]:
         ("cat", None),
         ("", None),
         (".png", "image.png"),
+        ("-rf.png", "rf.png"),
+        ("-- .png", "image.png"),
     ],
 )
 def test_a_name_keeps_no_folder_and_no_odd_character(given: str, kept: str | None) -> None:
@@ -198,3 +200,12 @@ def test_a_listing_shows_no_folder_that_a_stranger_linked(api: Api, links_of_a_s
     (api.home / "datasets/.dot").mkdir()
     (api.home / "datasets/state").symlink_to(api.home / "state")
     assert [one["name"] for one in api.client.get("/api/folders", {"path": "datasets"}).json()["folders"]] == ["own"]
+
+
+@pytest.mark.parametrize("place", ["datasets/mine", "datasets"])
+def test_a_file_in_the_place_of_the_folder_is_named(api: Api, place: str) -> None:
+    (api.home / place).parent.mkdir(exist_ok=True)
+    (api.home / place).write_text("a file")
+    answer = send(api, "mine", ("a.png", image_bytes()))
+    assert answer.status_code == 422 and [one["code"] for one in answer.json()["problems"]] == ["not_writable"]
+    assert (api.home / place).read_text() == "a file"

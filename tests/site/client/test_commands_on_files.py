@@ -106,6 +106,8 @@ def test_an_editor_changes_the_configuration_and_keeps_what_was_refused(simpletu
     kept = Path(broken.stderr.partition("What you typed is in ")[2].split()[0].rstrip("."))
     assert broken.returncode == 2 and "seventy" in kept.read_text()
     kept.unlink()
+    garbled = simpletuner("env", "edit", "first", EDITOR="""sh -c 'printf "\\377" > "$0"'""")
+    assert garbled.returncode == 2 and "is not UTF-8" in garbled.stderr and "Traceback" not in garbled.stderr
     assert "editor ended with code 1" in simpletuner("env", "edit", "first", EDITOR="false").stderr
     assert "cannot be started" in simpletuner("env", "edit", "first", EDITOR="/nowhere/vi").stderr
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from simpletuner_site.client import connection, output
 from simpletuner_site.client.connection import Api, Refused, Where, job_id, part
 from simpletuner_site.client.watch import event_line, read_events
+from simpletuner_site.server.state import write_server_state
 
 JOBS = {
     "jobs": [
@@ -155,3 +157,29 @@ def test_an_empty_table_is_a_sentence_and_json_is_readable(capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert printed.startswith("There are none.\n") and json.loads(printed.partition("\n")[2]) == {"ä": [1]} and "ä" in printed
     assert isinstance(output.console(), Console)
+
+
+def test_a_token_goes_to_no_server_that_nothing_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMPLETUNER_TOKEN", "a token of another server")
+    monkeypatch.delenv("SIMPLETUNER_HOME", raising=False)
+    monkeypatch.delenv("SIMPLETUNER_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(connection, "_answers", lambda address: True)
+    guessed = connection.find(None, None)
+    assert guessed.url == connection.USUAL_ADDRESS and "authorization" not in connection._client_of(guessed).headers
+    named = connection.find(None, guessed.url)
+    assert connection._client_of(named).headers["authorization"] == "Bearer a token of another server"
+    asked = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(401, json={})), base_url=guessed.url)
+    monkeypatch.setattr(connection, "_client_of", lambda where: asked)
+    with pytest.raises(Refused, match="name it with SIMPLETUNER_URL or --url, and set SIMPLETUNER_TOKEN"):
+        Api(guessed).get("/api/configs")
+
+
+def test_no_proxy_is_asked_for_the_server_of_this_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").mkdir()
+    monkeypatch.delenv("SIMPLETUNER_URL", raising=False)
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    write_server_state(tmp_path / "state", os.getpid(), "http://10.0.0.7:8001")
+    found = connection.find(tmp_path, None)
+    assert found.url == "http://10.0.0.7:8001" and not connection._client_of(found).trust_env
+    assert connection._client_of(connection.find(tmp_path, "http://10.0.0.7:8001")).trust_env

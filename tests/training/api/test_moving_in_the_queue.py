@@ -57,6 +57,12 @@ def test_a_new_run_comes_after_those_that_were_moved(training: Training, jobs: l
     assert order(training.get("/queue")) == [3, 4, 5, 2, 6]
 
 
+def test_a_whole_number_may_have_a_fraction_of_zero(training: Training, jobs: list[Job]) -> None:
+    assert order(move(training, jobs[4], {"position": 2.0})) == [2, 5, 3, 4]
+    for wrong in (2.5, 1e300, -1.0):
+        assert move(training, jobs[4], {"position": wrong}).status_code == 422
+
+
 def test_a_form_moves_as_well(training: Training, jobs: list[Job]) -> None:
     assert order(training.post(f"/queue/{jobs[4].pk}/move", {"position": "1"})) == [5, 2, 3, 4]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,16 @@ def test_the_newest_adapter_that_is_left_is_exported_once(job: Job, monkeypatch:
     assert export_for_comfyui(job) == "comfyui/cats-checkpoint-5.safetensors" == export_for_comfyui(job)
     assert len(asked) == 1 and asked[0][2:6] == ["trainer_engine.export", str(newest_adapter(job)), "--to", "comfyui"]
     assert [str(one.path) for one in list_files(job)] == ["comfyui/cats-checkpoint-5.safetensors"]
+
+
+def test_an_export_of_former_weights_of_the_same_name_is_made_anew(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answering(monkeypatch)
+    target = Path(job.output_dir, export_for_comfyui(job))
+    target.write_bytes(b"of the former run")
+    saved = Path(job.output_dir, "checkpoint-5", ADAPTER)
+    os.utime(saved, ns=(0, target.stat().st_mtime_ns + 1))
+    export_for_comfyui(job)
+    assert len(asked) == 2 and target.read_bytes() == b"exported"
 
 
 def test_a_failure_is_said_in_the_words_of_the_program(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,19 @@ def entries(cats: Path) -> list[dict[str, Any]]:
     return found
 
 
+def test_a_form_of_sets_that_have_changed_meanwhile_saves_nothing(client: Client, cats: Path) -> None:
+    ids = [entry["id"] for entry in entries(cats)]
+    page = get(client, "/cats/datasets")
+    assert [f'name="sets" value="{one}"' in page for one in ids] == [True] * len(ids)
+    path = cats.parents[1] / "config/cats/multidatabackend.json"
+    path.write_text(json.dumps(entries(cats)[::-1]))
+    before = path.read_text()
+    _, says = post(client, "/cats/datasets", {"sets": ids, "0.repeats": "7"})
+    assert "have changed since this page was opened" in says[0] and path.read_text() == before
+    _, says = post(client, "/cats/datasets", {"sets": ids[::-1], f"{ids[::-1].index(ids[0])}.repeats": "7"})
+    assert "Saved" in says[0] and [one.get("repeats") for one in entries(cats) if one["id"] == ids[0]] == [7]
+
+
 def test_datasets_are_forms_with_their_images_and_captions(client: Client, cats: Path) -> None:
     page = get(client, "/cats/datasets")
     assert 'name="0.instance_data_dir" value="datasets/cats"' in page and 'name="1.cache_dir"' in page

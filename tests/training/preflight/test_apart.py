@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,17 @@ def test_checking_a_large_run_leaves_this_process_as_small_as_it_was(
     for _ in range(3):
         examine_run_apart(*resolved)
     assert psutil.Process().memory_info().rss - before < 4 << 20
+
+
+def test_no_report_shows_a_text_that_a_link_leads_to_in_a_closed_place(resolved: tuple[ResolvedRun, Home]) -> None:
+    run, home = resolved
+    (home.state / "secret.txt").write_text("topsecret")
+    images = home.root / "images"
+    linked = sorted(images.glob("*.txt"))[0]
+    linked.unlink()
+    linked.symlink_to(home.state / "secret.txt")
+    report = examine_run(run, home)
+    assert "topsecret" not in json.dumps(report.understood, default=str)
+    assert any("server's own state" in str(problem) or "left out" in str(problem) for problem in report.problems)
+    free = examine_run(run, replace(home, any_place=True))
+    assert "topsecret" in json.dumps(free.understood, default=str), "a command in the user's own shell reads what the user may read"

@@ -12,6 +12,7 @@ from trainer_engine.config.addresses import Reach
 from trainer_engine.config.dataset_tables import SourceSpec, source_specs
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import FileTooLarge, sha256_of_stream
+from trainer_engine.contract.path_rule import PlaceRule
 
 if TYPE_CHECKING:
     from trainer_engine.config.datasets import ImageSet, ReferenceSet
@@ -134,6 +135,14 @@ class Source(ABC):
     def reached_by(self, reach: Reach) -> Source:
         """Returns the source with the machines that it may connect to. One that connects to none is returned as it is."""
         return self
+
+    def within(self, places: PlaceRule) -> Source:
+        """Returns the source with the places from which ``read_small`` may read. One in which nothing is a link is returned as it is."""
+        return self
+
+    def refuse_closed(self, name: str) -> None:
+        """Raises OSError if a link leads from this file to where nothing may be read."""
+        return
 
     @abstractmethod
     def list_files(self, suffixes: Suffixes) -> Listing:

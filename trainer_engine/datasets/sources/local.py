@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
-from trainer_engine.contract.files import read_small, sha256_of
+from trainer_engine.contract.files import UnreadableFile, read_small, sha256_of
+from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Source, SourceKind, Suffixes, reason_of
 
 
@@ -20,6 +21,8 @@ class LocalSource(Source):
     """The files in a folder and its subfolders."""
 
     place: str
+    places: PlaceRule = field(default=EVERYWHERE, compare=False, repr=False)
+    """Judges where links in the folder lead to, for texts. The folder itself was judged before."""
     is_quick: ClassVar[bool] = True
 
     @property
@@ -54,8 +57,20 @@ class LocalSource(Source):
     def open(self, name: str) -> BinaryIO:
         return open(self.local_path(name), "rb")
 
+    def within(self, places: PlaceRule) -> LocalSource:
+        return replace(self, places=places)
+
+    def refuse_closed(self, name: str) -> None:
+        """Raises UnreadableFile. A file that is reached without a link lies in the folder, so it takes a few microseconds."""
+        if self.places.anywhere or not any(os.path.islink(self.local_path(step)) for step in _steps(name)):  # noqa: PTH114
+            return
+        refusal = self.places.refusal(Path(self.local_path(name)), writing=False)
+        if refusal is not None:
+            raise UnreadableFile(f"it {refusal.message}")
+
     def read_small(self, name: str, largest: int) -> bytes:
         """Reads a regular file and nothing else: it waits for no pipe and opens no device."""
+        self.refuse_closed(name)
         return read_small(self.local_path(name), largest)
 
     def location(self, name: str) -> str:
@@ -66,6 +81,13 @@ class LocalSource(Source):
 
     def sha256(self, name: str) -> str:
         return sha256_of(Path(self.local_path(name)))
+
+
+def _steps(name: str) -> Iterator[str]:
+    """Yields a relative name and the folders on the way to it."""
+    while name:
+        yield name
+        name = os.path.dirname(name)  # noqa: PTH120
 
 
 def _list_folder(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from trainer_engine.contract.path_rule import ClosedPlace, PlaceRule, Reason
+from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.media.base import suffixes_of
 from trainer_engine.datasets.sources.base import Listing, printable
 from trainer_engine.datasets.sources.local import LocalSource
+from trainer_engine.datasets.texts import RememberedTexts
 
 
 def list_images(root: str) -> Listing:
@@ -106,3 +110,47 @@ def test_a_missing_folder_is_reported_to_the_caller(tmp_path: Path) -> None:
         list_images(str(tmp_path / "missing"))
     with pytest.raises(NotADirectoryError):
         list_images(str(touch(tmp_path / "file")))
+
+
+def within_home(root: Path, **fields: Any) -> PlaceRule:
+    """The rule of a server whose home is ``root``, and whose state nobody may read."""
+    state = ClosedPlace(path=os.path.realpath(root / "state"), reason=Reason.STATE, reading=True)
+    return PlaceRule(roots=(os.path.realpath(root),), closed=(state,), **fields)
+
+
+@pytest.mark.parametrize("link", ["a.txt", "sub", "sub/deep"])
+def test_a_text_is_not_read_where_a_link_leads_to_a_closed_place(tmp_path: Path, link: str) -> None:
+    secret = touch(tmp_path / "state" / "deep" / "a.txt", b"secret").parent.parent
+    images = tmp_path / "images"
+    touch(images / "plain.txt", b"a cat")
+    (images / link).parent.mkdir(exist_ok=True)
+    (images / link).symlink_to({"a.txt": secret / "deep/a.txt", "sub": secret, "sub/deep": secret / "deep"}[link])
+    name = "a.txt" if link == "a.txt" else "sub/deep/a.txt"
+    assert LocalSource(str(images)).read_small(name, 100) == b"secret", "without a rule every place is open"
+    source = LocalSource(str(images)).within(within_home(tmp_path))
+    with pytest.raises(OSError, match="server's own state"):
+        source.read_small(name, 100)
+    assert source.read_small("plain.txt", 100) == b"a cat"
+    assert source == LocalSource(str(images)), "the rule makes no other source of it"
+
+
+def test_a_text_is_read_where_a_link_stays_among_open_places(tmp_path: Path) -> None:
+    touch(tmp_path / "captions" / "a.txt", b"a cat")
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.txt").symlink_to(tmp_path / "captions" / "a.txt")
+    assert LocalSource(str(images)).within(within_home(tmp_path)).read_small("a.txt", 100) == b"a cat"
+
+
+def test_a_remembered_text_is_judged_each_time(tmp_path: Path) -> None:
+    touch(tmp_path / "state" / "a.txt", b"secret")
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.txt").symlink_to(tmp_path / "state" / "a.txt")
+    indexes = Indexes(tmp_path / "index")
+    remembered = RememberedTexts(LocalSource(str(images)), indexes)
+    assert remembered.read_small("a.txt", 100) == b"secret"
+    remembered.save()
+    again = RememberedTexts(LocalSource(str(images)).within(within_home(tmp_path)), indexes)
+    with pytest.raises(OSError, match="server's own state"):
+        again.read_small("a.txt", 100)

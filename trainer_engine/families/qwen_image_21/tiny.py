@@ -50,6 +50,7 @@ def make_tiny(folder: Path, *, flavour: str = "v2.1", seed: int = 0) -> Path:
     }
     settings: dict[str, Any] = {"sample_sigmas": list(TURBO_SIGMAS)} if flavour in DISTILLED else {}
     write_pipeline_folder(folder, "QwenImage21Pipeline", parts, processor=["transformers", "Qwen3VLProcessor"], **settings)
-    Qwen2VLImageProcessorPil(min_pixels=32 * 32, max_pixels=1024 * 1024, patch_size=PATCH_PX, merge_size=2).save_pretrained(folder / "processor")
+    images = Qwen2VLImageProcessorPil(min_pixels=32 * 32, max_pixels=1024 * 1024, patch_size=PATCH_PX, merge_size=2)
+    images.save_pretrained(folder / "processor")
     tokenizer.save_pretrained(folder / "processor")
     return folder

@@ -19,6 +19,8 @@ def write_model(folder: Path, numbers: int = 1000) -> Path:
     for part in ("transformer", "vae", "text_encoder"):
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text("{}")
+    for part in ("tokenizer", "scheduler"):
+        (folder / part).mkdir()
     (folder / "model_index.json").write_text("{}")
     header = json.dumps({"weight": {"dtype": "F32", "shape": [numbers], "data_offsets": [0, 4 * numbers]}}).encode()
     content = struct.pack("<Q", len(header)) + header + bytes(4 * numbers)

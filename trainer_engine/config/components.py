@@ -170,7 +170,12 @@ def noise_schedule(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mappin
 
 def network_config(model: ModelOptions, spec: FamilySpec, cache: Path) -> Mapping[str, Any]:
     """The ``config.json`` of the first trained component. Empty if it is not on this machine or cannot be read."""
-    found = find_component(component_source(model, spec, next(iter(spec.trained.values())).folder), cache)
+    return component_config(model, spec, next(iter(spec.trained.values())).folder, cache)
+
+
+def component_config(model: ModelOptions, spec: FamilySpec, folder: str, cache: Path) -> Mapping[str, Any]:
+    """The ``config.json`` of the component in a subfolder. Empty if it is not on this machine or cannot be read."""
+    found = find_component(component_source(model, spec, folder), cache)
     try:
         config = read_small_json(found.folder / "config.json") if found else None
     except OSError:

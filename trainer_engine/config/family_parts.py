@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.family_costs import AutoencoderFacts, TextEncoderFacts
+from trainer_engine.config.text_states import TextStates
 
 IMAGES = "image"
 """The medium of still images in ``LatentSpec.media``; every other one holds clips."""
@@ -97,6 +98,12 @@ class PromptSpec:
     """Flavour -> its longest prompt in tokens, if it differs from ``token_limit``."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     """Subfolders of a pipeline that hold text encoders."""
+    states: tuple[TextStates, ...] = ()
+    """What the network reads of the states of the text encoders; each entry is checked before a run."""
+    optional_folders: tuple[str, ...] = ()
+    """Subfolders of text encoders and tokenizers that a base model may lack."""
+    flavour_optional_folders: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> further ones that its base models may lack."""
     tokenizers: tuple[str, ...] = ()
     """Subfolders that hold tokenizers, if they are not those that are named after the text encoders."""
     t5_folder: str = ""

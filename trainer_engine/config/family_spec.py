@@ -82,6 +82,8 @@ class FamilySpec:
     """Flavour -> the license of its weights in the terms of the hub's metadata; derived weights have the same license."""
     distillation: DistillationSpec | None = None
     """How weights of the family are recognised that are distilled to few sampler steps; None if none are known."""
+    network_classes: tuple[str, ...] = ()
+    """Values of ``_class_name`` in the ``config.json`` of its network; empty if any is taken."""
     repeated_blocks: tuple[str, ...] = ()
     """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
     routing: RoutingSpec | None = None
@@ -98,6 +100,8 @@ class FamilySpec:
     """Flavours that accept reference images."""
     needs_references: frozenset[str] = frozenset()
     """Flavours that need reference images."""
+    most_references: int = 0
+    """References of one image that its pipelines accept; 0 for any number."""
     reference_folders: tuple[str, ...] = ()
     """Subfolders with what prepares reference images, in the models of flavours that need references."""
     first_frame: FirstFrameSpec | None = None

@@ -34,6 +34,7 @@ from trainer_engine.datasets.first_frames import first_frame_problems
 from trainer_engine.datasets.generated import discover_generated
 from trainer_engine.datasets.index import IMAGES, MOST_THREADS, Discovery, discover
 from trainer_engine.datasets.index_file import Indexes
+from trainer_engine.datasets.long_captions import long_captions
 from trainer_engine.datasets.media.base import suffixes_of
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
@@ -91,6 +92,8 @@ def examine(
     problems += [*reference_problems(dataloader, options, spec), *first_frame_problems(dataloader, options, spec)]
     for report in reports:
         problems += [*report.problems, *enlarged_images(report, spec)]
+        cut = long_captions(report.entry, report.samples, options, spec)
+        problems += [cut] if cut else []
     sets = [report for report in reports if not report.entry.is_eval]
     eval_sets = [report for report in reports if report.entry.is_eval]
     problems += eval_images_trained_on(sets, eval_sets)

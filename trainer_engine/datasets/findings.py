@@ -143,6 +143,10 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
             hint = "remove conditioning_data and the conditioning sets, or choose another model"
             option = entry.option("conditioning" if paired[0].generated else "conditioning_data")
             yield Problem.error(option, "no_references", message, got=", ".join(one.id for one in paired), hint=hint)
+        elif spec.most_references and len(paired) > spec.most_references:
+            message = f"dataset {entry.id}: each image has {len(paired)} references, and {spec.title} sees at most {spec.most_references}."
+            expected = f"at most {spec.most_references} conditioning sets"
+            yield Problem.error(entry.option("conditioning_data"), "too_many_references", message, got=len(paired), expected=expected)
 
 
 def no_pairs_to_show(sets: Sequence[SetReport], options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:

@@ -18,10 +18,11 @@ from torch import nn
 from trainer_engine.config.components import ComponentSource, component_source, stated_by_network
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.config.part_fit import foreign_network, unfit_encoders
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.weights import one_file
-from trainer_engine.weights.hub import Part, Source, find_part, loading, refuse_gaps
+from trainer_engine.weights.hub import Part, Source, find_part, hub_cache, loading, refuse_gaps
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -175,9 +176,19 @@ class PartFinder:
             prefix = one_file.prefix_in_file(place, self.spec, flavour)
             return Part(Source(place.name), self._in_folder(place.config, name, with_weights=False).folder, Path(place.name), prefix)
         part = self._in_folder(place, name)
+        if name in self._matched_folders:
+            one_file.refuse(foreign_network(self.options, self.spec, hub_cache()))
+            one_file.refuse(next(unfit_encoders(self.options, self.spec, hub_cache()), None))
         if name in self.spec.network_folders:
             one_file.refuse_other_network(part, place.option, self.spec, flavour)
         return part
+
+    @property
+    def _matched_folders(self) -> frozenset[str]:
+        """The components whose configurations must fit one another."""
+        states = self.spec.prompts.states
+        read = (folder for one in states for folder in (*one.folders, one.reader))
+        return frozenset((*read, self.spec.components[self.spec.network].folder))
 
     def _in_folder(self, place: ComponentSource, name: str, *, with_weights: bool = True) -> Part:
         source = Source(place.name, place.revision, place.variant)

@@ -66,7 +66,7 @@ def prefix_in_file(place: ComponentSource, spec: FamilySpec, flavour: str | None
 
     Raises ModelUnavailable for the file of another model, in the words of the check before a run.
     """
-    _refuse(file_problem(place.option, Path(place.name), spec, flavour))
+    refuse(file_problem(place.option, Path(place.name), spec, flavour))
     layout = layout_of(spec.file_layouts, flavour or spec.default_flavour)
     return component_prefix(read_header(Path(place.name)).tensors, layout, place.folder)
 
@@ -76,10 +76,10 @@ def refuse_other_network(part: Part, option: str, spec: FamilySpec, flavour: str
     if spec.file_layouts:
         with loading(part):
             shapes = {key: tensor.shape for path in part.weights() for key, tensor in read_header(path).tensors.items()}
-        _refuse(network_problem(option, part.source.name, shapes, spec, flavour))
+        refuse(network_problem(option, part.source.name, shapes, spec, flavour))
 
 
-def _refuse(problem: Problem | None) -> None:
+def refuse(problem: Problem | None) -> None:
     if problem is not None:
         raise ModelUnavailable(problem.message, hint=problem.hint)
 

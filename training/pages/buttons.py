@@ -83,6 +83,11 @@ def _stop(job: Job) -> Pressed:
     return Pressed(f"Run {job.number} {words}", page_of(job))
 
 
+def _go_first(job: Job) -> Pressed:
+    queue.move(job, 1)
+    return Pressed(f"Run {job.number} is the next to start.", page_of(job))
+
+
 def _cancel(job: Job) -> Pressed:
     words = "was cancelled." if services.cancel_training(job) else "had ended already."
     return Pressed(f"Run {job.number} {words}", page_of(job))
@@ -126,6 +131,7 @@ ALL = (
         is_on_list=True,
         is_dangerous=True,
     ),
+    Button("go-first", "Go first", _go_first, lambda job: (queue.position(job) or 0) > 1, is_on_list=True),
     Button("dequeue", "Take out of the queue", _stop, _waits, is_on_list=True),
     Button("go-on", "Go on", _go_on, lambda job: _can_start(job) and bool(job.checkpoint)),
     Button("start-again", "Start again", _start_again, _can_start),

@@ -22,6 +22,7 @@ from trainer_engine.config.one_file.contents import file_problem, network_proble
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.config.part_fit import foreign_network, missing_parts, unfit_encoders
 from trainer_engine.config.rules.noise_schedule import distillation_problems, schedule_problems
 from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.config.rules.skipped_layers import network_skip_problems
@@ -42,14 +43,27 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
             seen.add(found.folder)
             named = source.config or source
             yield from folder_problems(named.option, named.name, found.folder)
+    yield from _part_problems(options, spec, hub)
     yield from _controlnet_problems(options, spec, hub)
     yield from _other_stage_problems(options, spec, hub)
     yield from _seeing_problems(options, spec, hub)
-    yield from _width_problems(options, spec, hub.cache)
     for option, name in model_sources(options.model, spec).items():
         if is_one_file(name):
             problem = file_problem(option, Path(name), spec, options.model.model_flavour)
             yield from [problem] if problem else []
+
+
+def _part_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
+    """Whether local models have every part, the network is the family's, and text encoders and control images fit it."""
+    for found in missing_parts(options.model, spec, hub.cache):
+        if base_model.check_access(found.option, str(found.got), None, hub) is None:  # otherwise it is no model at all
+            yield found
+    foreign = foreign_network(options.model, spec, hub.cache)
+    if foreign:
+        yield foreign
+        return
+    yield from unfit_encoders(options.model, spec, hub.cache)
+    yield from _width_problems(options, spec, hub.cache)
 
 
 def _controlnet_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
@@ -114,12 +128,14 @@ def _width_problems(options: TrainingOptions, spec: FamilySpec, cache: Path) -> 
     yield from [problem] if problem else []
 
 
-def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None) -> Iterator[Problem]:
+def network_problems(options: TrainingOptions, spec: FamilySpec, tensors: Shapes | None, cache: Path) -> Iterator[Problem]:
     """Whether the network is that of another model, or lacks blocks that options name.
 
-    ``tensors``: its tensors -> shapes, or None if they are not known.
+    ``tensors``: its tensors -> shapes, or None if they are not known. ``cache`` is the hub's cache.
     """
     source = component_source(options.model, spec, next(iter(spec.trained.values())).folder)  # of a ControlNet, its own
+    if foreign_network(options.model, spec, cache):
+        return  # the check of the model says so
     if tensors and source.config is None:
         problem = network_problem(source.option, source.name, tensors, spec, options.model.model_flavour)
         yield from [problem] if problem else _block_problems(options, spec, tensors)

@@ -103,7 +103,7 @@ def examine_run(
     base = base_model.find_weights(sources[BASE], options.model.revision, hub)
     tensors = network_tensors(options.model, spec, hub.cache)
     layers = layer_shapes(tensors) if tensors else None
-    problems += network_problems(options, spec, tensors)
+    problems += network_problems(options, spec, tensors, hub.cache)
     problems += validation_adapter_problems(options, spec, layers, hub)
     problems += weights_problems(options, spec, hub.cache)
     problems += init_problems(options, spec, adaptable_layers(tensors) if tensors else None, saved)

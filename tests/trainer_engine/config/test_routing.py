@@ -107,6 +107,6 @@ def test_the_preflight_compares_routes_with_the_network_on_this_machine(family: 
         options = options_with(model_family=family, pretrained_model_name_or_path=model, **{OPTION: routes})
         tensors = network_tensors(options.model, spec, tmp_path)
         assert tensors
-        assert [one.code for one in network_problems(options, spec, tensors)] == codes
-        assert list(network_problems(options, spec, None)) == []
+        assert [one.code for one in network_problems(options, spec, tensors, tmp_path)] == codes
+        assert list(network_problems(options, spec, None, tmp_path)) == []
     assert [one.code for one in network_route_problems(options, spec, ["something.else"])] == ["no_routing"]

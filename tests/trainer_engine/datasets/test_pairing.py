@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.helpers.models import options_with
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.parse import parse_options
@@ -216,3 +217,19 @@ def test_a_network_that_takes_references_looks_at_control_images_of_the_size_of_
     assert crop_window(sample.references[0].sample, 3) == crop_window(sample, 3)
     _, refused = looked_at(tmp_path, document(tmp_path, "controlnet"), flavour="dev")
     assert ("dataloader[0].conditioning_data", "needs_controlnet") in reported(refused)
+
+
+@pytest.mark.parametrize(("number", "code"), [(10, None), (11, "too_many_references")])
+def test_more_references_than_the_model_sees_are_refused(tmp_path: Path, number: int, code: str | None) -> None:
+    spec = find_spec("flux3")
+    assert spec is not None and spec.most_references == 10
+    edits, kind, texts = document(tmp_path)
+    paint(tmp_path / "edits", {"a.png": (96, 96)})
+    paint(tmp_path / "refs", {"a.png": (96, 96)})
+    sets = [{**kind, "id": f"refs{one}"} for one in range(number)]
+    options = options_with(model_family="flux3", model_flavour="klein", output_dir=str(tmp_path / "out"))
+    entries = [{**edits, "conditioning_data": [one["id"] for one in sets]}, *sets, texts]
+    dataloader, problems = parse_dataloader(entries, options)
+    found = [one for one in (*problems, *examine(dataloader, options, spec).problems) if one.level is Level.ERROR]
+    assert [one.code for one in found] == ([code] if code else [])
+    assert not found or (found[0].got == "11" and "FLUX.3 sees at most 10" in found[0].message)

@@ -171,7 +171,9 @@ MISTAKES = [
     Mistake("flux3: time counts to 1000", given(Flux3, lambda **o: ((), {**o, "timestep": 1000 * o["timestep"]})), loss_of_flux3),
     Mistake("flux3: the padding of a prompt is zero", replaced(flux3_family, "in_windows", zero_padding), loss_of_flux3),
     Mistake("flux3: a prompt attends to the windows of longer ones", replaced(flux3_family, "in_windows", one_window), loss_of_flux3),
-    Mistake("flux3: the text encoder ends a layer early", replaced(flux3_family, "LAYERS", (4, 8, 12, 16, 20, 24, 28, 31)), loss_of_flux3),
+    Mistake(
+        "flux3: the text encoder ends a layer early", replaced(flux3_family, "TEXT_LAYERS", (4, 8, 12, 16, 20, 24, 28, 31)), loss_of_flux3
+    ),
     Mistake("wan: time counts to 1", given(Wan, lambda **o: ((), {**o, "timestep": o["timestep"] / 1000})), loss_of_wan),
     Mistake(
         "wan: latents keep the statistics of the autoencoder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from tests.helpers.models import BEYOND_THE_FORMAT, tiny_model
 from trainer_engine.config.families import FORMAT_FAMILIES, find_spec, specs
+from trainer_engine.config.family_parts import tokenizer_of
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.config.options import REGISTRY
@@ -181,13 +183,22 @@ def test_the_folder_holds_what_a_family_needs(spec: FamilySpec) -> None:
 
 @every_family
 def test_the_components_that_a_checkpoint_is_compared_by_are_those_that_are_loaded(spec: FamilySpec, tmp_path: Path) -> None:
-    own, other = str(tiny_model(spec.name)), str(tiny_model(spec.name, seed=1))
-    replaced = {"pretrained_vae_model_name_or_path": other, "pretrained_t5_model_name_or_path": own}
+    other = str(tiny_model(spec.name, seed=1))
+    replaced = {"pretrained_vae_model_name_or_path": other, "pretrained_t5_model_name_or_path": t5_alone(spec, tmp_path / "t5")}
     for more in ({}, replaced):
         family = family_of(spec, **more)
         found = base_weights(family.options.model, spec, tmp_path)
         wanted = {name: component_digest(family.parts.find(name).folder) for name in spec.base_folders}
         assert {name: component.digest for name, component in found.items()} == wanted and all(wanted.values())
+
+
+def t5_alone(spec: FamilySpec, place: Path) -> str:
+    """A folder with the T5 of a family's small model, as repositories of T5 have it; the model itself for a family without T5."""
+    own = tiny_model(spec.name)
+    t5 = spec.prompts.t5_folder
+    for folder in (t5, tokenizer_of(t5)) if t5 else ():
+        shutil.copytree(own / folder, place / folder.rstrip("_23"), dirs_exist_ok=True)
+    return str(place if t5 else own)
 
 
 def test_a_class_that_does_not_implement_the_interface_is_refused_with_what_is_missing() -> None:

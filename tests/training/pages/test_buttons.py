@@ -16,6 +16,7 @@ from tests.helpers.jobs import make_job
 from tests.training.api.test_resuming import save
 from tests.training.conftest import Training
 from trainer_engine.contract.commands import Command, take
+from training.jobs import queue
 from training.models import Job, Status
 from training.pages.buttons import ALL, buttons_of
 
@@ -81,6 +82,20 @@ def test_a_queued_run_is_taken_out_of_the_queue(home: Path, client: Client, tmp_
     job = make_job(tmp_path)
     _, says = press(client, job, "dequeue")
     assert status(job) == Status.CANCELLED and says == [f"Run {job.number} is taken out of the queue."]
+
+
+def test_a_waiting_run_goes_before_the_others(home: Path, client: Client, tmp_path: Path) -> None:
+    make_job(tmp_path, Status.RUNNING)
+    first, second, third = (make_job(tmp_path) for _ in range(3))
+    assert [any(button.slug == "go-first" for button in buttons_of(job, on_list=True)) for job in (first, second, third)] == [
+        False,
+        True,
+        True,
+    ]
+    _, says = press(client, third, "go-first")
+    assert says == [f"Run {third.number} is the next to start."]
+    assert [job.pk for job in queue.waiting()] == [third.pk, first.pk, second.pk]
+    assert "does nothing now" in press(client, third, "go-first")[1][0]
 
 
 def test_a_button_of_an_old_page_does_nothing_and_says_so(home: Path, client: Client, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.anima.components import AnimaComponents
 from trainer_engine.families.anima.pipeline import DenoisingPipeline
@@ -49,10 +48,6 @@ class Anima(Family):
         encoder = self.parts.load_text_encoder(self.devices.text)
         self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
         conditioner = self.parts.load_conditioner(self.devices.text).to(self.devices.device)
-        if encoder.config.hidden_size != conditioner.config.source_dim:
-            message = f"The text encoder makes states of {encoder.config.hidden_size} numbers, and the text conditioner takes"
-            hint = "take both from one repository"
-            raise ModelUnavailable(f"{message} {conditioner.config.source_dim}.", hint=hint)
         return TextParts(encoder, self.parts.load_tokenizer(), conditioner, self.parts.load_t5_tokenizer())
 
     def text_fingerprint(self, hashes: FileHashes) -> str:

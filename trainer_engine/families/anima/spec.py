@@ -20,6 +20,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.text_states import TextStates
 
 BASE = "circlestone-labs/Anima-Base-v1.0-Diffusers"
 FLAVOURS = MappingProxyType({"base-v1.0": BASE, "release": BASE})
@@ -69,7 +70,9 @@ SPEC = FamilySpec(
         }
     ),
     file_layouts=(FileLayout(title="Anima", mark=".adaln_modulation_self_attn.1."),),
+    network_classes=("CosmosTransformer3DModel",),
     prompts=PromptSpec(
+        states=(TextStates(width="source_dim", reader=CONDITIONER),),
         token_limit=512,
         text_encoders=("Qwen3 0.6B",),
         tokenizers=("tokenizer", T5_TOKENIZER),

@@ -16,6 +16,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
+from trainer_engine.config.text_states import TextStates
 from trainer_engine.families.common.flux_layers import flux_adapters
 
 BASE = "lodestones/Chroma1-Base"
@@ -40,7 +41,9 @@ SPEC = FamilySpec(
         }
     ),
     file_layouts=(FileLayout(title="Chroma", mark="distilled_guidance_layer."),),
+    network_classes=("ChromaTransformer2DModel",),
     prompts=PromptSpec(
+        states=(TextStates(width="joint_attention_dim", size="d_model", depth="num_layers", kind="t5"),),
         token_limit=512,
         text_encoders=("T5 XXL v1.1",),
         t5_folder="text_encoder",

@@ -18,6 +18,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
+from trainer_engine.config.text_states import TextStates
 from trainer_engine.config.token_splitting import SplittingSpec
 from trainer_engine.families.common.flux_layers import EVERYTHING, LORA_TARGETS, flux_adapters
 from trainer_engine.families.flux.options import WITHOUT_GUIDANCE
@@ -65,7 +66,12 @@ SPEC = FamilySpec(
         }
     ),
     file_layouts=(FileLayout(title="Flux.1", mark="double_blocks.0.img_attn."),),
+    network_classes=("FluxTransformer2DModel",),
     prompts=PromptSpec(
+        states=(
+            TextStates(width="joint_attention_dim", size="d_model", depth="num_layers", kind="t5", folders=("text_encoder_2",)),
+            TextStates(width="pooled_projection_dim"),
+        ),
         token_limit=512,
         flavour_token_limits=MappingProxyType({"schnell": 256}),  # the distilled flavour was trained with shorter prompts
         text_encoders=("CLIP L/14", "T5 XXL v1.1"),

@@ -20,11 +20,8 @@ from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart, has_processor
-from trainer_engine.families.flux2.spec import SPEC
+from trainer_engine.families.flux2.spec import DEV_LAYERS, KLEIN_LAYERS, SPEC
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
-
-KLEIN_LAYERS, DEV_LAYERS = (9, 18, 27), (10, 20, 30)
-"""The states of the text encoder that the network takes, side by side."""
 
 
 class Flux2Components(FlowPartFinder):

@@ -20,8 +20,8 @@ from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder, ChatFamily
 from trainer_engine.families.common.latent_cells import image_positions, packed, prompt_positions, unpacked
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.flux2.components import DEV_LAYERS, KLEIN_LAYERS, Flux2Components
-from trainer_engine.families.flux2.spec import DISTILLED, SPEC
+from trainer_engine.families.flux2.components import Flux2Components
+from trainer_engine.families.flux2.spec import DEV_LAYERS, DISTILLED, KLEIN_LAYERS, SPEC
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, unwrap

@@ -19,6 +19,7 @@ from trainer_engine.config.family_parts import (
 )
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.text_states import TextStates
 from trainer_engine.config.token_splitting import SplittingSpec
 
 KLEIN_BASE = "black-forest-labs/FLUX.2-klein-base-9B"
@@ -50,6 +51,9 @@ def non_commercial(name: str) -> MappingProxyType[str, str]:
     return MappingProxyType({"license": "other", "license_name": "flux-non-commercial-license", "license_link": link})
 
 
+KLEIN_LAYERS, DEV_LAYERS = (9, 18, 27), (10, 20, 30)
+"""The states of the text encoder that the network takes, side by side."""
+
 SPEC = FamilySpec(
     name="flux2",
     title="Flux.2",
@@ -73,7 +77,18 @@ SPEC = FamilySpec(
             **frozen_components("vae", "text_encoder"),
         }
     ),
+    network_classes=("Flux2Transformer2DModel",),
     prompts=PromptSpec(
+        states=(
+            TextStates(
+                width="joint_attention_dim",
+                kind="qwen3",
+                flavour_kinds=MappingProxyType({"dev": "mistral3"}),
+                layers=KLEIN_LAYERS,
+                flavour_layers=MappingProxyType({"dev": DEV_LAYERS}),
+                side_by_side=True,
+            ),
+        ),
         token_limit=512,
         text_encoders=("Qwen3 8B",),
         joins_sequence=True,

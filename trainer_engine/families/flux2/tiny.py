@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 
-from trainer_engine.families.flux2.components import DEV_LAYERS, KLEIN_LAYERS
+from trainer_engine.families.flux2.spec import DEV_LAYERS, KLEIN_LAYERS
 from trainer_engine.tiny_models.autoencoders import build_shuffled_vae
 from trainer_engine.tiny_models.chat import TEXT_WIDTH, build_chat_tokenizer, build_mistral3, build_mistral_tokenizer, build_qwen3
 from trainer_engine.tiny_models.hub_cache import write_pipeline_folder

@@ -15,15 +15,13 @@ from trainer_engine.contract.files import is_file, read_small_json
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart, has_processor
-from trainer_engine.families.flux3.spec import SPEC
+from trainer_engine.families.flux3.spec import SPEC, TEXT_LAYERS
 from trainer_engine.families.flux3.windows import hide_padding
 from trainer_engine.results.pipeline_index import MODULAR, names_a_repository
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in, read_network_config
 
 REWRITING = ("prompt_upsampler", "prompt_upsampler_processor")
 """Components of the pipeline that rewrite prompts before they are read; runs take captions as they are."""
-LAYERS = (4, 8, 12, 16, 20, 24, 28, 32)
-"""The states of the text encoder that the network takes, side by side."""
 
 
 class Flux3Components(FlowPartFinder):
@@ -61,7 +59,7 @@ class Flux3Components(FlowPartFinder):
         One more layer stays: the last states of all would be normalised.
         """
         model: PreTrainedModel = self.load_whole_text_encoder(dtype).model.language_model
-        del model.layers[LAYERS[-1] + 1 :]
+        del model.layers[TEXT_LAYERS[-1] + 1 :]
         return model
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:

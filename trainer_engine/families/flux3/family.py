@@ -19,8 +19,8 @@ from trainer_engine.families.common.chat_prompts import ChatFamily
 from trainer_engine.families.common.latent_cells import image_positions, packed, prompt_positions, unpacked
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux3.blocks import make_denoising
-from trainer_engine.families.flux3.components import LAYERS, Flux3Components
-from trainer_engine.families.flux3.spec import SPEC
+from trainer_engine.families.flux3.components import Flux3Components
+from trainer_engine.families.flux3.spec import SPEC, TEXT_LAYERS
 from trainer_engine.families.flux3.windows import WindowEncoder, image_places, in_windows, prompt_places
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
@@ -52,7 +52,9 @@ class Flux3(ChatFamily):
         self.autoencoder = ShuffledAutoencoder(lambda: self.parts.load_shuffled_vae(devices.vae), devices.device, options.autoencoder)
         self._image_positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
         self._prompt_positions = lru_cache(maxsize=KEPT_POSITIONS)(prompt_positions)
-        self.text = WindowEncoder(self.load_text, devices.device, layers=LAYERS, token_limit=self.token_limit, add_generation_prompt=True)
+        self.text = WindowEncoder(
+            self.load_text, devices.device, layers=TEXT_LAYERS, token_limit=self.token_limit, add_generation_prompt=True
+        )
 
     # ---- encoders ----
 

@@ -20,6 +20,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.text_states import TextStates
 
 BASE, DISTILLED = "klein", "klein-distilled"
 FLAVOURS = MappingProxyType({BASE: "black-forest-labs/flux-3-image-klein-base", DISTILLED: "black-forest-labs/flux-3-image-klein"})
@@ -53,6 +54,9 @@ def _license(flavour: str) -> MappingProxyType[str, str]:
     return MappingProxyType({"license": "other", "license_name": "flux-kommunity-license", "license_link": link})
 
 
+TEXT_LAYERS = (4, 8, 12, 16, 20, 24, 28, 32)
+"""The states of the text encoder that the network takes, side by side."""
+
 SPEC = FamilySpec(
     name="flux3",
     title="FLUX.3",
@@ -70,7 +74,9 @@ SPEC = FamilySpec(
         }
     ),
     schedule=MappingProxyType({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": SHIFT}),
+    network_classes=("Flux3Transformer2DModel",),
     prompts=PromptSpec(
+        states=(TextStates(width="joint_attention_dim", layers=TEXT_LAYERS, side_by_side=True),),
         token_limit=8192,
         text_encoders=("Qwen3-VL 4B",),
         joins_sequence=True,
@@ -109,4 +115,5 @@ SPEC = FamilySpec(
     parameters=MappingProxyType({BASE: 5_538_458_368, DISTILLED: 5_548_681_984}),
     licenses=MappingProxyType({flavour: _license(flavour) for flavour in FLAVOURS}),
     takes_references=frozenset(FLAVOURS),
+    most_references=10,
 )

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import Flux3Transformer2DModel
 
-from trainer_engine.families.flux3.components import LAYERS
-from trainer_engine.families.flux3.spec import BASE, DISTILLED
+from trainer_engine.families.flux3.spec import BASE, DISTILLED, TEXT_LAYERS
 from trainer_engine.tiny_models.autoencoders import build_shuffled_vae
 from trainer_engine.tiny_models.chat import TEXT_WIDTH, VISION_MARKS, build_chat_tokenizer, build_qwen3_vl
 from trainer_engine.tiny_models.hub_cache import write_pipeline_folder
@@ -24,13 +23,17 @@ def make_tiny(folder: Path, *, flavour: str = BASE, seed: int = 0) -> Path:
     tokenizer = build_chat_tokenizer(*VISION_MARKS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoders = {"text_encoder": build_qwen3_vl(tokenizer, layers=LAYERS[-1] + 2), "tokenizer": tokenizer, "vae": build_shuffled_vae()}
+        encoders = {
+            "text_encoder": build_qwen3_vl(tokenizer, layers=TEXT_LAYERS[-1] + 2),
+            "tokenizer": tokenizer,
+            "vae": build_shuffled_vae(),
+        }
         transformer = Flux3Transformer2DModel(
             num_layers=2,
             num_single_layers=2,
             attention_head_dim=16,
             num_attention_heads=2,
-            joint_attention_dim=len(LAYERS) * TEXT_WIDTH,
+            joint_attention_dim=len(TEXT_LAYERS) * TEXT_WIDTH,
             timestep_channels=16,
             axes_dims_rope=(4, 4, 4, 4),
             flow_map=is_flow_map,

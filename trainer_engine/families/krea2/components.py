@@ -12,18 +12,16 @@ import torch
 from diffusers import Krea2Transformer2DModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3VLModel
 
-from trainer_engine.config.components import PIPELINE_INDEX, component_source, network_config, pipeline_settings
+from trainer_engine.config.components import PIPELINE_INDEX, component_source, pipeline_settings
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
-from trainer_engine.families.krea2.spec import SPEC
+from trainer_engine.families.krea2.spec import SPEC, USUAL_LAYERS
 from trainer_engine.weights.hub import Source, find_file, hub_cache
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
 
-USUAL_LAYERS = tuple(range(2, 36, 3))
-"""The states of Qwen3-VL 4B that the published networks take, beginning with its input."""
 LAYERS = "text_encoder_select_layers"
 
 
@@ -70,24 +68,9 @@ class Krea2Components(FlowPartFinder):
         return encoder
 
     def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The text encoder without its part for images. Raises ModelUnavailable, also if it does not fit the network."""
+        """The text encoder without its part for images. Raises ModelUnavailable."""
         model: PreTrainedModel = self.load_whole_text_encoder(dtype).language_model
-        self._refuse_unfit(model)
         return model
-
-    def _refuse_unfit(self, encoder: PreTrainedModel) -> None:
-        layers, config = self.text_layers(), network_config(self.options, SPEC, hub_cache())
-        count, width = encoder.config.num_hidden_layers, encoder.config.hidden_size
-        wanted_states, wanted_width = config.get("num_text_layers", len(layers)), config.get("text_hidden_dim", width)
-        unfit = ""
-        if max(layers) > count:
-            unfit = f"The pipeline reads layer {max(layers)} of its text encoder, which has {count} layers."
-        elif len(layers) != wanted_states:
-            unfit = f"The network takes {wanted_states} states of the text encoder for each token, and the pipeline reads {len(layers)}."
-        elif width != wanted_width:
-            unfit = f"The network takes states of width {wanted_width}, and those of the text encoder have width {width}."
-        if unfit:
-            raise ModelUnavailable(unfit, hint=f"use the text encoder of {SPEC.repository(self.options.model_flavour)}")
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(Qwen2Tokenizer, self.find("tokenizer"))

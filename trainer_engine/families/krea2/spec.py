@@ -20,11 +20,12 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.text_states import TextStates
 
 RAW, TURBO = "krea/Krea-2-Raw", "krea/Krea-2-Turbo"
 FLAVOURS = MappingProxyType({"raw": RAW, "turbo": TURBO})
-TEXT_LAYERS = 12
-"""States of the text encoder that are stacked for each token."""
+USUAL_LAYERS = tuple(range(2, 36, 3))
+"""The states of Qwen3-VL 4B that the published networks take, beginning with its input."""
 TEXT_WIDTH = 2560
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 BLOCKS = MappingProxyType({r"transformer_blocks\.(\d+)\.": r"blocks.\1.", r"text_fusion\.(\w+\.\d+)\.": r"txtfusion.\1."})
@@ -82,14 +83,18 @@ SPEC = FamilySpec(
         }
     ),
     file_layouts=(FileLayout(title="Krea 2", mark="fusion.projector."),),
+    network_classes=("Krea2Transformer2DModel",),
     prompts=PromptSpec(
+        states=(
+            TextStates(width="text_hidden_dim", layers=USUAL_LAYERS, layers_setting="text_encoder_select_layers", count="num_text_layers"),
+        ),
         token_limit=512,
         text_encoders=("Qwen3-VL 4B",),
         joins_sequence=True,
         mask="boolean",
         encoder_parameters=(4_022_468_096,),
-        width=TEXT_LAYERS * TEXT_WIDTH,
-        stacked_layers=TEXT_LAYERS,
+        width=len(USUAL_LAYERS) * TEXT_WIDTH,
+        stacked_layers=len(USUAL_LAYERS),
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
     latents=LatentSpec(alignment_px=16, channels=16, scale_factor_px=8, previews_in_full=True, autoencoder=CAUSAL_AUTOENCODER),

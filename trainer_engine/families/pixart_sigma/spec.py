@@ -20,6 +20,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import ANY_FAMILY
 from trainer_engine.config.routing import RoutingSpec
+from trainer_engine.config.text_states import TextStates
 
 FLAVOURS = MappingProxyType(
     {
@@ -67,7 +68,9 @@ SPEC = FamilySpec(
             **frozen_components("vae", "text_encoder"),
         }
     ),
+    network_classes=("PixArtTransformer2DModel", "Transformer2DModel"),
     prompts=PromptSpec(
+        states=(TextStates(width="caption_channels", size="d_model", depth="num_layers", kind="t5"),),
         t5_folder="text_encoder",
         token_limit=300,
         text_encoders=("T5 XXL v1.1",),

@@ -19,6 +19,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.text_states import TextStates
 from trainer_engine.config.token_splitting import SplittingSpec
 
 FLAVOURS = MappingProxyType(
@@ -59,7 +60,9 @@ SPEC = FamilySpec(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
     file_layouts=(FileLayout(title="Qwen-Image", mark=".txt_mod.1."),),
+    network_classes=("QwenImageTransformer2DModel",),
     prompts=PromptSpec(
+        states=(TextStates(width="joint_attention_dim"),),
         token_limit=1024,
         text_encoders=("Qwen2.5-VL 7B",),
         joins_sequence=True,

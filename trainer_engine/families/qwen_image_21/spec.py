@@ -19,6 +19,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.text_states import TextStates
 
 BASE, TURBO = "Qwen/Qwen-Image-2.1", "Qwen/Qwen-Image-2.1-Turbo"
 FLAVOURS = MappingProxyType({"v2.1": BASE, "v2.1-turbo": TURBO})
@@ -44,7 +45,9 @@ SPEC = FamilySpec(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
     file_layouts=(FileLayout(title="Qwen-Image 2.1", mark=".img_mlp.gate_"),),
+    network_classes=("QwenImage21Transformer2DModel",),
     prompts=PromptSpec(
+        states=(TextStates(width="context_in_dim"),),
         token_limit=1024,
         text_encoders=("Qwen3-VL 8B",),
         tokenizers=("processor",),

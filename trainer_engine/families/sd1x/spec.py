@@ -7,6 +7,7 @@ from types import MappingProxyType
 from trainer_engine.config.family_costs import AutoencoderFacts
 from trainer_engine.config.family_parts import LatentSpec, PromptSpec, frozen_components
 from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.text_states import TextStates
 from trainer_engine.families.common import unet_facts
 
 FLAVOURS = MappingProxyType(
@@ -32,7 +33,10 @@ SPEC = FamilySpec(
             "text_encoder": unet_facts.clip_component("text_encoder", "lora_te_", unet_facts.CLIP_L_PARAMETERS),
         }
     ),
-    prompts=PromptSpec(token_limit=77, text_encoders=("CLIP ViT-L/14",), width=768, stores_padding=True),
+    network_classes=("UNet2DConditionModel",),
+    prompts=PromptSpec(
+        states=(TextStates(width="cross_attention_dim"),), token_limit=77, text_encoders=("CLIP ViT-L/14",), width=768, stores_padding=True
+    ),
     latents=LatentSpec(
         alignment_px=64,
         channels=4,

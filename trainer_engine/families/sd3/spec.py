@@ -18,6 +18,7 @@ from trainer_engine.config.family_parts import (
 )
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import ANY_FAMILY
+from trainer_engine.config.text_states import TextStates
 from trainer_engine.contract.errors import Problem
 
 FLAVOURS = MappingProxyType({"medium": "stabilityai/stable-diffusion-3.5-medium", "large": "stabilityai/stable-diffusion-3.5-large"})
@@ -61,11 +62,17 @@ SPEC = FamilySpec(
             **frozen_components("vae", "text_encoder", "text_encoder_2", "text_encoder_3"),
         }
     ),
+    network_classes=("SD3Transformer2DModel",),
     prompts=PromptSpec(
+        states=(
+            TextStates(width="joint_attention_dim", size="d_model", depth="num_layers", kind="t5", folders=("text_encoder_3",)),
+            TextStates(width="pooled_projection_dim", size="projection_dim", folders=("text_encoder", "text_encoder_2")),
+        ),
         token_limit=154,
         text_encoders=("CLIP L/14", "OpenCLIP bigG/14", "T5 XXL v1.1"),
         text_encoder_folders=("text_encoder", "text_encoder_2", "text_encoder_3"),
         t5_folder="text_encoder_3",
+        optional_folders=("text_encoder_3", "tokenizer_3"),
         joins_sequence=True,
         added_tokens=CLIP_TOKENS,
         encoder_parameters=(123_650_304, 694_659_840, 4_762_310_656),

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from trainer_engine.config.family_parts import LatentSpec, PromptSpec, StagesSpec, frozen_components
 from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.text_states import TextStates
 from trainer_engine.families.common import unet_facts
 
 FLAVOURS = MappingProxyType(
@@ -36,12 +37,15 @@ SPEC = FamilySpec(
             "text_encoder_2": unet_facts.clip_component("text_encoder_2", "lora_te2_", unet_facts.CLIP_G_PARAMETERS, has_projection=True),
         }
     ),
+    network_classes=("UNet2DConditionModel",),
     prompts=PromptSpec(
+        states=(TextStates(width="cross_attention_dim", folders=("text_encoder", "text_encoder_2")),),
         token_limit=77,
         text_encoders=("CLIP ViT-L/14", "OpenCLIP ViT-bigG/14"),
         text_encoder_folders=("text_encoder", "text_encoder_2"),
         width=2048,
         pooled=1280,
+        flavour_optional_folders=MappingProxyType(dict.fromkeys(sorted(REFINERS), ("text_encoder", "tokenizer"))),
         stores_padding=True,
     ),
     latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),

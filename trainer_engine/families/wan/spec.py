@@ -25,6 +25,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import ANY_FAMILY
 from trainer_engine.config.routing import RoutingSpec
+from trainer_engine.config.text_states import TextStates
 from trainer_engine.config.token_splitting import SplittingSpec
 
 FLAVOURS = MappingProxyType(
@@ -110,7 +111,9 @@ SPEC = FamilySpec(
         FileLayout(title="Wan text-to-video", mark=INPUT, mark_width=16, mark_axis=1),
     ),
     first_frame=FirstFrameSpec(flavours=ANIMATING, folders=("image_encoder", "image_processor"), numbers=EMBEDDING),
+    network_classes=("WanTransformer3DModel",),
     prompts=PromptSpec(
+        states=(TextStates(width="text_dim", size="d_model", depth="num_layers", kind="umt5"),),
         t5_folder="text_encoder",
         token_limit=512,
         text_encoders=("UMT5 XXL",),

@@ -17,6 +17,7 @@ from trainer_engine.config.family_parts import (
 )
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.text_states import TextStates
 
 BASE, TURBO = "Tongyi-MAI/Z-Image", "Tongyi-MAI/Z-Image-Turbo"
 ASSISTANTS = MappingProxyType(
@@ -42,7 +43,9 @@ SPEC = FamilySpec(
     components=MappingProxyType(
         {"transformer": Component("transformer", "transformer.", Role.TRAINED), **frozen_components("vae", "text_encoder")}
     ),
+    network_classes=("ZImageTransformer2DModel",),
     prompts=PromptSpec(
+        states=(TextStates(width="cap_feat_dim"),),
         token_limit=512,
         text_encoders=("Qwen3 4B",),
         joins_sequence=True,

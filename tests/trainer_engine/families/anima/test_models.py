@@ -92,7 +92,7 @@ def test_a_text_encoder_of_another_width_is_refused(tmp_path: Path) -> None:
     model = copy_without(tmp_path, "text_encoder")
     wider = Qwen3Config(vocab_size=300, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, head_dim=8)
     Qwen3Model(wider).save_pretrained(model / "text_encoder")
-    with pytest.raises(ModelUnavailable, match="states of 64 numbers, and the text conditioner takes 32"):
+    with pytest.raises(ModelUnavailable, match="text_conditioner of .* takes 32 numbers .* makes 64"):
         tiny_of(Anima, model).encode_prompts(["a"])
 
 

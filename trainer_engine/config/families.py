@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
 from trainer_engine import families
-from trainer_engine.config.adapters.other_names import Renaming
+from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.family_parts import OTHER_PREFIXES
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.json_fields import folded
@@ -43,17 +43,11 @@ def known_key_prefixes() -> Mapping[str, str]:
     return MappingProxyType({prefix: "" for prefixes in alone for prefix in prefixes} | dict.fromkeys(OTHER_PREFIXES, ""))
 
 
-def original_names(layers: Collection[str]) -> Mapping[str, str]:
-    """Name in the published code of the network with these layers -> its name in diffusers; empty if no family states them."""
-    stated = (spec.adapters.original_names for spec in specs().values())
-    found = next((names for names in stated if names is not None and names.mark in layers), None)
-    return {found.of(layer): layer for layer in layers} if found else {}
-
-
 @cache
-def known_other_names() -> Renaming:
-    """``comfyui_names`` of the trained components of all families."""
-    return tuple(pair for spec in specs().values() for component in spec.trained.values() for pair in component.comfyui_names)
+def known_original_names() -> tuple[OriginalNames, ...]:
+    """``original_names`` of the trained components of all families."""
+    found = (component.original_names for spec in specs().values() for component in spec.trained.values())
+    return tuple(names for names in found if names is not None)
 
 
 @cache

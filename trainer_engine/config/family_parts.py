@@ -8,7 +8,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from trainer_engine.config.adapters.other_names import Renaming
+from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.family_costs import AutoencoderFacts, TextEncoderFacts
 from trainer_engine.config.text_states import TextStates
 
@@ -40,8 +40,10 @@ class Component:
     comfyui_prefix: str = "diffusion_model."
     """Prefix of its keys in the adapter files of ComfyUI. One that ends with an underscore is kohya's: the dots of a module's name become
     underscores, and the matrices of a LoRA are called ``lora_down`` and ``lora_up``."""
-    comfyui_names: Renaming = ()
-    """Modules that ComfyUI knows only by the names of the original code. Adapter files with these names are read as well."""
+    original_names: OriginalNames | None = None
+    """The names of its modules in the published code, with which adapter files are read as well; None if they are those of diffusers."""
+    comfyui_takes_original: bool = True
+    """Whether the files for ComfyUI have the ``original_names``, because it knows those modules by no other."""
     comfyui_takes_alpha: bool = True
     """Whether diffusers loads an adapter file with ComfyUI's keys although it states ``alpha``; otherwise the scale is worked into it."""
     lora_targets: tuple[str, ...] = ()
@@ -102,10 +104,8 @@ class PromptSpec:
     """Subfolders of text encoders and tokenizers that a base model may lack."""
     flavour_optional_folders: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> further ones that its base models may lack."""
-    further_tokenizers: tuple[str, ...] = ()
-    """Subfolders of tokenizers whose text encoder is no part of the pipeline."""
     tokenizers: tuple[str, ...] = ()
-    """Subfolders that hold their tokenizers, if they are not named after the text encoders."""
+    """Subfolders that hold tokenizers, if they are not those that are named after the text encoders."""
     t5_folder: str = ""
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
@@ -140,8 +140,8 @@ class PromptSpec:
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
-        """Subfolders of a pipeline that hold the tokenizers, those of the text encoders first."""
-        return (*(self.tokenizers or map(tokenizer_of, self.text_encoder_folders)), *self.further_tokenizers)
+        """Subfolders of a pipeline that hold the tokenizers."""
+        return self.tokenizers or tuple(map(tokenizer_of, self.text_encoder_folders))
 
     def encoders_of(self, flavour: str | None) -> TextEncoderFacts:
         """Returns the text encoders of a flavour; None is the default one."""
@@ -225,22 +225,6 @@ SLIDER_TARGETS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class OriginalNames:
-    """The names that the published code of a network gives its layers, where they differ from those of diffusers."""
-
-    mark: str
-    """A layer that no other network has, by its name in diffusers."""
-    replaced: Mapping[str, str]
-    """Part of a name in diffusers -> that in the published code, in the order in which they are replaced."""
-
-    def of(self, layer: str) -> str:
-        """The name of a layer of diffusers in the published code."""
-        for ours, theirs in self.replaced.items():
-            layer = layer.replace(ours, theirs)
-        return layer
-
-
-@dataclass(frozen=True, kw_only=True)
 class AdapterSpec:
     """The modules that adapters are put on."""
 
@@ -248,8 +232,6 @@ class AdapterSpec:
     """Class names of modules in the network that an adapter file may name."""
     class_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Class name in files for older libraries -> the class names that are meant."""
-    original_names: OriginalNames | None = None
-    """The names of layers in the files of programs that have the published code; None if they are those of diffusers, or not read."""
     lycoris_start: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """The adapter file that a new environment begins with."""
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))

@@ -254,7 +254,11 @@ class FamilySpec:
     def comfyui_keys(self) -> Mapping[str, ModuleKeys]:
         """Prefix of module names in the network of a run -> how the files of ComfyUI name the modules behind it."""
         return {
-            self.module_prefix(name): ModuleKeys(_comfyui_prefix(one), one.comfyui_names, one.comfyui_takes_alpha)
+            self.module_prefix(name): ModuleKeys(
+                _comfyui_prefix(one),
+                one.original_names.names if one.original_names and one.comfyui_takes_original else (),
+                one.comfyui_takes_alpha,
+            )
             for name, one in self.trained.items()
         }
 

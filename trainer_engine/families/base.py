@@ -91,7 +91,7 @@ class Family(ABC):
 
     def encoder_fingerprint(self, hashes: FileHashes) -> str:
         """``text_fingerprint`` of a family with one text encoder, whose prompts depend on nothing but that."""
-        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find("tokenizer")
+        encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find(self.spec.prompts.tokenizer_folders[0])
         precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
         return f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)} {self.token_limit} {self.devices.text} {precision}"
 

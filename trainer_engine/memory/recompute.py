@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -111,8 +112,16 @@ class _Checkpointing:
 
 
 def is_feed_forward(module: nn.Module) -> bool:
-    """Whether a module is the feed-forward part of a block. Networks of diffusers with a class of their own for it name it alike."""
-    return type(module).__name__.endswith(FEED_FORWARD)
+    """Whether a module is the feed-forward part of a block. Networks of diffusers with a class of their own for it name it alike.
+
+    Gated activations may have such a name too (``Flux2SwiGLU``). They have one layer with weights at most, a feed-forward part has more.
+    """
+    return type(module).__name__.endswith(FEED_FORWARD) and sum(map(_has_weights, module.modules())) > 1
+
+
+def _has_weights(layer: nn.Module) -> bool:
+    """Whether a module has weights of its own; those of quantised layers may be buffers."""
+    return any(True for _ in chain(layer.parameters(recurse=False), layer.buffers(recurse=False)))
 
 
 def _feed_forwards_in(blocks: set[nn.Module]) -> Iterator[nn.Module]:

@@ -83,13 +83,13 @@ def build_qwen25_vl(tokenizer: Qwen2Tokenizer, *, layers: int = 3) -> Qwen2_5_VL
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **marks))
 
 
-def build_qwen3_vl(tokenizer: Qwen2Tokenizer, *, layers: int = 3) -> Qwen3VLForConditionalGeneration:
-    """A Qwen3-VL of random weights, ten thousand a layer, which sees images in patches of 2 pixels. The tokenizer has ``VISION_MARKS``."""
+def build_qwen3_vl(tokenizer: Qwen2Tokenizer, *, layers: int = 3, patch_px: int = 2) -> Qwen3VLForConditionalGeneration:
+    """A Qwen3-VL of random weights, ten thousand a layer, which sees images in patches. The tokenizer has ``VISION_MARKS``."""
     start, end, image, video = (tokenizer.convert_tokens_to_ids(mark) for mark in VISION_MARKS)
     text: dict[str, Any] = {**SMALL, "vocab_size": len(tokenizer), "num_hidden_layers": layers}
     text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True}}
     vision: dict[str, Any] = {"depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": TEXT_WIDTH}
-    vision |= {"patch_size": 2, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    vision |= {"patch_size": patch_px, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
     marks = {"vision_start_token_id": start, "vision_end_token_id": end, "image_token_id": image, "video_token_id": video}
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks))
 

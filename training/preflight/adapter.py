@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer_engine.config.family_parts import FEED_FORWARD
+from trainer_engine.config.family_parts import FEED_FORWARD as FEED_FORWARD_CLASSES
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.algorithms import LIMITED_BY_LAYER, OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
@@ -18,9 +18,10 @@ from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import read_small_json
 from training.preflight.network import Shapes, adaptable_layers, module_names
+from training.preflight.recomputed import ATTENTION, FEED_FORWARD
 
-CLASS_MARKS = {"Attention": ".attn", **dict.fromkeys(FEED_FORWARD, ".ff")}
-"""Suffix of a class name -> part of the names of its layers in diffusers."""
+CLASS_MARKS = {"Attention": ATTENTION, **dict.fromkeys(FEED_FORWARD_CLASSES, FEED_FORWARD)}
+"""Suffix of a class name -> what the names of its layers in diffusers have."""
 STANDARD_OPTIONS = ("lora_rank", "lora_dropout")
 
 
@@ -119,4 +120,4 @@ def _ranks_of_classes(config: LycorisConfig, shapes: Mapping[str, tuple[int, ...
 def of_class(cls: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """The layers in modules of a class, judged by their names."""
     marks = [mark for ending, mark in CLASS_MARKS.items() if cls.endswith(ending)]
-    return {name: shape for name, shape in shapes.items() if len(shape) == 2 and any(mark in name for mark in marks)}
+    return {name: shape for name, shape in shapes.items() if len(shape) == 2 and any(mark.search(f"{name}.") for mark in marks)}

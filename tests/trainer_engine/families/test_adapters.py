@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.helpers.checked_runs import checked
 from tests.helpers.models import tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
@@ -176,7 +177,7 @@ def test_an_adapter_with_flat_keys_starts_a_run(tmp_path: Path, family: str) -> 
 
 
 @pytest.mark.parametrize("family", PIPELINES)
-def test_a_lycoris_adapter_trains_and_resumes_to_the_same_bytes(tmp_path: Path, family: str) -> None:
+def test_a_lycoris_adapter_trains_and_resumes_to_the_same_bytes_and_validate_takes_it_to_start_from(tmp_path: Path, family: str) -> None:
     spec = find_spec(family)
     assert spec is not None
     config = tmp_path / "lycoris.json"
@@ -184,4 +185,5 @@ def test_a_lycoris_adapter_trains_and_resumes_to_the_same_bytes(tmp_path: Path, 
     usual = {"model_type": "lora", "lora_type": "lycoris", "lycoris_config": str(config), "max_train_steps": 4}
     chosen = {**usual, **UNDISTILLED.get(family, {})}
     straight = assert_resumes_exactly(tmp_path, model_family=family, model=str(tiny_model(family)), **chosen)
-    assert (straight.output_dir / RESULT).is_file()
+    again = {"pretrained_model_name_or_path": str(tiny_model(family)), "init_lora": str(straight.output_dir / RESULT)}
+    assert checked(tmp_path, model_family=family, **chosen, **again).errors == []

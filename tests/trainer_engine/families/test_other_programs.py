@@ -32,7 +32,7 @@ from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import load_validation_adapters
 from trainer_engine.config.adapters.keys import METADATA_KEY, keys_by_module
-from trainer_engine.config.adapters.other_names import modules_by_other_name, renamed
+from trainer_engine.config.adapters.other_names import OriginalNames, modules_by_other_name, renamed
 from trainer_engine.config.adapters.validation_adapter import ValidationAdapterRun, ValidationAdapterSource
 from trainer_engine.config.families import specs
 from trainer_engine.config.one_file.unet_names import diffusers_names, original_names
@@ -190,8 +190,9 @@ def names_elsewhere(family: str) -> dict[str, str]:
     modules = {name for name, _ in network_in(pipeline_of(family)).named_modules()}
     if family in UNETS:
         return original_names(modules)
-    names = specs()[family].components["transformer"].comfyui_names
-    return {module: renamed(module, names) for module in modules}
+    names = specs()[family].components["transformer"].original_names
+    assert names is not None
+    return {module: renamed(module, names.names) for module in modules}
 
 
 @pytest.mark.parametrize("family", [*UNETS, "wan", "anima"])
@@ -234,7 +235,27 @@ def test_kohyas_keys_of_sdxl_are_understood() -> None:
 
 
 def test_a_name_that_two_layers_have_is_none() -> None:
-    names = (("a|b", "c"), ("d", "e"))
+    names = [OriginalNames(mark="d", names=(("a|b", "c"), ("d", "e")))]
     assert modules_by_other_name(["a", "b", "d"], [], names) == {"e": "d"}
     assert modules_by_other_name(["d", "e"], [], names) == {}
     assert modules_by_other_name(["unet.d", "te.d"], ["unet.", "te."], names) == {"unet.e": "unet.d", "te.e": "te.d"}
+
+
+def test_names_of_another_network_are_not_read() -> None:
+    names = [OriginalNames(mark="other", names=(("d", "wrong"),)), OriginalNames(mark="own", names=(("d", "e"),))]
+    assert modules_by_other_name(["d", "own"], [], names) == {"e": "d"}
+
+
+@pytest.mark.parametrize("family", [name for name, spec in specs().items() if spec.components[spec.network].original_names])
+def test_every_layer_is_found_by_the_name_that_its_own_family_states(family: str) -> None:
+    layers = [name for name, module in network_in(pipeline_of(family)).named_modules() if isinstance(module, nn.Linear)]
+    stated = {layer: other for layer, other in names_elsewhere(family).items() if layer in layers and other and other != layer}
+    found, strangers = keys_by_module([f"diffusion_model.{other}.alpha" for other in stated.values()], layers)
+    assert strangers == [] and found.keys() == stated.keys()
+    names = specs()[family].components[specs()[family].network].original_names
+    assert names is not None
+    assert [other for other in specs() if names.mark in layers_of(other)] == [family], "a mark that another network has"
+
+
+def layers_of(family: str) -> set[str]:
+    return {name for name, _ in network_in(pipeline_of(family)).named_modules()}

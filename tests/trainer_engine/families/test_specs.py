@@ -28,6 +28,7 @@ from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.base import Family
 from trainer_engine.families.load import family_class, load_family
 from trainer_engine.runtime.devices import resolve_devices
+from training.preflight.adapter import of_class
 
 SPECS = list(specs().values())
 every_family = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
@@ -134,6 +135,15 @@ def test_the_starting_adapter_file_is_right_and_finds_its_modules(spec: FamilySp
     present = {type(module).__name__ for module in network_of(spec).modules()}
     assert set(config.preset["target_module"]) <= present
     assert set(config.preset["module_algo_map"]) <= set(config.preset["target_module"])
+
+
+@every_family
+def test_validate_finds_the_layers_of_the_starting_adapter_file_by_their_names(spec: FamilySpec) -> None:
+    network, classes = network_of(spec), spec.adapters.lycoris_start["apply_preset"]["target_module"]
+    parts = [(name, part) for name, part in network.named_modules() if type(part).__name__ in classes]
+    inside = {f"{name}.{inner}" for name, part in parts for inner, layer in part.named_modules() if isinstance(layer, nn.Linear)}
+    layers = {name: tuple(layer.weight.shape) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+    assert {name for cls in classes for name in of_class(cls, layers)} == inside
 
 
 @every_family

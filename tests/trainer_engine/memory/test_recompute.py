@@ -191,6 +191,22 @@ def test_every_family_has_blocks_with_feed_forward_parts(name: str) -> None:
     assert any(is_feed_forward(part) for block in blocks for part in block.modules())
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_feed_forward_part_is_inside_of_another_or_of_attention(name: str) -> None:
+    network = family_of(name).load_network()
+    found = [name for name, part in network.named_modules() if is_feed_forward(part)]
+    assert not any(name.startswith(f"{other}.") for name in found for other in found)
+    assert not any("attn" in name for name in found)
+
+
+@pytest.mark.parametrize("precision", ["no_change", "int8-quanto"])
+def test_the_feed_forward_parts_of_gated_networks_are_those_with_weights(precision: str) -> None:
+    for name, wanted in (("flux2", {"ff", "ff_context"}), ("flux3", {"ff"}), ("krea2", {"ff"})):
+        family = family_of(name, model_type="lora", base_model_precision=precision)
+        found = {name.rpartition(".")[2] for name, part in family.load_network().named_modules() if is_feed_forward(part)}
+        assert found == wanted
+
+
 def test_blocks_in_lists_that_a_network_holds_by_name_are_blocks_as_well() -> None:
     class Network(nn.Module):
         def __init__(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from trainer_engine.config.adapters.other_names import modules_by_other_name
-from trainer_engine.config.families import known_key_prefixes, known_other_names, original_names
+from trainer_engine.config.families import known_key_prefixes, known_original_names
 
 LYCORIS_PREFIX = "lycoris_"
 MANGLED_PREFIXES: Mapping[str, str] = dict.fromkeys((LYCORIS_PREFIX, "lora_transformer_", "lora_unet_"), "")
@@ -73,7 +73,7 @@ def keys_by_module(
     names = {name: name for name in module_names}
     modules, strangers = _sorted_by(keys, names, prefixes)
     if strangers:
-        others = {**modules_by_other_name(names.keys(), prefixes.values(), known_other_names()), **original_names(names.keys())}
+        others = modules_by_other_name(names.keys(), prefixes.values(), known_original_names())
         modules, strangers = _sorted_by(keys, {**others, **names}, prefixes)
     return modules, strangers
 

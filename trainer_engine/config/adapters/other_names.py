@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from trainer_engine.config.one_file.unet_names import original_names
@@ -14,6 +14,15 @@ OF_NETWORK = "diffusion_model."
 """Prefix of the names that the modules have in ComfyUI's own network."""
 Renaming = tuple[tuple[str, str], ...]
 """(regular expression that a whole module name matches, the name in the original code, which may refer to groups); the first one counts."""
+
+
+@dataclass(frozen=True)
+class OriginalNames:
+    """The names that the published code of a network gives its modules, where they differ from those of diffusers."""
+
+    mark: str
+    """A linear layer that no other network has, by its name in diffusers: two networks may have a name that means two layers."""
+    names: Renaming
 
 
 def renamed(module: str, names: Renaming) -> str:
@@ -46,22 +55,25 @@ class ModuleKeys:
         return f"{self.prefix}{module}.{part}"
 
 
-def modules_by_other_name(modules: Collection[str], components: Collection[str], names: Renaming) -> dict[str, str]:
+def modules_by_other_name(modules: Collection[str], components: Collection[str], known: Collection[OriginalNames]) -> dict[str, str]:
     """Name of a module in the original code -> its name here. ``components``: prefixes of the components of the network.
+
+    ``known``: the names of all networks, of which those count whose mark a component has.
 
     A name that is one of ``modules`` as well, or that two of them have, stands for none.
     """
     found: dict[str, str] = {}
     doubled: set[str] = set(modules)
     for prefix in sorted({"", *components}):
-        own = [module.removeprefix(prefix) for module in modules if module.startswith(prefix)]
-        for module, other in _other_names(own, names):
+        own = {module.removeprefix(prefix): None for module in modules if module.startswith(prefix)}
+        for module, other in _other_names(own, known):
             if prefix + other in found:
                 doubled.add(prefix + other)
             found[prefix + other] = prefix + module
     return {other: module for other, module in found.items() if other not in doubled}
 
 
-def _other_names(modules: Collection[str], names: Renaming) -> Iterator[tuple[str, str]]:
+def _other_names(modules: Collection[str], known: Iterable[OriginalNames]) -> Iterator[tuple[str, str]]:
     yield from original_names(modules).items()
-    yield from ((module, other) for module in modules if (other := renamed(module, names)))
+    for one in (one for one in known if one.mark in modules):
+        yield from ((module, other) for module in modules if (other := renamed(module, one.names)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_costs import CAUSAL_AUTOENCODER
 from trainer_engine.config.family_parts import (
@@ -25,7 +26,7 @@ BASE = "circlestone-labs/Anima-Base-v1.0-Diffusers"
 FLAVOURS = MappingProxyType({"base-v1.0": BASE, "release": BASE})
 T5_TOKENIZER, CONDITIONER = "t5_tokenizer", "text_conditioner"
 """Subfolders of the tokenizer and of the network that make of Qwen3's states what the transformer takes."""
-COMFYUI_NAMES = (
+NAMES = (
     (r"transformer_blocks\.(\d+)\.norm1\.linear_([12])", r"blocks.\1.adaln_modulation_self_attn.\2"),
     (r"transformer_blocks\.(\d+)\.norm2\.linear_([12])", r"blocks.\1.adaln_modulation_cross_attn.\2"),
     (r"transformer_blocks\.(\d+)\.norm3\.linear_([12])", r"blocks.\1.adaln_modulation_mlp.\2"),
@@ -41,6 +42,7 @@ COMFYUI_NAMES = (
     ("proj_out", "final_layer.linear"),
 )
 """Layer in diffusers -> in the code of its publisher, whose names ComfyUI and most other trainers use."""
+ORIGINAL_NAMES = OriginalNames(mark="time_embed.t_embedder.linear_1", names=NAMES)
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 TERMS = MappingProxyType(
     {
@@ -63,7 +65,7 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_names=COMFYUI_NAMES, comfyui_takes_alpha=False),
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, original_names=ORIGINAL_NAMES, comfyui_takes_alpha=False),
             **frozen_components("vae", "text_encoder", CONDITIONER),
         }
     ),
@@ -73,7 +75,7 @@ SPEC = FamilySpec(
         states=(TextStates(width="source_dim", reader=CONDITIONER),),
         token_limit=512,
         text_encoders=("Qwen3 0.6B",),
-        further_tokenizers=(T5_TOKENIZER,),
+        tokenizers=("tokenizer", T5_TOKENIZER),
         pads_to_limit=True,
         encoder_parameters=(596_049_920 + 134_663_680,),  # with the text conditioner, which is in memory at the same time
         width=1024,

@@ -1,4 +1,4 @@
-"""Latents as tokens of one cell, each with a position in four axes, as Flux.2 and FLUX.3 see them."""
+"""Latents as tokens of one cell, as Flux.2, FLUX.3 and Qwen-Image 2.1 see them; with a position in four axes, as the first two do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def packed(images: Sequence[Tensor]) -> Tensor:
-    """(B, N, C): one token a latent cell of what is generated (B, C, h, w), then of its references (B, C, h_i, w_i), row by row."""
+    """(B, N, C): one token a latent cell of images (B, C, h_i, w_i) in this order, row by row."""
     return torch.cat([image.flatten(2).transpose(1, 2) for image in images], dim=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_costs import TextEncoderFacts
 from trainer_engine.config.family_parts import (
@@ -34,7 +35,7 @@ FLAVOURS = MappingProxyType(
 DISTILLED = ("klein-4b-distilled", "klein-9b-distilled")
 QWEN3_4B = TextEncoderFacts(names=("Qwen3 4B",), parameters=(3_215_021_568,), layers=28, width=7_680)
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj")
-COMFYUI_NAMES = (
+AROUND_BLOCKS = (
     (r"(double_stream_modulation_(?:img|txt)|single_stream_modulation)\.linear", r"\1.lin"),
     (r"time_guidance_embed\.timestep_embedder\.linear_1", "time_in.in_layer"),
     (r"time_guidance_embed\.timestep_embedder\.linear_2", "time_in.out_layer"),
@@ -71,7 +72,7 @@ SPEC = FamilySpec(
                 Role.TRAINED,
                 comfyui_prefix="transformer.",
                 comfyui_takes_alpha=False,
-                comfyui_names=COMFYUI_NAMES,
+                original_names=OriginalNames(mark="double_stream_modulation_img.linear", names=AROUND_BLOCKS),
             ),
             **frozen_components("vae", "text_encoder"),
         }

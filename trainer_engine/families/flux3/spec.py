@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.attention import BOOLEAN
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_parts import (
@@ -41,7 +42,10 @@ LAYERS = MappingProxyType(
         r"ff\.linear_out": "mlp_out",
     }
 )
-ORIGINAL_NAMES = tuple((block + layer, theirs + name) for block, theirs in BLOCKS.items() for layer, name in LAYERS.items())
+ORIGINAL_NAMES = OriginalNames(
+    mark="txt_mode_blocks.0.attn.to_q",
+    names=tuple((block + layer, theirs + name) for block, theirs in BLOCKS.items() for layer, name in LAYERS.items()),
+)
 """The layers of the blocks, by their names in the publisher's code, which diffusers reads in adapter files with ComfyUI's prefix."""
 
 
@@ -65,7 +69,7 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_names=ORIGINAL_NAMES, comfyui_takes_alpha=False),
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, original_names=ORIGINAL_NAMES, comfyui_takes_alpha=False),
             **frozen_components("vae", "text_encoder"),
         }
     ),

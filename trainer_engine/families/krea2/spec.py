@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_costs import CAUSAL_AUTOENCODER
 from trainer_engine.config.family_parts import (
     AdapterSpec,
     Component,
     LatentSpec,
-    OriginalNames,
     PromptSpec,
     Role,
     SamplingSpec,
@@ -28,27 +28,28 @@ USUAL_LAYERS = tuple(range(2, 36, 3))
 """The states of Qwen3-VL 4B that the published networks take, beginning with its input."""
 TEXT_WIDTH = 2560
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+BLOCKS = MappingProxyType({r"transformer_blocks\.(\d+)\.": r"blocks.\1.", r"text_fusion\.(\w+\.\d+)\.": r"txtfusion.\1."})
+LAYERS = MappingProxyType(
+    {
+        r"attn\.to_([qkv])": r"attn.w\2",
+        r"attn\.to_out\.0": "attn.wo",
+        r"attn\.to_gate": "attn.gate",
+        r"ff\.(\w+)": r"mlp.\2",
+    }
+)
+AROUND = (
+    (r"text_fusion\.projector", "txtfusion.projector"),
+    ("img_in", "first"),
+    (r"time_embed\.linear_1", "tmlp.0"),
+    (r"time_embed\.linear_2", "tmlp.2"),
+    ("time_mod_proj", "tproj.1"),
+    (r"txt_in\.linear_1", "txtmlp.1"),
+    (r"txt_in\.linear_2", "txtmlp.3"),
+    (r"final_layer\.linear", "last.linear"),
+)
 ORIGINAL_NAMES = OriginalNames(
     mark="text_fusion.projector",
-    replaced=MappingProxyType(
-        {
-            "transformer_blocks.": "blocks.",
-            "text_fusion.": "txtfusion.",
-            ".attn.to_q": ".attn.wq",
-            ".attn.to_k": ".attn.wk",
-            ".attn.to_v": ".attn.wv",
-            ".attn.to_out.0": ".attn.wo",
-            ".attn.to_gate": ".attn.gate",
-            ".ff.": ".mlp.",
-            "img_in": "first",
-            "time_embed.linear_1": "tmlp.0",
-            "time_embed.linear_2": "tmlp.2",
-            "time_mod_proj": "tproj.1",
-            "txt_in.linear_1": "txtmlp.1",
-            "txt_in.linear_2": "txtmlp.3",
-            "final_layer.linear": "last.linear",
-        }
-    ),
+    names=(*((block + layer, theirs + name) for block, theirs in BLOCKS.items() for layer, name in LAYERS.items()), *AROUND),
 )
 LICENSE = MappingProxyType(
     {
@@ -70,7 +71,14 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            "transformer": Component(
+                "transformer",
+                "transformer.",
+                Role.TRAINED,
+                comfyui_prefix="transformer.",
+                original_names=ORIGINAL_NAMES,
+                comfyui_takes_original=False,
+            ),
             **frozen_components("vae", "text_encoder"),
         }
     ),
@@ -96,7 +104,6 @@ SPEC = FamilySpec(
     adapters=AdapterSpec(
         module_classes=("Krea2Attention", "Krea2SwiGLU", "Krea2TransformerBlock", "Krea2TextFusionBlock", "Linear"),
         class_aliases=MappingProxyType({"Attention": ("Krea2Attention",), "FeedForward": ("Krea2SwiGLU",)}),
-        original_names=ORIGINAL_NAMES,
         lycoris_start=lokr_start(16, {"Krea2Attention": 16, "Krea2SwiGLU": 8}),
         lora_targets=MappingProxyType({"attention": ATTENTION}),
         default_lora_target="attention",

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.sdnq_settings import weights_identity
-from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.chat_prompts import ChatFamily
+from trainer_engine.families.common.latent_cells import packed, unpacked
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.qwen_image_21.components import QwenImage21Components, RgbaAutoencoder
-from trainer_engine.families.qwen_image_21.pipeline import EmbeddedPipeline, image_of, shapes_of, tokens_of
+from trainer_engine.families.qwen_image_21.pipeline import EmbeddedPipeline, shapes_of
 from trainer_engine.families.qwen_image_21.prompts import PromptEncoder
 from trainer_engine.families.qwen_image_21.spec import DISTILLED, SPEC, TURBO_SIGMAS
 from trainer_engine.runtime.devices import Devices
@@ -70,11 +69,6 @@ class QwenImage21(ChatFamily):
     def prompts_see_references(self) -> bool:
         return True
 
-    def text_fingerprint(self, hashes: FileHashes) -> str:
-        weights = " ".join(self.parts.find(name).fingerprint(hashes) for name in ("text_encoder", "processor"))
-        precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
-        return f"{weights} {self.token_limit} {self.devices.text} {precision}"
-
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         if not any(references):
             return super().encode_prompts(prompts)
@@ -115,14 +109,14 @@ class QwenImage21(ChatFamily):
         embeds, slots = prompt["embeds"], prompt["slots"]
         own = slots.new_ones(height * width // SLOT_TOKENS)
         output: Tensor = network(
-            hidden_states=tokens_of(images),
+            hidden_states=packed(images),
             encoder_hidden_states=embeds[None].to(images[-1]),
             timestep=time,
             img_shapes=[shapes_of(images)],
             img_mask=torch.cat([slots, own])[None].to(self.devices.device),
             return_dict=False,
         )[0]
-        return image_of(output[:, -height * width :], height, width)
+        return unpacked(output[:, -height * width :], height, width)
 
     # ---- validation and the result ----
 
@@ -149,7 +143,7 @@ class QwenImage21(ChatFamily):
         final: list[Tensor] = []
 
         def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            final[:] = [image_of(tensors["latents"], height, width)]
+            final[:] = [unpacked(tensors["latents"], height, width)]
             if on_step is not None:
                 on_step(SamplerStep(index + 1, float(timestep), final[0]))
             return {}

@@ -6,22 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline, QwenImage21Pipeline
 from torch import Tensor, nn
 
+from trainer_engine.families.common.latent_cells import packed
+
 Shape = tuple[int, int, int]
 """(frames, rows, columns) of an image in tokens."""
-
-
-def tokens_of(images: Sequence[Tensor]) -> Tensor:
-    """(B, N, C): the tokens of images (B, C, h_i, w_i), one a latent cell, in this order."""
-    return torch.cat([image.flatten(2).transpose(1, 2) for image in images], dim=1)
-
-
-def image_of(tokens: Tensor, height: int, width: int) -> Tensor:
-    """(B, h w, C) -> (B, C, h, w)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
 
 def shapes_of(images: Sequence[Tensor]) -> list[Shape]:
@@ -62,7 +53,7 @@ class EmbeddedPipeline(QwenImage21Pipeline):  # type: ignore[misc]  # mypy does 
 
     def prepare_latents(self, *arguments: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
         latents, _ = super().prepare_latents(*arguments, **named)
-        return latents, tokens_of(self.references).to(latents) if self.references else None
+        return latents, packed(self.references).to(latents) if self.references else None
 
     @contextmanager
     def looking_at(self, references: Sequence[Tensor]) -> Iterator[None]:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLQwenImage21, FlowMatchEulerDiscreteScheduler, QwenImage21Transformer2DModel
 from torch import nn
-from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from trainer_engine.families.qwen_image_21.spec import DISTILLED, TURBO_SIGMAS
-from trainer_engine.tiny_models.chat import SMALL, TEXT_WIDTH, VISION_MARKS, build_chat_tokenizer
+from trainer_engine.tiny_models.chat import TEXT_WIDTH, VISION_MARKS, build_chat_tokenizer, build_qwen3_vl
 from trainer_engine.tiny_models.hub_cache import write_pipeline_folder
 
 SCHEDULE = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
@@ -22,6 +21,8 @@ TEMPLATE = (
 )
 """Contents in parts, as the template of Qwen3-VL has them."""
 NORM_SCALE = 0.3
+PATCH_PX = 16
+"""As the real text encoder sees images: two patches each way are a token of it, and four tokens of the network."""
 
 
 def make_tiny(folder: Path, *, flavour: str = "v2.1", seed: int = 0) -> Path:
@@ -36,7 +37,7 @@ def make_tiny(folder: Path, *, flavour: str = "v2.1", seed: int = 0) -> Path:
         transformer = QwenImage21Transformer2DModel(
             num_layers=2, attention_head_dim=16, num_attention_heads=2, context_in_dim=TEXT_WIDTH, axes_dims_rope=(4, 6, 6)
         )
-        encoder = _text_encoder(tokenizer)
+        encoder = build_qwen3_vl(tokenizer, patch_px=PATCH_PX)
         for name, parameter in (*transformer.named_parameters(), *encoder.named_parameters()):
             if "norm" in name and parameter.ndim == 1:  # scales that are alike would hide a norm
                 nn.init.normal_(parameter, mean=parameter.mean().item(), std=NORM_SCALE)
@@ -49,17 +50,7 @@ def make_tiny(folder: Path, *, flavour: str = "v2.1", seed: int = 0) -> Path:
     }
     settings: dict[str, Any] = {"sample_sigmas": list(TURBO_SIGMAS)} if flavour in DISTILLED else {}
     write_pipeline_folder(folder, "QwenImage21Pipeline", parts, processor=["transformers", "Qwen3VLProcessor"], **settings)
-    Qwen2VLImageProcessorPil(min_pixels=32 * 32, max_pixels=1024 * 1024, patch_size=16, merge_size=2).save_pretrained(folder / "processor")
+    images = Qwen2VLImageProcessorPil(min_pixels=32 * 32, max_pixels=1024 * 1024, patch_size=PATCH_PX, merge_size=2)
+    images.save_pretrained(folder / "processor")
     tokenizer.save_pretrained(folder / "processor")
     return folder
-
-
-def _text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen3VLForConditionalGeneration:
-    """A Qwen3-VL of some ten thousand random weights a layer, which sees images in patches of 16 pixels, as the real one."""
-    start, end, image, video = (tokenizer.convert_tokens_to_ids(mark) for mark in VISION_MARKS)
-    rotary = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
-    text = {**SMALL, "vocab_size": len(tokenizer), "num_hidden_layers": 3, "rope_parameters": rotary}
-    vision: dict[str, Any] = {"depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": TEXT_WIDTH}
-    vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
-    marks = {"vision_start_token_id": start, "vision_end_token_id": end, "image_token_id": image, "video_token_id": video}
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.distillation import FEW_STEP_WORDS, DistillationSpec
 from trainer_engine.config.family_costs import CAUSAL_AUTOENCODER
 from trainer_engine.config.family_parts import (
@@ -45,7 +46,7 @@ INPUT = "patch_embedding.weight"
 """The weight that reads latents, of the shape (width, channels, 1, 2, 2); its key in files of diffusers and in the original ones."""
 SHIFTS = MappingProxyType({"480p": 3.0, "720p": 5.0})
 """Size in the name of a flavour -> shift of its published schedule."""
-ORIGINAL_NAMES = (
+NAMES = (
     (r"(blocks\.\d+)\.attn1\.(?:to_)?(q|k|v|norm_[qk])", r"\1.self_attn.\2"),
     (r"(blocks\.\d+)\.attn1\.to_out\.0", r"\1.self_attn.o"),
     (r"(blocks\.\d+)\.attn2\.(?:to_)?(q|k|v|norm_[qk])", r"\1.cross_attn.\2"),
@@ -66,6 +67,7 @@ ORIGINAL_NAMES = (
     ("proj_out", "head.head"),
 )
 """Module in diffusers -> in the code of the publisher, whose names ComfyUI and most other trainers use."""
+ORIGINAL_NAMES = OriginalNames(mark="condition_embedder.time_proj", names=NAMES)
 
 
 def defaults_of(flavours: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
@@ -100,7 +102,7 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_names=ORIGINAL_NAMES),
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, original_names=ORIGINAL_NAMES),
             **frozen_components("vae", "text_encoder"),
         }
     ),

@@ -20,7 +20,7 @@ from trainer_engine.config.parse import check_options
 from trainer_engine.contract.errors import ModelUnavailable, Problem
 from trainer_engine.export.__main__ import main
 from trainer_engine.families.anima.family import Anima
-from trainer_engine.families.anima.spec import COMFYUI_NAMES, CONDITIONER, SPEC, T5_TOKENIZER
+from trainer_engine.families.anima.spec import CONDITIONER, NAMES, SPEC, T5_TOKENIZER
 
 
 def tiny_anima(**values: Any) -> Anima:
@@ -72,7 +72,7 @@ def test_the_network_of_a_file_for_comfyui_is_trained_with_the_conditioner_of_th
 
 def test_the_names_for_comfyui_are_those_by_which_its_files_are_read() -> None:
     layers = [name for name, module in tiny_anima().load_network().named_modules() if isinstance(module, torch.nn.Linear)]
-    assert [renamed(layer, COMFYUI_NAMES) for layer in layers] == [original_name(layer) for layer in layers]
+    assert [renamed(layer, NAMES) for layer in layers] == [original_name(layer) for layer in layers]
 
 
 def copy_without(tmp_path: Path, *names: str) -> Path:

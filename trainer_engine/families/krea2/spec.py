@@ -69,7 +69,8 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            # diffusers refuses files with alphas behind this prefix.
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer.", comfyui_takes_alpha=False),
             **frozen_components("vae", "text_encoder"),
         }
     ),
@@ -100,6 +101,7 @@ SPEC = FamilySpec(
     aliases=("krea-2",),
     known_as=MappingProxyType({"krea2": "raw", "krea_2": "raw", "krea_2_raw": "raw", "krea_2_turbo": "turbo"}),
     activation_share=1.65,  # norms and rotated queries, keys that are repeated for groups of heads, two gates
+    short_shares=(1.09, 1.04),
     defaults=MappingProxyType(
         {
             "resolution": 1024,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.activations import INTRODUCTION, PAGE, Case, cases, estimated, measured, row, rows_on
+from tests.bench.activations import FAMILIES, INTRODUCTION, PAGE, Case, cases, estimated, measured, row, rows_on
 from tests.bench.networks import Network
 from tests.bench.published import NETWORKS
 from trainer_engine.config.families import specs
@@ -62,6 +62,6 @@ def test_a_network_of_known_shapes_is_not_modelled_from_its_number_of_weights() 
     assert modelled.activations > 5 * known.activations
 
 
-def test_every_network_of_a_family_is_measured() -> None:
-    assert {case.family for case in MEASURED} == set(NETWORKS)
+def test_every_network_that_needs_no_numbers_is_measured() -> None:
+    assert {case.family for case in MEASURED} == set(FAMILIES) == set(NETWORKS) - {"qwen_image_21"}
     assert all(isinstance(network, Network) for network in NETWORKS.values())

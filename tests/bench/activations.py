@@ -35,6 +35,8 @@ from training.preflight.step import step_memory
 
 CPU = torch.device("cpu")
 SMALL_EDGE = 512
+FAMILIES = tuple(family for family, network in NETWORKS.items() if not network.reads_numbers)
+"""Those that compute with fake tensors, which have no numbers to read."""
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
 COMMAND = "python -m tests.bench.activations > docs/activations.md"
 INTRODUCTION = f"""# Activations at real size
@@ -93,7 +95,7 @@ class CaseSetting(Setting):
         return parse_options({**super().options(network).as_values(), **self.given})
 
 
-def cases(families: Iterable[str] = NETWORKS) -> Iterator[Case]:
+def cases(families: Iterable[str] = FAMILIES) -> Iterator[Case]:
     """Those of the default flavour, and fewer of each other shape. Flavours that are given a first frame are left out."""
     for family in families:
         spec = specs()[family]
@@ -181,7 +183,7 @@ def rows_on(page: Path) -> dict[Case, tuple[float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.activations")
-    parser.add_argument("families", nargs="*", default=list(NETWORKS), help="families to measure (default: all)")
+    parser.add_argument("families", nargs="*", default=list(FAMILIES), help="families to measure (default: all)")
     parser.add_argument("--estimates", action="store_true", help="keep what the page says was measured, and estimate again")
     arguments = parser.parse_args()
     print(INTRODUCTION, end="", flush=True)

@@ -81,6 +81,7 @@ def make_batch(network: Network, architecture: Architecture, setting: Setting, s
     texts = network.text(architecture)
     prompts = {name: torch.randn(size, *each, generator=dice) for name, each in texts.items()}
     prompts |= {name: torch.ones(size, *each, dtype=torch.int64) for name, each in texts.items() if name == "mask"}
+    prompts |= {name: torch.zeros(size, *each, dtype=torch.bool) for name, each in texts.items() if name == "slots"}
     if network.is_ragged:
         prompts = {f"{name}.{row}": one for name, rows in prompts.items() for row, one in enumerate(rows)}
     pixels = 8.0 * setting.latent_edge
@@ -180,13 +181,14 @@ def bare_steps(network: Network, architecture: Architecture, setting: Setting, m
 
 
 def flops_of_a_step(network: Network, architecture: Architecture, setting: Setting) -> int:
-    """Multiplications and additions of one forward and backward pass, without recomputation, counted on the meta device.
+    """Multiplications and additions of one forward and backward pass, without recomputation, counted on the meta device where this can be.
 
     Frozen weights need no gradients: below an adapter, only those of the activations are computed.
     """
-    meta = torch.device("meta")
-    module = make_network(network, architecture, meta, torch.float32).requires_grad_(setting.model_type == "full")
-    batch = make_batch(network, architecture, replace(setting, device=torch.device("cpu")), 0).to(meta)
+    cpu = torch.device("cpu")
+    place = cpu if network.reads_numbers else torch.device("meta")
+    module = make_network(network, architecture, place, torch.float32).requires_grad_(setting.model_type == "full")
+    batch = make_batch(network, architecture, replace(setting, device=cpu), 0).to(place)
     noisy = torch.empty_like(batch.latents, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         network.call(module, noisy, batch).sum().backward()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    ChromaTransformer2DModel,
     CosmosTransformer3DModel,
     Flux2Transformer2DModel,
     Flux3Transformer2DModel,
@@ -17,6 +18,7 @@ from diffusers import (
     Krea2Pipeline,
     Krea2Transformer2DModel,
     PixArtTransformer2DModel,
+    QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -61,6 +63,8 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         CosmosOfImages: 16,
         PixArtTransformer2DModel: 4,
         Krea2Transformer2DModel: 16,
+        ChromaTransformer2DModel: 16,
+        QwenImage21Transformer2DModel: 64,
     }
 )
 
@@ -83,6 +87,8 @@ class Network:
     has_time_ids: bool = False
     is_ragged: bool = False
     """Whether a batch has a tensor for each prompt."""
+    reads_numbers: bool = False
+    """Whether a pass reads numbers of its inputs, which tensors without memory have none of."""
 
     @property
     def is_flow(self) -> bool:

@@ -15,7 +15,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    ChromaTransformer2DModel,
+    FluxTransformer2DModel,
+    PixArtTransformer2DModel,
+    QwenImage21Transformer2DModel,
+    UNet2DConditionModel,
+)
 from torch import Tensor
 
 from tests.bench.gpu_flux import FLUX as FLUX_DEV
@@ -26,6 +32,7 @@ from tests.bench.networks import (
     DENOISING,
     FLUX2,
     FLUX3,
+    KREA2,
     LONG_TOKENS,
     QWEN_IMAGE,
     SD1X,
@@ -61,6 +68,40 @@ def call_flux(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tenso
         return_dict=False,
     )[0]
     return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+
+
+def call_chroma(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    count, channels, height, width = noisy.shape
+    squares = noisy.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    tokens, embeds = squares.reshape(count, -1, 4 * channels), batch.prompts["embeds"]
+    output: Tensor = network(
+        hidden_states=tokens,
+        timestep=batch.timesteps,
+        encoder_hidden_states=embeds,
+        txt_ids=noisy.new_zeros(embeds.shape[1], 3),
+        img_ids=positions(height // 2, width // 2).to(noisy),
+        attention_mask=torch.cat([batch.prompts["mask"].to(noisy), noisy.new_ones(tokens.shape[:2])], dim=1),
+        return_dict=False,
+    )[0]
+    return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+
+
+def call_qwen_image_21(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    """Each sample alone."""
+    height, width = noisy.shape[-2:]
+    found = []
+    for row in range(len(noisy)):
+        slots = batch.prompts[f"slots.{row}"].bool()
+        output: Tensor = network(
+            hidden_states=noisy[row : row + 1].flatten(2).transpose(1, 2),
+            encoder_hidden_states=batch.prompts[f"embeds.{row}"][None],
+            timestep=batch.timesteps[row : row + 1],
+            img_shapes=[[(1, height, width)]],
+            img_mask=torch.cat([slots, slots.new_ones(height * width // 4)])[None],
+            return_dict=False,
+        )[0]
+        found.append(output[:, -height * width :].transpose(1, 2).reshape(1, -1, height, width))
+    return torch.cat(found)
 
 
 @cache
@@ -127,8 +168,45 @@ PIXART = Network(
     text=lambda architecture: {"embeds": (PIXART_TOKENS, architecture["caption_channels"]), "mask": (PIXART_TOKENS,)},
     call=call_pixart,
 )
+CHROMA = Network(
+    family="chroma",
+    title="Chroma",
+    make=ChromaTransformer2DModel,
+    architecture=MappingProxyType({"num_layers": 19, "num_single_layers": 38, "joint_attention_dim": 4096}),
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "axes_dims_rope": (4, 6, 6),
+            "joint_attention_dim": 16,
+            "approximator_num_channels": 16,
+            "approximator_hidden_dim": 24,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (LONG_TOKENS, architecture["joint_attention_dim"]), "mask": (LONG_TOKENS,)},
+    call=call_chroma,
+)
+QWEN_IMAGE_21 = Network(
+    family="qwen_image_21",
+    title="Qwen-Image 2.1",
+    make=QwenImage21Transformer2DModel,
+    architecture=MappingProxyType({"num_layers": 32, "context_in_dim": 4096}),
+    narrow=MappingProxyType({"num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": (4, 6, 6), "context_in_dim": 16}),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["context_in_dim"]), "slots": (CLIP_TOKENS,)},
+    call=call_qwen_image_21,
+    is_ragged=True,
+    reads_numbers=True,
+)
 NETWORKS: Mapping[str, Network] = MappingProxyType(
-    {one.family: one for one in (ANIMA, FLUX, FLUX2, FLUX3, PIXART, QWEN_IMAGE, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE)}
+    {
+        one.family: one
+        for one in (
+            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, KREA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
+            *(SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
+        )
+    }
 )
 """The network of every family, with the architecture of its default flavour."""
 PIXART_600M = MappingProxyType({"num_layers": 28})

@@ -13,9 +13,10 @@ the sizes of your images. This page is printed by `{COMMAND}`.
   column of the table below (`tests/training/preflight/test_measured_rows.py`). A CPU has no memory apart: what waits on the host is
   measured together with what is on the device, and float32 stands for bfloat16. ControlNets, LyCORIS, token routing and other types are
   measured by `test_measured_memory.py` beside it. Without the weights on this machine, as here, the shapes of the published networks count
-  (`shapes.json` of each family); of a family without that file, shapes are modelled from the number of weights, which is less exact.
+  (`shapes.json` of each family).
 - At the size of the published weights, in bfloat16, activations were measured with fake tensors: [activations.md](activations.md) has the
-  table. `lora_dropout` and adapters in float32 on a base in bfloat16 keep inputs of their own, and count.
+  table, without Qwen-Image 2.1, whose network reads numbers of its inputs. `lora_dropout` and adapters in float32 on a base in bfloat16
+  keep inputs of their own, and count.
 - Prompts count as the longest that a family takes. Krea 2, Qwen-Image and Z-Image need less where captions are shorter.
 - The driver, the libraries and the allocator take 1 to 2 GiB more.
 - Encoding and validations happen at other times than training. The estimate of `validate` is that of the phase which needs the most; it

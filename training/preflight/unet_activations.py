@@ -6,10 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, QUANTISED
+from training.preflight.adapter import adapted_layers
+from training.preflight.adapter_inputs import own_inputs
 from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, needed_at, waiting
 
 Layers = Mapping[str, tuple[int, ...]]
@@ -26,6 +29,8 @@ PLACE = re.compile(r"^(down|mid|up)_blocks?\.(?:(\d+)\.)?(\w+)\.(\d+)\.(?:(proj_
 """(Side, number of the block, kind of its part, number of that, part of an attention, number of its block)"""
 GATED = re.compile(r"\.ff\.net\.0\.proj$")
 """Layers whose output is cut into a value and its gate."""
+PROJECTION = re.compile(r"\.proj_(?:in|out)$")
+"""Layers around the units of an attention. Frozen ones keep no input if they are linear."""
 PROMPT_SIDE = re.compile(r"\battn2\.to_[kv]$")
 KEPT: tuple[tuple[re.Pattern[str], float, float], ...] = (
     (re.compile(r"time_emb|add_embedding|class_embedding|encoder_hid_proj|conv_shortcut$|^controlnet_(?:down|mid)_block"), 0, 0),
@@ -67,21 +72,26 @@ def kept_by_unet(layers: Layers, inputs: UnetInputs, options: TrainingOptions, s
     """Returns the numbers (not bytes) that are alive when the backward pass of this run begins."""
     is_full, quantised = options.model.model_type == "full", options.precision.base_model_precision
     share = KEPT_SHARE["full" if is_full else options.adapter.lora_type]
-    if options.model.gradient_checkpointing or (quantised in QUANTISED and PRECISIONS[quantised].library == "quanto"):
+    keeps_own = quantised in QUANTISED and PRECISIONS[quantised].library == "quanto"
+    if options.model.gradient_checkpointing or keeps_own:
         share = 1.0  # the inputs of units are kept whatever is trained, and quanto's layers keep their own
-    numbers = unet_numbers(layers, inputs, options)
-    return int(numbers * share * spec.activation_share)
+    share *= spec.activation_share
+    added = {name: numbers / share for name, numbers in own_inputs(layers, options, spec).items()}
+    if options.model.gradient_checkpointing and not is_full and not keeps_own and options.adapter.lora_type == "standard":
+        adapted = adapted_layers(options, spec, layers)
+        added |= {name: -shape[1] for name, shape in layers.items() if len(shape) == 2 and PROJECTION.search(name) and name not in adapted}
+    return int(unet_numbers(layers, inputs, options, added) * share)
 
 
-def unet_numbers(layers: Layers, inputs: UnetInputs, options: TrainingOptions) -> int:
-    """As ``kept_by_unet``, if every weight is trained.
+def unet_numbers(layers: Layers, inputs: UnetInputs, options: TrainingOptions, added: Mapping[str, float] = MappingProxyType({})) -> int:
+    """As ``kept_by_unet``, if every weight is trained. ``added``: layer -> numbers that it keeps beyond ``KEPT`` for each position.
 
     The backward pass frees what it has gone through: at each unit, what was computed before it is still there. Gradient checkpointing
     keeps the inputs of these units, and the unit that the backward pass is at as a whole.
     """
     most, outside = 0.0, 0.0
     blocks: list[BlockNumbers] = []
-    for unit, numbers in _numbers_of_units(layers, inputs).items():
+    for unit, numbers in _numbers_of_units(layers, inputs, added).items():
         if not UNIT.match(f"{unit}."):
             outside += numbers.whole
             most = max(most, outside + waiting(blocks, options))
@@ -92,14 +102,14 @@ def unet_numbers(layers: Layers, inputs: UnetInputs, options: TrainingOptions) -
     return int(most)
 
 
-def _numbers_of_units(layers: Layers, inputs: UnetInputs) -> dict[str, BlockNumbers]:
+def _numbers_of_units(layers: Layers, inputs: UnetInputs, added: Mapping[str, float]) -> dict[str, BlockNumbers]:
     """Unit, or layer outside of all, -> what it keeps. In the order of the forward pass."""
     levels = _Levels(layers)
     found: dict[str, BlockNumbers] = {}
     for name, shape in sorted(layers.items(), key=lambda layer: _place(layer[0])):
         cells = inputs.prompt_tokens if PROMPT_SIDE.search(name) else math.ceil(inputs.cells / 4 ** levels.of(name))
         of_input, of_output = next((of_input, of_output) for pattern, of_input, of_output in KEPT if pattern.search(name))
-        kept = cells * (of_input * shape[1] + of_output * shape[0])
+        kept = cells * (of_input * shape[1] + of_output * shape[0] + added.get(name, 0))
         unit = UNIT.match(name)
         key = unit[0] if unit else name
         before = found.get(key, BlockNumbers(input=cells * shape[1], whole=0))

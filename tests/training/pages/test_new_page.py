@@ -121,7 +121,7 @@ def test_the_page_has_the_model_its_needs_and_its_licence(client: Client, home: 
         ({"images": "/etc"}, "system folder"),
         ({"images": "state"}, "own state"),
         ({"model": "flux/none"}, "Select a valid choice"),
-        ({"model": "flux/dev", "memory": 8}, "needs 15 GB"),
+        ({"model": "flux/dev", "memory": 8}, "needs 11 GB"),
         ({"memory": "much"}, "Select a valid choice"),
         ({"steps": 0}, "greater than or equal to 1"),
         ({"resolution": 10_000}, "less than or equal to 4096"),
@@ -158,7 +158,7 @@ def test_every_choice_has_a_family_and_an_estimate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gib", "precision"), [(80, "no_change"), (32, "no_change"), (24, "int8-quanto"), (16, "nf4-bnb"), (12, None), (6, None)]
+    ("gib", "precision"), [(80, "no_change"), (32, "no_change"), (24, "int8-quanto"), (12, "nf4-bnb"), (8, None), (6, None)]
 )
 def test_the_best_precision_that_fits_is_chosen(gib: int, precision: str | None) -> None:
     choice = find_choice("flux/dev")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from trainer_engine.config.families import specs
@@ -10,16 +11,21 @@ from training.preflight.families_page import HEAD, document
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "families.md"
 
 
+@cache
+def printed() -> tuple[str, ...]:
+    return tuple(document())
+
+
 def cells_of(spec_name: str) -> dict[str, list[str]]:
     """Flavour -> the cells of its row."""
-    lines = list(document())
+    lines = printed()
     start = next(number for number, line in enumerate(lines) if f"(`{spec_name}`)" in line)
     rows = lines[lines.index(HEAD, start) + 2 : lines.index("", start + 1)]
     return {row.split("`")[1]: [cell.strip() for cell in row.strip("| ").split(" | ")] for row in rows}
 
 
 def test_the_page_is_what_its_command_prints() -> None:
-    assert PAGE.read_text(encoding="utf-8") == "\n".join(document()).rstrip() + "\n"
+    assert PAGE.read_text(encoding="utf-8") == "\n".join(printed()).rstrip() + "\n"
 
 
 def test_every_flavour_has_a_row_with_its_repository_and_its_limits() -> None:

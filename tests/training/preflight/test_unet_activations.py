@@ -122,9 +122,40 @@ def test_an_adapter_keeps_less_than_full_training(make: Callable[[], Any], tmp_p
     network.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     saved = SavedTensors(network)
     forward(network, saved)
-    options = options_with(model_type="lora", gradient_checkpointing=False)
+    options = options_with(model_type="lora", gradient_checkpointing=False, lora_dropout=0.0)
     estimate = kept_by_unet(layers, UnetInputs(32 * 32, PROMPT_TOKENS), options, specs()["pixart_sigma"])
     assert estimate == pytest.approx(saved.numbers, rel=2 * TOLERANCE)
+
+
+def test_dropout_keeps_an_input_and_a_mask_of_each_adapted_layer() -> None:
+    layers: Layers = {"down_blocks.0.resnets.0.conv1": (8, 8, 3, 3), "mid_block.attentions.0.to_k": (8, 6)}
+    without, with_dropout = (
+        kept_by_unet(
+            layers,
+            UnetInputs(32 * 32, PROMPT_TOKENS),
+            options_with(model_type="lora", gradient_checkpointing=False, lora_dropout=chance),
+            specs()["sdxl"],
+        )
+        for chance in (0.0, 0.1)
+    )
+    assert with_dropout - without == pytest.approx(32 * 32 * 6 * (1 + 1 / 4), abs=2), "float32, and one byte of the mask for each number"
+
+
+@pytest.mark.parametrize(("kernel", "shape"), [("linear", (8, 8)), ("convolution", (8, 8, 1, 1))])
+def test_a_frozen_linear_projection_keeps_no_input_where_units_are_recomputed(kernel: str, shape: tuple[int, ...]) -> None:
+    inputs, name = UnetInputs(cells=100, prompt_tokens=0), "down_blocks.0.attentions.0.proj_out"
+    layers: Layers = {"down_blocks.0.resnets.0.conv1": (8, 8, 3, 3), name: shape, "conv_out": (8, 8, 3, 3)}
+    others = {one: layers[one] for one in layers if one != name}
+
+    def kept(**values: Any) -> int:
+        options = options_with(gradient_checkpointing=True, lora_dropout=0.0, **values)
+        return kept_by_unet(layers, inputs, options, specs()["sdxl"]) - kept_by_unet(others, inputs, options, specs()["sdxl"])
+
+    adapted = {"model_type": "lora", "peft_lora_target_modules": '["proj_out"]'}
+    whole = int(100 * 8 * specs()["sdxl"].activation_share)
+    assert (kept(model_type="lora"), kept(**adapted), kept(model_type="full")) == pytest.approx(
+        (0 if kernel == "linear" else whole, whole, whole), abs=1
+    )
 
 
 def test_a_transformer_is_no_unet() -> None:

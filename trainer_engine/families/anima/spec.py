@@ -83,6 +83,7 @@ SPEC = FamilySpec(
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
     latents=LatentSpec(alignment_px=16, channels=16, scale_factor_px=8, previews_in_full=True, autoencoder=CAUSAL_AUTOENCODER),
     activation_share=1.65,  # three norms that are scaled, shifted and gated; norms of queries and keys; rotated places
+    short_shares=(1.09, 1.02),
     repeated_blocks=("CosmosTransformerBlock",),
     distillation=DistillationSpec(base=BASE),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++"), options=frozenset({"validation_guidance_rescale"})),

@@ -70,6 +70,7 @@ SPEC = FamilySpec(
     aliases=("chroma1",),
     known_as=MappingProxyType({"chroma": "base", "chroma1": "base", "chroma1_base": "base", "chroma1_hd": "hd", "chroma1_flash": "flash"}),
     activation_share=1.43,
+    short_shares=(0.93, 0.95),
     defaults=MappingProxyType(
         {
             "resolution": 512,

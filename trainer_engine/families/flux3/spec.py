@@ -106,6 +106,7 @@ SPEC = FamilySpec(
     aliases=("flux.3",),
     known_as=MappingProxyType({"flux3": BASE, "flux3_klein": BASE, "flux_3_image_klein_base": BASE}),
     activation_share=1.4,
+    short_shares=(1.18, 1.07),
     defaults=MappingProxyType(
         {"resolution": 1024, "flow_schedule_shift": SHIFT, "validation_guidance": 3.5, "validation_num_inference_steps": 50}
     ),

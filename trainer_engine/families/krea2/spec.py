@@ -71,6 +71,7 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
+            # diffusers refuses files with alphas behind this prefix.
             "transformer": Component(
                 "transformer",
                 "transformer.",
@@ -78,6 +79,7 @@ SPEC = FamilySpec(
                 comfyui_prefix="transformer.",
                 original_names=ORIGINAL_NAMES,
                 comfyui_takes_original=False,
+                comfyui_takes_alpha=False,
             ),
             **frozen_components("vae", "text_encoder"),
         }
@@ -112,6 +114,7 @@ SPEC = FamilySpec(
     aliases=("krea-2",),
     known_as=MappingProxyType({"krea2": "raw", "krea_2": "raw", "krea_2_raw": "raw", "krea_2_turbo": "turbo"}),
     activation_share=1.65,  # norms and rotated queries, keys that are repeated for groups of heads, two gates
+    short_shares=(1.09, 1.04),
     defaults=MappingProxyType(
         {
             "resolution": 1024,

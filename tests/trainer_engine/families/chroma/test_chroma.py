@@ -10,7 +10,6 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, ChromaPipeline, ChromaTransformer2DModel
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -18,7 +17,6 @@ from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, tiny_model, tiny_of
 from tests.helpers.pictures import levels_apart
 from tests.helpers.resuming import assert_resumes_exactly
-from tests.helpers.tiny_run import train_here
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.one_file.contents import contents_of
 from trainer_engine.config.parse import check_options
@@ -299,22 +297,6 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Pa
         pipeline = ChromaPipeline.from_pretrained(straight.output_dir / "pipeline")
         assert isinstance(pipeline.transformer, ChromaTransformer2DModel)
         assert pipeline("a cat", height=32, width=32, num_inference_steps=2, guidance_scale=2.0).images[0].size == (32, 32)
-
-
-def test_an_adapter_for_comfyui_has_exactly_the_keys_that_it_knows(tmp_path: Path) -> None:
-    """Its Chroma is a Flux, whose layers it knows by their names in diffusers behind ``transformer.`` (comfy/lora.py)."""
-    values = {"model_type": "lora", "lora_rank": 2, "lora_format": "comfyui", "flux_lora_target": "all+ffs+embedder", "max_train_steps": 1}
-    run = train_here(tmp_path, model_family="chroma", model=str(tiny_model("chroma")), **values)
-    keys = load_file(run.output_dir / "pytorch_lora_weights.safetensors")
-    attention = [*("to_q", "to_k", "to_v", "to_out.0"), *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")]
-    of_double = [
-        *(f"attn.{name}" for name in attention),
-        *(f"{part}.net.{name}" for part in ("ff", "ff_context") for name in ("0.proj", "2")),
-    ]
-    of_single = ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"]
-    known = {f"transformer_blocks.{number}.{name}" for number in range(2) for name in of_double}
-    known |= {f"single_transformer_blocks.{number}.{name}" for number in range(2) for name in of_single} | {"x_embedder"}
-    assert {key.partition(".lora_")[0] for key in keys if ".lora_" in key} == {f"transformer.{name}" for name in known}
 
 
 # ---- what validate says ----

@@ -103,20 +103,11 @@ def test_an_adapter_on_every_layer_has_keys_that_comfyui_and_diffusers_know(
     tensors = load_file(train_here(tmp_path, **options, lora_format="comfyui").output_dir / RESULT)
     pipeline = Krea2Pipeline.from_pretrained(tiny_model("krea2"))
     known = known_to_comfyui(pipeline.transformer)
-    parts = {key.rpartition(".lora_")[0] or key.removesuffix(".alpha") for key in tensors}
-    assert parts == known and len(tensors) == 3 * len(known)
-    assert load_file(plain).keys() == {key for key in tensors if not key.endswith(".alpha")}
+    assert {key.rpartition(".lora_")[0] for key in tensors} == known and len(tensors) == 2 * len(known)
+    assert load_file(plain).keys() == tensors.keys()
     pipeline.load_lora_weights(plain.parent, weight_name=RESULT)
     loaded = {name.removesuffix(".lora_A") for name, _ in pipeline.transformer.named_modules() if name.endswith(".lora_A")}
     assert {f"transformer.{name}" for name in loaded} == known
-
-
-def test_the_published_network_has_two_hundred_and_sixty_four_such_layers() -> None:
-    with torch.device("meta"):
-        network = Krea2Transformer2DModel()
-    known = known_to_comfyui(network)
-    assert len(known) == 264
-    assert all(name.endswith(tuple(EVERY_LAYER)) for name in known)
 
 
 def in_original_names(tensors: dict[str, Tensor], *, with_dots: bool) -> dict[str, Tensor]:

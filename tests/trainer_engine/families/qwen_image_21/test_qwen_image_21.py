@@ -300,18 +300,3 @@ def test_validation_images_and_previews_may_be_transparent(tmp_path: Path) -> No
         run = train_here(tmp_path, model_family=NAME, model=str(tiny_model(NAME)), model_type="full", **chosen)
         images = [Image.open(path) for path in (run.output_dir / "validation_images").glob("*.*")]
         assert {(image.size, image.mode) for image in images} == {((64, 96), mode)}
-
-
-def test_an_adapter_in_the_keys_of_comfyui_names_layers_of_its_network_and_loads_in_diffusers(tmp_path: Path, theirs: Any) -> None:
-    usual: dict[str, Any] = {"model_family": NAME, "model": str(tiny_model(NAME)), "model_type": "lora", "lora_rank": 4, "lora_alpha": 2}
-    run = train_here(tmp_path, **usual, max_train_steps=2, learning_rate=0.05, lora_format="comfyui")
-    path = run.output_dir / "pytorch_lora_weights.safetensors"
-    tensors = load_file(path)
-    # The rule of ComfyUI: attention has the names of diffusers, behind diffusion_model.
-    layers = {key.removeprefix("diffusion_model.").removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")}
-    assert layers == {f"transformer_blocks.{block}.{name}" for block in range(2) for name in SPEC.adapters.lora_targets["attention"]}
-    assert len(tensors) == 3 * len(layers) and all(key.startswith("diffusion_model.") for key in tensors)
-    theirs.load_lora_weights(path.parent, weight_name=path.name)
-    loaded = {name for name, _ in theirs.transformer.named_modules() if name.endswith(".lora_A")}
-    theirs.unload_lora_weights()
-    assert loaded == {f"{layer}.lora_A" for layer in layers}

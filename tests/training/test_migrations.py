@@ -19,7 +19,7 @@ from training.engine.launcher import LaunchSettings
 from training.jobs import queue
 from training.models import Checkpoint, Event, Job, QueueLock, Status, WebhookChannel
 
-NEWEST = ("training", "0005_event_of_type")
+NEWEST = ("training", "0006_job_turn")
 
 
 def migrate(name: str) -> Any:
@@ -72,6 +72,7 @@ def test_going_back_and_forth_loses_no_row(back_to_the_newest: None, tmp_path: P
     migrate(NEWEST[1])
     again = Job.objects.get()
     assert (again.pk, again.status, again.lease_owner, again.launch) == (job.pk, Status.RUNNING, "me", {})
+    assert again.turn == again.number
     assert Event.objects.get().payload == {"title": "é"} and WebhookChannel.objects.get().target == {"kind": "raw"}
 
 
@@ -118,4 +119,4 @@ def test_claiming_a_job_asks_an_index_and_not_every_job(tmp_path: Path, settings
         chosen = next(query["sql"] for query in asked if "ORDER BY" in query["sql"] and '"status" = ' in query["sql"])
         cursor.execute(f"EXPLAIN QUERY PLAN {chosen}")
         plan = " ".join(str(row) for row in cursor.fetchall())
-    assert "job_status_number" in plan, plan
+    assert "job_status_turn" in plan, plan

@@ -73,7 +73,7 @@ def whole_number(text: str | None, name: str, *, default: int, largest: int = LA
 
 def place_in_queue(request: Request) -> int:
     """The ``position`` of the body, from 1. Raises BadValue."""
-    value = submitted(request).get("position")
+    value = request.data.get("position") if isinstance(request.data, dict) else None  # a form is a dictionary as well
     value = int(value) if isinstance(value, float) and value.is_integer() else value  # JSON has one kind of number
     is_number = isinstance(value, (int, str)) and not isinstance(value, bool)
     text = str(value) if is_number else "" if value is None else repr(value)

@@ -69,7 +69,7 @@ def test_the_download_of_the_other_network_takes_place_on_the_disk(tmp_path: Pat
         options = options_with(**{name.lstrip("-"): value for name, value in STAGE.items()}, **values)
         return [(use.option, use.bytes) for use in other_stage_download(options, spec, hub)]
 
-    assert uses(hub) == [(OPTION, 2 * 909_000_000)]
+    assert uses(hub) == [(OPTION, 2 * spec.parameters["900M-1024-v0.7-stage2"])]
     assert uses(hub, **{OPTION: str(tiny_pixart())}) == []
     assert uses(HubSettings.of({"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})) == []
     place_in_hub_cache(tiny_pixart(), spec.flavours["900M-1024-v0.7-stage2"], tmp_path)

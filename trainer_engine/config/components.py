@@ -19,7 +19,8 @@ BASE = "pretrained_model_name_or_path"
 CONFIG = "pretrained_config_name_or_path"
 VAE = "pretrained_vae_model_name_or_path"
 T5 = "pretrained_t5_model_name_or_path"
-PIPELINE_INDEX = "model_index.json"
+PIPELINE_INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
+"""The file of a base model that names its components; the second is that of a pipeline that diffusers runs in blocks."""
 NETWORKS: Mapping[str, tuple[str, str]] = {
     "unet": ("pretrained_unet_model_name_or_path", "pretrained_unet_subfolder"),
     "transformer": ("pretrained_transformer_model_name_or_path", "pretrained_transformer_subfolder"),

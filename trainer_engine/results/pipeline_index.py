@@ -13,7 +13,8 @@ from typing import Any
 
 import diffusers
 
-PLAIN, MODULAR = "model_index.json", "modular_model_index.json"
+from trainer_engine.config.components import MODULAR_INDEX, PIPELINE_INDEX
+
 Classes = Mapping[str, tuple[str, str]]
 """Subfolder of a component -> the library of its class, and the name of the class."""
 
@@ -40,11 +41,11 @@ def pipeline_index(
     """
     head = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **settings}
     if not is_modular(pipeline):
-        return PLAIN, {**head, **{name: list(found) for name, found in present.items()}, **{name: [None, None] for name in absent}}
+        return PIPELINE_INDEX, {**head, **{name: list(found) for name, found in present.items()}, **{name: [None, None] for name in absent}}
     blocks = getattr(diffusers, pipeline).default_blocks_name
     entries = {name: _entry(name, found, home) for name, found in present.items()}
     elsewhere = None if base_model is None or Path(base_model).is_absolute() else base_model
-    return MODULAR, {
+    return MODULAR_INDEX, {
         **head,
         "_blocks_class_name": blocks,
         **entries,

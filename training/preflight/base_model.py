@@ -57,8 +57,8 @@ def check_file(option: str, repository: str, file: str, hub: HubSettings) -> Pro
 
 def _check_folder(option: str, folder: Path) -> Problem | None:
     known = (
-        "model_index.json",
-        "modular_model_index.json",
+        components.PIPELINE_INDEX,
+        components.MODULAR_INDEX,
         "config.json",
         *(f"{name}/config.json" for name in (*trained_folders(), FOLDER)),
         "text_encoder/config.json",

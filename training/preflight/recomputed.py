@@ -43,8 +43,13 @@ def kept_of_blocks(blocks: Sequence[BlockNumbers], options: TrainingOptions, bac
     ``backward``: what the backward pass of a recomputed block needs, as a multiple of what the block keeps.
     """
     chosen = _recomputed(blocks, options)
-    needed = (needed_at(block, options, backward, is_recomputed=one) for block, one in zip(blocks, chosen, strict=True))
+    needed = (_needed_at(block, options, backward, is_recomputed=one) for block, one in zip(blocks, chosen, strict=True))
     return waiting(blocks, options) + max(needed, default=0)
+
+
+def kept_at_last(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> float:
+    """Returns the numbers on the device when the backward pass is at the last of these blocks, of which there is one at least."""
+    return waiting(blocks, options) + _needed_at(blocks[-1], options, is_recomputed=_recomputed(blocks, options)[-1])
 
 
 def waiting(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> float:
@@ -60,7 +65,7 @@ def waiting(blocks: Sequence[BlockNumbers], options: TrainingOptions) -> float:
     return kept + (max(inputs, default=0) if memory.offloads_inputs else sum(inputs))
 
 
-def needed_at(block: BlockNumbers, options: TrainingOptions, backward: float = 1.0, *, is_recomputed: bool) -> float:
+def _needed_at(block: BlockNumbers, options: TrainingOptions, backward: float = 1.0, *, is_recomputed: bool) -> float:
     """Returns the numbers that the backward pass needs at a block, above those that wait."""
     parts = options.memory.recomputes_parts
     passing = block.split * (SPLIT_RECOMPUTED if is_recomputed and not parts else SPLIT_BACKWARD)

@@ -13,7 +13,7 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, QUANTISED
 from training.preflight.adapter import adapted_layers
 from training.preflight.adapter_inputs import own_inputs
-from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, needed_at, waiting
+from training.preflight.recomputed import ATTENTION, FEED_FORWARD, BlockNumbers, kept_at_last, waiting
 
 Layers = Mapping[str, tuple[int, ...]]
 """Module name -> (out, in, *kernel)."""
@@ -97,8 +97,7 @@ def unet_numbers(layers: Layers, inputs: UnetInputs, options: TrainingOptions, a
             most = max(most, outside + waiting(blocks, options))
             continue
         blocks.append(numbers)
-        is_recomputed = options.model.gradient_checkpointing and options.memory.recomputes(len(blocks) - 1)
-        most = max(most, outside + waiting(blocks, options) + needed_at(numbers, options, is_recomputed=is_recomputed))
+        most = max(most, outside + kept_at_last(blocks, options))
     return int(most)
 
 

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKLFlux2, Flux3Transformer2DModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3VLForConditionalGeneration
 
+from trainer_engine.config.components import MODULAR_INDEX
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.files import is_file, read_small_json
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
@@ -17,7 +18,7 @@ from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart, has_processor
 from trainer_engine.families.flux3.spec import SPEC, TEXT_LAYERS
 from trainer_engine.families.flux3.windows import hide_padding
-from trainer_engine.results.pipeline_index import MODULAR, names_a_repository
+from trainer_engine.results.pipeline_index import names_a_repository
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in, read_network_config
 
 REWRITING = ("prompt_upsampler", "prompt_upsampler_processor")
@@ -71,7 +72,7 @@ class Flux3Components(FlowPartFinder):
 
         Empty if the index is not on this machine: runs do not download it.
         """
-        path = self.find("text_encoder").folder.parent / MODULAR
+        path = self.find("text_encoder").folder.parent / MODULAR_INDEX
         index = read_small_json(path) if is_file(path) else {}
         entries = index.items() if isinstance(index, dict) else ()
         return {name: entry for name, entry in entries if name in REWRITING and names_a_repository(entry)}

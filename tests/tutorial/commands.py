@@ -13,17 +13,18 @@ ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 README = ROOT / "README.md"
 LORA = ROOT / "docs" / "lora.md"
+CLIENTS = ROOT / "docs" / "clients.md"
 
 
-def blocks(heading: str, page: Path = TUTORIAL) -> list[str]:
-    """The shell blocks of a page below a heading, down to the next heading of any level."""
+def blocks(heading: str, page: Path = TUTORIAL, *, language: str = "bash") -> list[str]:
+    """The blocks of shell commands (or of another language) of a page below a heading, down to the next heading of any level."""
     found: dict[str, list[str]] = {}
     title, block = "", None
     for line in page.read_text(encoding="utf-8").splitlines():
         if block is None and line.startswith("#"):
             title = line.lstrip("# ")
             found[title] = []
-        elif block is None and line.strip() == "```bash":
+        elif block is None and line.strip() == f"```{language}":
             block = []
         elif block is not None and line.strip() == "```":
             found[title].append(textwrap.dedent("\n".join(block)) + "\n")

@@ -34,9 +34,10 @@ POSTED_SHAPE: dict[str, Any] = {
     "additionalProperties": True,
     "example": {"--model_family": "pixart_sigma", "--model_type": "full", "--output_dir": "output/demo"},
 }
+ENTRIES: dict[str, Any] = {"type": "array", "items": {"type": "object", "title": "DatasetEntry", "additionalProperties": True}}
 DATASETS_SHAPE: dict[str, Any] = {
     "description": "The datasets, as in the file, or `datasets` with them.",
-    "oneOf": [{"type": "array", "items": {"type": "object", "additionalProperties": True}}, {"type": "object"}],
+    "oneOf": [ENTRIES, {"type": "object", "title": "WrittenDatasets", "required": ["datasets"], "properties": {"datasets": ENTRIES}}],
 }
 
 

@@ -17,9 +17,11 @@ import httpx
 import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
-from tests.helpers.models import place_tiny_model
+from tests.helpers.models import place_tiny_model, tiny_model
 from tests.helpers.pictures import generate_images
-from tests.helpers.served_runs import wait_until
+from tests.helpers.served_runs import ENDED, wait_until
+from trainer_engine.config.families import find_spec
+from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
 PACKAGE = "generated_client"
@@ -109,14 +111,64 @@ def test_a_generated_client_creates_changes_activates_validates_starts_and_watch
     form = call.models.TrainingValidateJsonBody.from_dict({"--train_batch_size": 1})
     assert call("training_validate", body=form).valid is True
     started = call("training_start", body=call.models.TrainingStartJsonBody.from_dict({"--train_batch_size": 1}))
-    states: list[str] = []
-
-    def has_ended() -> bool:
-        status = call("training_status")
-        assert status.job_id == started.job_id
-        states.append(str(status.status))
-        return states[-1] in ("completed", "stopped", "cancelled", "error")
-
-    wait_until(has_ended, "the end of the run")
-    assert states[-1] == "completed"
+    assert wait_for_end(call, started.job_id) == "completed"
     assert call("training_cancel", body=call.models.TrainingCancelJsonBody()).status == "completed"
+
+
+def wait_for_end(call: Calls, job_id: object) -> str:
+    def ended() -> str | None:
+        status = call("training_status")
+        assert status.job_id == job_id
+        return str(status.status) if str(status.status) in ENDED else None
+
+    return str(wait_until(ended, "the end of the run"))
+
+
+@pytest.fixture(scope="module")
+def pairs(server: LiveServer) -> Path:
+    """A folder with images after an edit and one with those before it, and the Kontext model where the server finds it."""
+    spec = find_spec("flux")
+    assert spec is not None
+    place_in_hub_cache(tiny_model("flux", flavour="kontext"), spec.repository("kontext"), Path(server.environment["HF_HOME"]))
+    folder = server.home / "pairs"
+    for kind in ("edit", "reference"):
+        generate_images(folder / kind, count=4, size=(64, 64), captions="textfile", kinds=("png",))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_generated_client_trains_a_lycoris_adapter_of_kontext_and_finds_its_file(
+    package: ModuleType, server: LiveServer, pairs: Path
+) -> None:
+    call = Calls(package, server)
+    body = {"name": "edits", "model_family": "flux", "model_flavour": "kontext", "model_type": "lora", "lora_type": "lycoris"}
+    assert call("configs_create", tag="configurations", body=call.models.CreateEnvironment.from_dict(body)).environment.name == "edits"
+    common = {"type": "local", "resolution": 64, "resolution_type": "pixel_area"}
+    entries = [
+        {"id": "after", **common, "dataset_type": "image", "instance_data_dir": str(pairs / "edit"), "conditioning_data": ["before"]}
+        | {"caption_strategy": "textfile", "cache_dir_vae": "cache/after", "minimum_image_size": 64},
+        {"id": "before", **common, "dataset_type": "conditioning", "instance_data_dir": str(pairs / "reference")}
+        | {"conditioning_type": "reference_strict", "cache_dir_vae": "cache/before"},
+        {"id": "texts", "type": "local", "dataset_type": "text_embeds", "default": True, "cache_dir": "cache/texts"},
+    ]
+    datasets = call.models.ConfigsDatasetsPutWrittenDatasets.from_dict({"datasets": entries})
+    assert call("configs_datasets_put", "edits", tag="configurations", body=datasets).problems == []
+    config = call("configs_get", "edits", tag="configurations").config
+    config.additional_properties |= {
+        "--output_dir": "output/edits",
+        "--resolution": 64,
+        "--resolution_type": "pixel_area",
+        "--max_train_steps": 2,
+        "--num_train_epochs": 0,
+        "--mixed_precision": "no",
+        "--optimizer": "torch-adamw",
+        "--validation_disable": True,
+        "--lr_warmup_steps": 0,
+    }
+    call("configs_update", "edits", tag="configurations", body=call.models.UpdateEnvironment(config=config.to_dict()))
+    assert call("configs_activate", "edits", tag="configurations").active == "edits"
+    assert call("training_validate", body=call.models.TrainingValidateJsonBody.from_dict({})).valid is True
+    started = call("training_start", body=call.models.TrainingStartJsonBody.from_dict({}))
+    assert wait_for_end(call, started.job_id) == "completed"
+    names = [one["path"] for one in call("training_job_files", str(started.job_id)).to_dict()["files"]]
+    assert any(name.endswith("pytorch_lora_weights.safetensors") for name in names), names

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import signal
 from collections.abc import Iterator
 
@@ -14,15 +13,3 @@ def own_signals() -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True)
-def quick_collections() -> Iterator[None]:
-    """LyCORIS collects garbage for each layer of a T-LoRA: that need not walk through torch itself.
-
-    What a test leaves is collected, with the files that it holds open.
-    """
-    gc.freeze()
-    yield
-    gc.collect()
-    gc.unfreeze()

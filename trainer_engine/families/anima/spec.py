@@ -82,7 +82,14 @@ SPEC = FamilySpec(
         width=1024,
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
-    latents=LatentSpec(alignment_px=16, channels=16, scale_factor_px=8, previews_in_full=True, autoencoder=CAUSAL_AUTOENCODER),
+    latents=LatentSpec(
+        alignment_px=16,
+        channels=16,
+        scale_factor_px=8,
+        previews_in_full=True,
+        autoencoder=CAUSAL_AUTOENCODER,
+        autoencoder_classes=("AutoencoderKLQwenImage",),
+    ),
     activation_share=1.65,  # three norms that are scaled, shifted and gated; norms of queries and keys; rotated places
     short_shares=(1.09, 1.02),
     repeated_blocks=("CosmosTransformerBlock",),

@@ -16,12 +16,14 @@ from torch import Tensor
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.families.base import Family
+from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.load import load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 
 OneFamily = TypeVar("OneFamily", bound=Family)
+OnePipeline = TypeVar("OnePipeline", bound=Any)
 BEYOND_THE_FORMAT = frozenset({"flux3", "qwen_image_21"})
 """Families that the configuration format does not name."""
 
@@ -70,6 +72,15 @@ def tiny_of(kind: type[OneFamily], folder: Path | str, **values: Any) -> OneFami
     family = tiny_family(**{"model_family": kind.spec.name, "pretrained_model_name_or_path": str(folder), **values})
     assert isinstance(family, kind)
     return family
+
+
+def laid_out_alike(pipeline: OnePipeline) -> OnePipeline:
+    """A pipeline of diffusers whose autoencoder lies in memory as that of a run does, with its channels last.
+
+    Kernels add in another order with another layout, and the last bit of a sum follows it.
+    """
+    pipeline.vae.to(memory_format=Autoencoder.layout)
+    return pipeline
 
 
 def fixed(*shape: int, seed: int) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.family_costs import AutoencoderFacts, TextEncoderFacts
@@ -106,6 +106,10 @@ class PromptSpec:
     """Flavour -> further ones that its base models may lack."""
     tokenizers: tuple[str, ...] = ()
     """Subfolders that hold tokenizers, if they are not those that are named after the text encoders."""
+    clip_folders: tuple[str, ...] = ()
+    """Those of ``text_encoder_folders`` whose layers ``clip_skip`` counts; empty for a family without CLIP."""
+    reads_penultimate: bool = False
+    """Whether the network reads the states of CLIP's last layer but one, so that ``clip_skip`` counts from there."""
     t5_folder: str = ""
     """The one of ``text_encoder_folders`` that ``pretrained_t5_model_name_or_path`` replaces; empty for a family without T5."""
     joins_sequence: bool = False
@@ -153,6 +157,13 @@ class PromptSpec:
         return bool(self.mask) and (not self.mask_option or bool(values[self.mask_option]))
 
 
+class Scaling(NamedTuple):
+    """What is done with the latents of an autoencoder before the network gets them: (latents - shift) x factor."""
+
+    factor: float
+    shift: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentSpec:
     """The latents of a family and the images that they stand for."""
@@ -173,6 +184,10 @@ class LatentSpec:
     memory_options: frozenset[str] = frozenset({"vae_enable_tiling", "vae_enable_slicing", "vae_enable_patch_conv"})
     """The options ``vae_enable_...`` that change how the autoencoder computes."""
     autoencoder: AutoencoderFacts = AutoencoderFacts()
+    autoencoder_classes: tuple[str, ...] = ()
+    """Values of ``_class_name`` in the ``config.json`` of its autoencoder; empty if any is taken."""
+    scaling: Scaling | None = None
+    """That of the published autoencoder, which others of its class do not have; None if statistics of each channel take its place."""
 
     @property
     def has_previews(self) -> bool:

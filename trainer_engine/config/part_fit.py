@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.config.stages import OtherStage
 from trainer_engine.config.text_states import TextStates, stated_number
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_folder
@@ -78,6 +79,16 @@ def unfit_encoders(model: ModelOptions, spec: FamilySpec, cache: Path) -> Iterat
         else:
             yield from _depth_problems(states, layers, encoders, reader, hint)
             yield from _width_problems(states, layers, encoders, reader, hint)
+
+
+def unfit_stage(stage: OtherStage, spec: FamilySpec, cache: Path) -> Iterator[Problem]:
+    """Yields why the network of the other stage of validation images, or a text encoder beside it, is not the family's.
+
+    ``stage.option`` names the weights, whatever part of them it is.
+    """
+    foreign = foreign_network(stage.model, spec, cache)
+    for problem in [foreign] if foreign else unfit_encoders(stage.model, spec, cache):
+        yield replace(problem, option=stage.option)
 
 
 @dataclass(frozen=True)

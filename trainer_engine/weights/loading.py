@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from trainer_engine.config.components import ComponentSource, component_source, stated_by_network
+from trainer_engine.config.encoder_fit import AUTOENCODER, foreign_autoencoder
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.config.part_fit import foreign_network, unfit_encoders
@@ -176,6 +177,8 @@ class PartFinder:
             prefix = one_file.prefix_in_file(place, self.spec, flavour)
             return Part(Source(place.name), self._in_folder(place.config, name, with_weights=False).folder, Path(place.name), prefix)
         part = self._in_folder(place, name)
+        if name == AUTOENCODER:
+            one_file.refuse(foreign_autoencoder(self.options, self.spec, hub_cache()))
         if name in self._matched_folders:
             one_file.refuse(foreign_network(self.options, self.spec, hub_cache()))
             one_file.refuse(next(unfit_encoders(self.options, self.spec, hub_cache()), None))

@@ -16,13 +16,14 @@ from trainer_engine.config.components import (
 )
 from trainer_engine.config.control import width_problem
 from trainer_engine.config.controlnet import FOLDER, NAME, WEIGHTS, weights_problem
+from trainer_engine.config.encoder_fit import foreign_autoencoder, missing_clip_layers
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.model_files import unsafe_files
 from trainer_engine.config.one_file.contents import file_problem, network_problem
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.config.part_fit import foreign_network, missing_parts, unfit_encoders
+from trainer_engine.config.part_fit import foreign_network, missing_parts, unfit_encoders, unfit_stage
 from trainer_engine.config.rules.noise_schedule import distillation_problems, schedule_problems
 from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.config.rules.skipped_layers import network_skip_problems
@@ -58,11 +59,14 @@ def _part_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
     for found in missing_parts(options.model, spec, hub.cache):
         if base_model.check_access(found.option, str(found.got), None, hub) is None:  # otherwise it is no model at all
             yield found
+    strange = foreign_autoencoder(options.model, spec, hub.cache)
+    yield from [strange] if strange else []
     foreign = foreign_network(options.model, spec, hub.cache)
     if foreign:
         yield foreign
         return
     yield from unfit_encoders(options.model, spec, hub.cache)
+    yield from missing_clip_layers(options.model, spec, hub.cache)
     yield from _width_problems(options, spec, hub.cache)
 
 
@@ -95,6 +99,10 @@ def _other_stage_problems(options: TrainingOptions, spec: FamilySpec, hub: base_
             message = f"{stage.name} has no folder {component.folder}."
             hint = f"the folder of a {spec.title} pipeline in the diffusers layout is needed"
             yield Problem.error(stage.option, "not_a_model", message, got=stage.name, hint=hint)
+    strange = list(unfit_stage(stage, spec, hub.cache))
+    yield from strange
+    if strange:
+        return
     own, other = _facts(options.model, spec, hub.cache), _facts(stage.model, spec, hub.cache)
     problem = mismatch(stage, stages, own, other) if own and other else None
     yield from [problem] if problem else []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.models import options_with, tiny_model, tiny_pixart
-from trainer_engine.config.families import find_spec
+from trainer_engine.config.families import find_spec, specs
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.routing import OPTION, Route, RoutingSpec, count_blocks, layer_problems, parse_routes
 from trainer_engine.config.rules.routing import network_route_problems
@@ -82,22 +82,22 @@ def test_the_blocks_of_every_list_are_counted_and_nothing_else() -> None:
     assert count_blocks([*names, "other.transformer_blocks.3.x", "transformer_blocks", "transformer_blocks.x"], spec) == 3
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd1x", "sd2x"])
-def test_a_unet_is_refused_with_the_reason(family: str) -> None:
+@pytest.mark.parametrize("family", sorted(name for name, spec in specs().items() if spec.routing is None))
+def test_a_network_without_one_sequence_is_refused_with_the_reason(family: str) -> None:
     _, problems = check_options({**USUAL, "model_family": family, OPTION: {"routes": [ROUTE]}})
     (found,) = [one for one in problems if one.option == OPTION]
     assert (found.code, found.level.value) == ("no_routing", "error")
     assert "no sequence of blocks" in found.message
 
 
-@pytest.mark.parametrize("family", ["flux", "pixart_sigma", "wan"])
+@pytest.mark.parametrize("family", sorted(name for name, spec in specs().items() if spec.routing))
 def test_a_transformer_takes_routes(family: str) -> None:
     options, problems = check_options({**USUAL, "model_family": family, OPTION: {"routes": [ROUTE]}})
     assert options is not None
     assert [one for one in problems if one.option == OPTION] == []
 
 
-@pytest.mark.parametrize(("family", "blocks"), [("flux", 4), ("pixart_sigma", 2), ("wan", 2)])
+@pytest.mark.parametrize(("family", "blocks"), [("flux", 4), ("pixart_sigma", 2), ("wan", 2), ("krea2", 2), ("anima", 2)])
 def test_the_preflight_compares_routes_with_the_network_on_this_machine(family: str, blocks: int, tmp_path: Path) -> None:
     model = str(tiny_pixart() if family == "pixart_sigma" else tiny_model(family))
     spec = find_spec(family)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -13,13 +14,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.helpers.gradients import step_inputs
 from tests.helpers.models import tiny_family, tiny_model
 from tests.helpers.resuming import assert_resumes_exactly, assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
+from tests.trainer_engine.families.anima import test_anima as anima
 from tests.trainer_engine.families.chroma import test_chroma as chroma
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
+from tests.trainer_engine.families.krea2 import test_krea2 as krea2
 from tests.trainer_engine.families.wan.test_wan import tiny_wan
 from tests.trainer_engine.loop.test_masked_loss import masked
 from trainer_engine.config.routing import Route
@@ -46,12 +50,19 @@ class Case:
     tokens: int
     references: int = 0
     prompt: int = 0
+    is_joined: bool = False
+    """Whether the first block gets the tokens of prompt and image in one argument."""
 
 
 def wan_loss(family: Family, network: nn.Module) -> Tensor:
     latents = pixart.fixed(2, 16, 3, 4, 6, seed=1)
     inputs = StepInputs(noisy_latents=latents, timesteps=torch.tensor([0.2, 0.8]), prompts={"embeds": pixart.fixed(2, 512, 32, seed=2)})
     return family.predict(network, inputs).square().mean()
+
+
+def predicted(family: Family, network: nn.Module) -> Tensor:
+    """The mean square of a prediction for 6 x 4 tokens beside prompts of two lengths."""
+    return family.predict(network, step_inputs(family)).square().mean()
 
 
 CASES = {
@@ -63,6 +74,8 @@ CASES = {
     "chroma": Case(chroma.tiny_chroma, chroma.our_loss, chroma.IMAGE_TOKENS, prompt=512),
     "pixart": Case(tiny_family, pixart.our_loss, 16),
     "wan": Case(tiny_wan, wan_loss, 18),
+    "krea2": Case(krea2.tiny_krea2, predicted, 24, prompt=147, is_joined=True),
+    "anima": Case(anima.tiny_anima, predicted, 24),
 }
 
 
@@ -91,14 +104,14 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
         def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
             tokens = args[0] if args else kwargs["hidden_states"]
             if index == start:
-                before.append(tokens)
-                tokens = tokens[:, every]
+                before.append(tokens[:, case.prompt :] if case.is_joined else tokens)
+                tokens = tokens[:, rows if case.is_joined else every]
             along = ("image_rotary_emb", "rotary_emb", "joint_attention_kwargs", "attention_mask")
             rest = {name: shorter(value) if name in along else value for name, value in kwargs.items()}
-            wan = type(block).__name__ == "WanTransformerBlock"
-            if args:
-                return (tokens, *args[1:-1], shorter(args[-1])) if wan else (tokens, *args[1:]), rest
-            return args, {**rest, "hidden_states": tokens}
+            if not args:
+                return args, {**rest, "hidden_states": tokens}
+            names = zip(inspect.signature(block.forward).parameters, args, strict=False)
+            return (tokens, *[shorter(value) if name in along else value for name, value in names][1:]), rest
 
         return hook
 
@@ -258,12 +271,14 @@ def trained(place: Path, name: str, **options: Any) -> HereRun:
     return train_here(place, output_dir=str(place / name), **options)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora", "flux"])
+@pytest.mark.parametrize("kind", ["full", "lora", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("krea2", "anima"))])
 def test_a_routed_run_resumes_exactly(kind: str, tmp_path: Path) -> None:
     more: dict[str, Any] = {
         "full": {"use_ema": True},
         "lora": LORA,
         "flux": {**LORA, "model_family": "flux", "model_flavour": "dev", "model": str(tiny_model("flux", flavour="dev"))},
+        "krea2": {**LORA, "model_family": "krea2", "model": str(tiny_model("krea2"))},
+        "anima": {**LORA, "model_family": "anima", "model": str(tiny_model("anima"))},
     }[kind]
     options = {**ROUTED, "max_train_steps": 4, **more}
     straight = assert_resumes_exactly(tmp_path, **options)

@@ -6,9 +6,18 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+import torch
+
 from tests.helpers.models import options_with, tiny_model, tiny_pixart
 from tests.training.conftest import Training
 from trainer_engine.config.families import specs
+from trainer_engine.config.part_fit import unfit_stage
+from trainer_engine.config.stages import other_stage
+from trainer_engine.contract.errors import InvalidOptions
+from trainer_engine.families.common.stages import other_network
+from trainer_engine.families.load import load_family
+from trainer_engine.runtime.devices import resolve_devices
 from trainer_engine.tiny_models.hub_cache import place_in_hub_cache
 from training.preflight.base_model import HubSettings
 from training.preflight.disk_uses import other_stage_download
@@ -56,6 +65,30 @@ def test_a_network_of_another_prediction_or_with_a_pickle_is_refused(training: T
     weights = pickled / "transformer/diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     assert reported(training, pickled) == ["unsafe_model"]
+
+
+@pytest.mark.parametrize("other", ["flux", "sdxl"])
+def test_the_network_of_another_family_is_refused_and_by_the_engine_in_the_same_words(training: Training, other: str) -> None:
+    foreign = copied(training, "foreign")
+    network = "unet" if other == "sdxl" else "transformer"
+    shutil.rmtree(foreign / "transformer")
+    shutil.copytree(tiny_model(other) / network, foreign / "transformer")
+    assert reported(training, foreign) == ["other_model"]
+    values = {name.lstrip("-"): value for name, value in STAGE.items()}
+    options = options_with(**values, **{OPTION: str(foreign)})
+    stage, spec = other_stage(options, specs()["pixart_sigma"]), specs()["pixart_sigma"]
+    assert stage is not None
+    [problem] = unfit_stage(stage, spec, training.home / "hub")
+    with pytest.raises(InvalidOptions) as refused:
+        other_network(load_family(options, resolve_devices(options, torch.device("cpu"))), stage)
+    assert list(refused.value.problems) == [problem] and problem.option == OPTION
+
+
+def test_a_text_encoder_that_does_not_fit_the_other_network_is_refused(training: Training) -> None:
+    narrow = copied(training, "narrow")
+    config = narrow / "text_encoder/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "d_model": 48}))
+    assert reported(training, narrow) == ["other_width"]
 
 
 def test_a_place_that_the_server_keeps_closed_is_refused(training: Training) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer_engine.config.encoder_fit import CLIP_SKIP
 from trainer_engine.config.families import find_spec, specs
 from trainer_engine.config.optimizers import OPTIMIZERS
 from trainer_engine.config.options.registry import Rule, Values
@@ -46,7 +47,15 @@ def the_rate_of_text_encoders_has_an_effect(values: Values) -> Iterator[Problem]
         yield Problem.error(RATE, "one_rate", message, got=rate, expected="empty, or the same as learning_rate")
 
 
+def layers_of_clip_are_counted_where_there_are_some(values: Values) -> Iterator[Problem]:
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if values[CLIP_SKIP] and family_spec is not None and not family_spec.prompts.clip_folders:
+        message = f"{family_spec.title} reads no text encoder of CLIP: {CLIP_SKIP} has no effect."
+        yield Problem.note(CLIP_SKIP, "no_effect", message, got=values[CLIP_SKIP])
+
+
 RULES: tuple[Rule, ...] = (
+    layers_of_clip_are_counted_where_there_are_some,
     text_encoders_can_be_trained,
     the_rate_of_text_encoders_has_an_effect,
 )

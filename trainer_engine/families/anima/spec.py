@@ -20,6 +20,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.routing import RoutingSpec
 from trainer_engine.config.text_states import TextStates
 
 BASE = "circlestone-labs/Anima-Base-v1.0-Diffusers"
@@ -81,10 +82,18 @@ SPEC = FamilySpec(
         width=1024,
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
-    latents=LatentSpec(alignment_px=16, channels=16, scale_factor_px=8, previews_in_full=True, autoencoder=CAUSAL_AUTOENCODER),
+    latents=LatentSpec(
+        alignment_px=16,
+        channels=16,
+        scale_factor_px=8,
+        previews_in_full=True,
+        autoencoder=CAUSAL_AUTOENCODER,
+        autoencoder_classes=("AutoencoderKLQwenImage",),
+    ),
     activation_share=1.65,  # three norms that are scaled, shifted and gated; norms of queries and keys; rotated places
     short_shares=(1.09, 1.02),
     repeated_blocks=("CosmosTransformerBlock",),
+    routing=RoutingSpec(along=MappingProxyType({"image_rotary_emb": 0})),
     distillation=DistillationSpec(base=BASE),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++"), options=frozenset({"validation_guidance_rescale"})),
     adapters=AdapterSpec(

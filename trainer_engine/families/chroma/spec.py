@@ -5,14 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.distillation import FEW_STEP_WORDS, DistillationSpec
-from trainer_engine.config.family_parts import (
-    Component,
-    LatentSpec,
-    PromptSpec,
-    Role,
-    SamplingSpec,
-    frozen_components,
-)
+from trainer_engine.config.family_parts import Component, LatentSpec, PromptSpec, Role, SamplingSpec, Scaling, frozen_components
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
@@ -61,7 +54,14 @@ SPEC = FamilySpec(
         along=MappingProxyType({"image_rotary_emb": 0, "attention_mask": -1}),
     ),
     distillation=DistillationSpec(base=BASE, flavours=frozenset({"flash"}), words=FEW_STEP_WORDS | {"flash"}),
-    latents=LatentSpec(alignment_px=64, channels=16, scale_factor_px=8, preview_decoder="madebyollin/taef1"),
+    latents=LatentSpec(
+        alignment_px=64,
+        channels=16,
+        scale_factor_px=8,
+        preview_decoder="madebyollin/taef1",
+        autoencoder_classes=("AutoencoderKL",),
+        scaling=Scaling(0.3611, 0.1159),
+    ),
     sampling=SamplingSpec(
         samplers=("euler", "unipc", "dpm++"),
         options=frozenset({"validation_guidance_real", "validation_no_cfg_until_timestep"}),

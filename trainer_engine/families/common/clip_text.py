@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.config.encoder_fit import clip_skip_problem
+from trainer_engine.contract.errors import InvalidOptions
 
 ClipEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
@@ -79,11 +80,9 @@ def clip_states(encoder: ClipEncoder, tokens: ClipTokens, output: ClipOutput, ca
 
 def refuse_missing_layer(encoder: ClipEncoder, output: ClipOutput) -> None:
     """Raises InvalidOptions if ``clip_skip`` asks for a layer before the first."""
-    layers = int(encoder.config.num_hidden_layers)
-    if output.skip >= layers:
-        message = f"clip_skip={output.clip_skip}, and the text encoder has {layers} layers."
-        most = f"at most {layers - 1 - output.penultimate}"
-        raise InvalidOptions([Problem.error("clip_skip", "too_many", message, got=output.clip_skip, expected=most)])
+    problem = clip_skip_problem(output.clip_skip, int(encoder.config.num_hidden_layers), penultimate=output.penultimate)
+    if problem:
+        raise InvalidOptions([problem])
 
 
 def unread_parameters(encoder: ClipEncoder, output: ClipOutput) -> list[nn.Parameter]:

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from trainer_engine.config.family_parts import TRAINED_STAGE
+from trainer_engine.config.part_fit import unfit_stage
 from trainer_engine.config.stages import NetworkFacts, OtherStage, mismatch
-from trainer_engine.contract.errors import InvalidOptions
+from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.families.base import Family
 from trainer_engine.families.generation import SamplerStep
 from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.families.modules import free_device_memory
-from trainer_engine.weights.hub import loading
+from trainer_engine.weights.hub import hub_cache, loading
 
 
 class OtherNetwork:
@@ -106,7 +107,12 @@ def other_network(family: Family, stage: OtherStage) -> OtherNetwork:
     # Outside autocast, both networks of an image compute in the type of their inputs.
     dtype = devices.network if devices.compute == devices.weights else devices.frozen
     other = type(family)(options.model_copy(update=frozen), replace(devices, network=dtype))
-    problem = mismatch(stage, stages, _facts(family), _facts(other))
+    try:
+        problem = mismatch(stage, stages, _facts(family), _facts(other))
+    except ModelUnavailable:  # it names the option of a base model
+        for unfit in unfit_stage(stage, family.spec, hub_cache()):
+            raise InvalidOptions([unfit]) from None
+        raise
     if problem is not None:
         raise InvalidOptions([problem])
     return OtherNetwork(stage, other)

@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, 
 
 from trainer_engine.config.controlnet import CUSTOM
 from trainer_engine.config.controlnet import NAME as CONTROLNET
+from trainer_engine.config.encoder_fit import clip_skip_problem
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
 from trainer_engine.families.common.controlnet import load_controlnet, new_controlnet
@@ -46,9 +47,9 @@ class FluxParts(FlowPartFinder):
         encoder = load_text_encoder(CLIPTextModel, self.find("text_encoder"), dtype)
         assert isinstance(encoder, CLIPTextModel)
         layers = getattr(encoder, "text_model", encoder).encoder.layers
-        if skip >= len(layers):
-            message = f"clip_skip={skip}, and the text encoder has {len(layers)} layers."
-            raise InvalidOptions([Problem.error("clip_skip", "too_many", message, got=skip, expected=f"at most {len(layers) - 1}")])
+        problem = clip_skip_problem(skip, len(layers), penultimate=False)
+        if problem:
+            raise InvalidOptions([problem])
         del layers[len(layers) - skip :]
         return encoder
 

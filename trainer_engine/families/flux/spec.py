@@ -7,14 +7,7 @@ from types import MappingProxyType
 from trainer_engine.config.control import ControlSpec
 from trainer_engine.config.controlnet import ControlNetSetting, ControlNetSpec
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.config.family_parts import (
-    Component,
-    LatentSpec,
-    PromptSpec,
-    Role,
-    SamplingSpec,
-    frozen_components,
-)
+from trainer_engine.config.family_parts import Component, LatentSpec, PromptSpec, Role, SamplingSpec, Scaling, frozen_components
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
@@ -76,6 +69,7 @@ SPEC = FamilySpec(
         flavour_token_limits=MappingProxyType({"schnell": 256}),  # the distilled flavour was trained with shorter prompts
         text_encoders=("CLIP L/14", "T5 XXL v1.1"),
         text_encoder_folders=("text_encoder", "text_encoder_2"),
+        clip_folders=("text_encoder",),
         t5_folder="text_encoder_2",
         encoder_parameters=(123_060_480, 4_762_310_656),
         joins_sequence=True,
@@ -104,6 +98,8 @@ SPEC = FamilySpec(
         channels=16,
         scale_factor_px=8,
         preview_decoder="madebyollin/taef1",
+        autoencoder_classes=("AutoencoderKL",),
+        scaling=Scaling(0.3611, 0.1159),
     ),
     sampling=SamplingSpec(
         samplers=("euler", "unipc", "dpm++"),

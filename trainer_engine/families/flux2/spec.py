@@ -103,7 +103,13 @@ SPEC = FamilySpec(
         ),
         stores_padding=True,
     ),
-    latents=LatentSpec(alignment_px=16, channels=128, scale_factor_px=16, previews_in_full=True),
+    latents=LatentSpec(
+        alignment_px=16,
+        channels=128,
+        scale_factor_px=16,
+        previews_in_full=True,
+        autoencoder_classes=("AutoencoderKLFlux2",),
+    ),
     splitting=SplittingSpec(cells=1, splits_prompt=True),
     repeated_blocks=("Flux2TransformerBlock", "Flux2SingleTransformerBlock"),
     distillation=DistillationSpec(

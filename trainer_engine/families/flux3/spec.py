@@ -85,7 +85,13 @@ SPEC = FamilySpec(
         encoder_layers=33,
         width=20_480,
     ),
-    latents=LatentSpec(alignment_px=16, channels=128, scale_factor_px=16, previews_in_full=True),
+    latents=LatentSpec(
+        alignment_px=16,
+        channels=128,
+        scale_factor_px=16,
+        previews_in_full=True,
+        autoencoder_classes=("AutoencoderKLFlux2",),
+    ),
     file_layouts=(FileLayout(title="FLUX.3", mark="content_mode_blocks.image."),),
     repeated_blocks=("Flux3ModeTransformerBlock", "Flux3SingleTransformerBlock"),
     distillation=DistillationSpec(

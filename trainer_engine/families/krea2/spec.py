@@ -20,6 +20,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.routing import RoutingSpec
 from trainer_engine.config.text_states import TextStates
 
 RAW, TURBO = "krea/Krea-2-Raw", "krea/Krea-2-Turbo"
@@ -99,8 +100,16 @@ SPEC = FamilySpec(
         stacked_layers=len(USUAL_LAYERS),
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
-    latents=LatentSpec(alignment_px=16, channels=16, scale_factor_px=8, previews_in_full=True, autoencoder=CAUSAL_AUTOENCODER),
+    latents=LatentSpec(
+        alignment_px=16,
+        channels=16,
+        scale_factor_px=8,
+        previews_in_full=True,
+        autoencoder=CAUSAL_AUTOENCODER,
+        autoencoder_classes=("AutoencoderKLQwenImage",),
+    ),
     repeated_blocks=("Krea2TransformerBlock",),
+    routing=RoutingSpec(joined=frozenset({"transformer_blocks"}), along=MappingProxyType({"image_rotary_emb": 0, "attention_mask": -1})),
     distillation=DistillationSpec(base=RAW, flavours=frozenset({"turbo"}), pipelines=({"is_distilled": True},)),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++")),
     adapters=AdapterSpec(

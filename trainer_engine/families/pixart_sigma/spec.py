@@ -14,6 +14,7 @@ from trainer_engine.config.family_parts import (
     PromptSpec,
     Role,
     SamplingSpec,
+    Scaling,
     StagesSpec,
     frozen_components,
 )
@@ -87,6 +88,8 @@ SPEC = FamilySpec(
         channels=4,
         scale_factor_px=8,
         preview_decoder="madebyollin/taesdxl",
+        autoencoder_classes=("AutoencoderKL",),
+        scaling=Scaling(0.13025),
     ),
     sampling=SamplingSpec(
         samplers=("ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++"),

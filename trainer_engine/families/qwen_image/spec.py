@@ -71,7 +71,14 @@ SPEC = FamilySpec(
         width=3584,
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
-    latents=LatentSpec(alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True, autoencoder=CAUSAL_AUTOENCODER),
+    latents=LatentSpec(
+        alignment_px=32,
+        channels=16,
+        scale_factor_px=8,
+        previews_in_full=True,
+        autoencoder=CAUSAL_AUTOENCODER,
+        autoencoder_classes=("AutoencoderKLQwenImage",),
+    ),
     splitting=SplittingSpec(splits_prompt=True, splits_masks=True),
     repeated_blocks=("QwenImageTransformerBlock",),
     distillation=DistillationSpec(base=FLAVOURS["v2.0"]),

@@ -62,6 +62,7 @@ SPEC = FamilySpec(
         token_px=16,
         previews_in_full=True,
         autoencoder=AutoencoderFacts(parameters=337_740_404, width=96, encoding=10.1, decoding=32.0, tile_px=256),
+        autoencoder_classes=("AutoencoderKLQwenImage21",),
     ),
     repeated_blocks=("QwenImage21TransformerBlock",),
     distillation=DistillationSpec(base=BASE, flavours=DISTILLED, pipelines=({"sample_sigmas": list},)),

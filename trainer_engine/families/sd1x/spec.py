@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.family_costs import AutoencoderFacts
-from trainer_engine.config.family_parts import LatentSpec, PromptSpec, frozen_components
+from trainer_engine.config.family_parts import LatentSpec, PromptSpec, Scaling, frozen_components
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.text_states import TextStates
 from trainer_engine.families.common import unet_facts
@@ -35,7 +35,12 @@ SPEC = FamilySpec(
     ),
     network_classes=("UNet2DConditionModel",),
     prompts=PromptSpec(
-        states=(TextStates(width="cross_attention_dim"),), token_limit=77, text_encoders=("CLIP ViT-L/14",), width=768, stores_padding=True
+        states=(TextStates(width="cross_attention_dim"),),
+        token_limit=77,
+        text_encoders=("CLIP ViT-L/14",),
+        width=768,
+        stores_padding=True,
+        clip_folders=("text_encoder",),
     ),
     latents=LatentSpec(
         alignment_px=64,
@@ -43,6 +48,8 @@ SPEC = FamilySpec(
         scale_factor_px=8,
         preview_decoder="madebyollin/taesd",
         autoencoder=AutoencoderFacts(tile_px=512),
+        autoencoder_classes=("AutoencoderKL",),
+        scaling=Scaling(0.18215),
     ),
     sampling=unet_facts.SAMPLING,
     repeated_blocks=unet_facts.REPEATED_BLOCKS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.family_parts import LatentSpec, PromptSpec, StagesSpec, frozen_components
+from trainer_engine.config.family_parts import LatentSpec, PromptSpec, Scaling, StagesSpec, frozen_components
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.text_states import TextStates
 from trainer_engine.families.common import unet_facts
@@ -43,12 +43,21 @@ SPEC = FamilySpec(
         token_limit=77,
         text_encoders=("CLIP ViT-L/14", "OpenCLIP ViT-bigG/14"),
         text_encoder_folders=("text_encoder", "text_encoder_2"),
+        clip_folders=("text_encoder", "text_encoder_2"),
+        reads_penultimate=True,
         width=2048,
         pooled=1280,
         flavour_optional_folders=MappingProxyType(dict.fromkeys(sorted(REFINERS), ("text_encoder", "tokenizer"))),
         stores_padding=True,
     ),
-    latents=LatentSpec(alignment_px=64, channels=4, scale_factor_px=8, preview_decoder="madebyollin/taesdxl"),
+    latents=LatentSpec(
+        alignment_px=64,
+        channels=4,
+        scale_factor_px=8,
+        preview_decoder="madebyollin/taesdxl",
+        autoencoder_classes=("AutoencoderKL",),
+        scaling=Scaling(0.13025),
+    ),
     sampling=unet_facts.SAMPLING,
     repeated_blocks=unet_facts.REPEATED_BLOCKS,
     distillation=unet_facts.distillation(FLAVOURS["base-1.0"]),

@@ -24,7 +24,7 @@ class ClipAutoencoder(Autoencoder):
 
     def _unscaled(self, vae: Any, latents: Tensor) -> Tensor:
         mean, deviation = self._statistics(vae, latents)
-        return latents * deviation + mean
+        return latents / (1 / deviation) + mean  # rounded as the pipelines of diffusers round it
 
     @staticmethod
     def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:

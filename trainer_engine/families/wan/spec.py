@@ -122,7 +122,13 @@ SPEC = FamilySpec(
     ),
     # diffusers has no decoder for taew2_1, whose latents have five dimensions.
     latents=LatentSpec(
-        media=("image", "clip"), alignment_px=32, channels=16, scale_factor_px=8, previews_in_full=True, autoencoder=CAUSAL_AUTOENCODER
+        media=("image", "clip"),
+        alignment_px=32,
+        channels=16,
+        scale_factor_px=8,
+        previews_in_full=True,
+        autoencoder=CAUSAL_AUTOENCODER,
+        autoencoder_classes=("AutoencoderKLWan",),
     ),
     routing=RoutingSpec(blocks=("blocks",), along=MappingProxyType({"rotary_emb": 1}), cells=(1, 2, 2)),
     splitting=SplittingSpec(),

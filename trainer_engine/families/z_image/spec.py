@@ -12,6 +12,7 @@ from trainer_engine.config.family_parts import (
     PromptSpec,
     Role,
     SamplingSpec,
+    Scaling,
     frozen_components,
     lokr_start,
 )
@@ -53,7 +54,14 @@ SPEC = FamilySpec(
         encoder_parameters=(4_022_468_096,),
         width=2560,
     ),
-    latents=LatentSpec(alignment_px=64, channels=16, scale_factor_px=8, preview_decoder="madebyollin/taef1"),
+    latents=LatentSpec(
+        alignment_px=64,
+        channels=16,
+        scale_factor_px=8,
+        preview_decoder="madebyollin/taef1",
+        autoencoder_classes=("AutoencoderKL",),
+        scaling=Scaling(0.3611, 0.1159),
+    ),
     repeated_blocks=("ZImageTransformerBlock",),
     distillation=DistillationSpec(
         base=BASE,

@@ -10,8 +10,7 @@ import torch
 from diffusers import FluxControlNetModel, FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
-from tests.helpers.models import tiny_model
-from tests.helpers.pictures import levels_apart
+from tests.helpers.models import laid_out_alike, tiny_model
 from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.flux.models import tiny_flux
 from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
@@ -90,8 +89,7 @@ def test_a_generated_image_equals_that_of_the_pipeline() -> None:
         GenerationRequest(prompt=prompt, negative=prompt, width=64, height=96, steps=3, guidance=3.5, seed=5),
         on_step=lambda taken: heard.append(taken.number),
     )
-    theirs = pipeline()
-    theirs.vae.to(memory_format=torch.channels_last)
+    theirs = laid_out_alike(pipeline())
     how: dict[str, Any] = {"width": 64, "height": 96, "num_inference_steps": 3, "guidance_scale": 3.5}
     wanted = theirs(
         prompt_embeds=prompt["embeds"][None],
@@ -101,8 +99,7 @@ def test_a_generated_image_equals_that_of_the_pipeline() -> None:
     ).images[0]
     assert heard == [1, 2, 3]
     assert isinstance(ours, Image.Image)
-    # Loaded by two libraries, the weights lie in memory in two ways, and kernels round by that: a level of 255 at most.
-    assert levels_apart(ours, wanted) <= 1
+    assert ours.tobytes() == wanted.tobytes()
 
 
 def test_every_reference_changes_the_image() -> None:
@@ -163,8 +160,7 @@ def drawn_with_true_guidance(**how: Any) -> bytes:
 
 def test_true_guidance_equals_that_of_the_pipeline() -> None:
     prompt, negative = tiny_flux().encode_prompts(["a cat", "blurry"])
-    theirs = pipeline()
-    theirs.vae.to(memory_format=torch.channels_last)
+    theirs = laid_out_alike(pipeline())
     wanted = theirs(
         prompt_embeds=prompt["embeds"][None],
         pooled_prompt_embeds=prompt["pooled"][None],
@@ -177,8 +173,7 @@ def test_true_guidance_equals_that_of_the_pipeline() -> None:
         num_inference_steps=3,
         guidance_scale=3.5,
     ).images[0]
-    # Weights that two libraries loaded lie in memory in two ways, and kernels round by that: a level of 255 at most.
-    assert levels_apart(Image.frombytes("RGB", wanted.size, drawn_with_true_guidance(true_guidance=2.5)), wanted) <= 1
+    assert drawn_with_true_guidance(true_guidance=2.5) == wanted.tobytes()
 
 
 def test_true_guidance_begins_after_the_steps_without_it() -> None:

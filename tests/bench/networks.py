@@ -15,6 +15,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     Flux3Transformer2DModel,
     FluxTransformer2DModel,
+    HiDreamImageTransformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
     PixArtTransformer2DModel,
@@ -65,6 +66,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         Krea2Transformer2DModel: 16,
         ChromaTransformer2DModel: 16,
         QwenImage21Transformer2DModel: 64,
+        HiDreamImageTransformer2DModel: 16,
     }
 )
 

@@ -18,6 +18,7 @@ import torch
 from diffusers import (
     ChromaTransformer2DModel,
     FluxTransformer2DModel,
+    HiDreamImageTransformer2DModel,
     PixArtTransformer2DModel,
     QwenImage21Transformer2DModel,
     UNet2DConditionModel,
@@ -50,7 +51,7 @@ from trainer_engine.batches.batch import Batch
 from trainer_engine.config.families import specs
 from training.preflight.published_shapes import FILE
 
-PIXART_TOKENS = 300
+PIXART_TOKENS, HIDREAM_TOKENS = 300, 128
 
 
 def call_flux(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
@@ -102,6 +103,21 @@ def call_qwen_image_21(network: Callable[..., Any], noisy: Tensor, batch: Batch)
         )[0]
         found.append(output[:, -height * width :].transpose(1, 2).reshape(1, -1, height, width))
     return torch.cat(found)
+
+
+def call_hidream(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    """In training mode the network returns the tokens of squares of 2 x 2 cells."""
+    count, channels, height, width = noisy.shape
+    output: Tensor = network(
+        noisy,
+        batch.timesteps * 1000,
+        encoder_hidden_states_t5=batch.prompts["t5"],
+        encoder_hidden_states_llama3=batch.prompts["llama"].transpose(0, 1),
+        pooled_embeds=batch.prompts["pooled"],
+        return_dict=False,
+    )[0]
+    squares = output.view(count, channels, height // 2, width // 2, 2, 2)
+    return -squares.transpose(3, 4).reshape(noisy.shape)
 
 
 @cache
@@ -199,11 +215,44 @@ QWEN_IMAGE_21 = Network(
     is_ragged=True,
     reads_numbers=True,
 )
+HIDREAM_LAYERS = (*range(32), *[31] * 16)
+HIDREAM = Network(
+    family="hidream",
+    title="HiDream-I1",
+    make=HiDreamImageTransformer2DModel,
+    architecture=MappingProxyType(
+        {
+            "patch_size": 2,
+            "in_channels": 16,
+            "out_channels": 16,
+            "caption_channels": (4096, 4096),
+            "axes_dims_rope": (64, 32, 32),
+            "llama_layers": HIDREAM_LAYERS,
+        }
+    ),
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "axes_dims_rope": (8, 4, 4),
+            "caption_channels": (16, 16),
+            "text_emb_dim": 16,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {
+        "t5": (HIDREAM_TOKENS, architecture["caption_channels"][0]),
+        "llama": (len(set(HIDREAM_LAYERS)), HIDREAM_TOKENS, architecture["caption_channels"][1]),
+        "pooled": (architecture["text_emb_dim"],),
+    },
+    call=call_hidream,
+    reads_numbers=True,
+)
 NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         one.family: one
         for one in (
-            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, KREA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
+            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, KREA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
             *(SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
         )
     }

@@ -36,6 +36,7 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "krea2": {"num_layers": 1},
     "chroma": {"num_layers": 1, "num_single_layers": 1, "approximator_layers": 1},
     "qwen_image_21": {"num_layers": 1},
+    "hidream": {"num_layers": 1, "num_single_layers": 1, "llama_layers": (0, 31)},
 }
 
 DEEPER: dict[str, dict[str, Any]] = {
@@ -53,6 +54,7 @@ DEEPER: dict[str, dict[str, Any]] = {
     "krea2": {"num_layers": 3},
     "chroma": {"num_layers": 2, "num_single_layers": 3},
     "qwen_image_21": {"num_layers": 3},
+    "hidream": {"num_layers": 2, "num_single_layers": 3, "llama_layers": (0, 1, 2, 31, 31)},
 }
 MOST_ADDED = 24
 """Operators: the step's loss and norm are gathered for one read of the device, and the weighting of the loss looks at the noise level."""
@@ -63,8 +65,10 @@ WAITING = {"aten._local_scalar_dense.default", "aten.lift_fresh.default", "aten.
 WAITING_IN_DIFFUSERS: dict[str, set[str]] = {
     "chroma": {"aten.lift_fresh.default"},
     "qwen_image_21": WAITING,
+    "hidream": WAITING,
 }
-"""Family -> those that its network in diffusers computes itself: a number that it makes in Python; the places of images in a sequence."""
+"""Family -> those that its network in diffusers computes itself: a number that it makes in Python; the places of images in a sequence; the
+tokens of an expert."""
 
 
 def small(network: Network) -> dict[str, Any]:

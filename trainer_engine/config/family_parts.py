@@ -133,7 +133,7 @@ class PromptSpec:
     width: int = 4096
     """Numbers in the state of one token, of all text encoders together."""
     stacked_layers: int = 1
-    """States of so many layers of a text encoder are stacked for each token, and the network attends over them. They are stored in
+    """States of so many layers of a text encoder are stacked for each token, and the network takes all of them. They are stored in
     bfloat16, whatever they were computed in."""
     pooled: int = 0
     """Numbers that are stored once for a prompt."""
@@ -141,6 +141,11 @@ class PromptSpec:
     """Whether the states of padding are stored, because the network attends to them and they depend on the prompt."""
     unpadded_option: str = ""
     """Option with which they are not; empty if there is none."""
+
+    @property
+    def leaves_out_padding(self) -> bool:
+        """Whether ``t5_padding=zero`` stores no states of padding: only if T5 is all that makes them."""
+        return bool(self.t5_folder) and self.stacked_layers == 1
 
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
@@ -173,6 +178,8 @@ class LatentSpec:
     """Pixels per latent cell, each way."""
     alignment_px: int
     """Image edges are multiples of this."""
+    canvas_px: int = 0
+    """Pixels of the largest image. The network pads images to this many that are not square; 0 if it takes any number, and pads none."""
     token_px: int = 0
     """Edge of the square of pixels that one token of the network stands for, if it is not ``SamplingSpec.multiple_px``."""
     media: tuple[str, ...] = (IMAGES,)

@@ -71,6 +71,8 @@ class FamilySpec:
     """Flavour -> the name of its architecture in Stability AI's model metadata, if it has one."""
     passes_alone: bool = False
     """Whether each sample of a batch is a pass of its own through the network."""
+    expert_share: float = 1.0
+    """Share of the tokens that each expert of a mixture computes, for estimates."""
     convolution_share: float = 0.0
     """Share of these parameters that convolutions hold, for estimates: most libraries quantise linear layers alone."""
     activation_share: float = 1.0

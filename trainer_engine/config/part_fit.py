@@ -24,7 +24,7 @@ from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.config.stages import OtherStage
-from trainer_engine.config.text_states import TextStates, stated_number
+from trainer_engine.config.text_states import TextStates, stated_layers, stated_number, stated_width
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_folder
 
@@ -68,6 +68,7 @@ def unfit_encoders(model: ModelOptions, spec: FamilySpec, cache: Path) -> Iterat
         settings = pipeline_settings(model, spec, cache)
         flavour = model.model_flavour or spec.default_flavour
         layers, kind = states.layers_of(flavour, settings), states.flavour_kinds.get(flavour, states.kind)
+        layers = stated_layers(reader.config, states.layers_key) or layers
         hint = f"take both from one repository, such as {spec.repository(model.model_flavour)}"
         strange = [found for encoder in encoders if (found := _kind_problem(encoder, kind, spec, flavour))]
         if strange:
@@ -131,8 +132,8 @@ def _depth_problems(states: TextStates, layers: tuple[int, ...], encoders: list[
 def _width_problems(states: TextStates, layers: tuple[int, ...], encoders: list[_Read], reader: _Read, hint: str) -> Iterator[Problem]:
     """Whether the states are as wide as the reader takes them."""
     sizes = [size for encoder in encoders if (size := stated_number(encoder.config, states.size)) is not None]
-    wanted = reader.config.get(states.width)
-    if type(wanted) is not int or len(sizes) < len(encoders):
+    wanted = stated_width(reader.config, states.width)
+    if wanted is None or len(sizes) < len(encoders):
         return
     width = sum(sizes) * (len(layers) if states.side_by_side else 1)
     if width != wanted:

@@ -22,6 +22,7 @@ COMPONENTS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("text_encoder", "text_encoder_1"), "text_encoder_1_precision"),
         "text_encoder_2": "text_encoder_2_precision",
         "text_encoder_3": "text_encoder_3_precision",
+        "text_encoder_4": "text_encoder_4_precision",
     }
 )
 """Component -> the option that names its type."""

@@ -21,6 +21,7 @@ from trainer_engine.datasets.caption_filter import FilterFails
 from trainer_engine.datasets.captions.base import captions_of
 from trainer_engine.datasets.file_rows import FileSizes
 from trainer_engine.datasets.findings import (
+    beyond_canvas,
     enlarged_images,
     eval_images_trained_on,
     no_pairs_to_show,
@@ -88,7 +89,7 @@ def examine(
     changes, wrong = changes_of(dataloader, options.run.seed)
     indexes = Indexes.of(index_dir)
     context = _Context(options, alignment, spec, effective, on_progress, indexes, changes, reach, fetches_later, places)
-    problems += wrong
+    problems += [*wrong, *beyond_canvas(dataloader, spec, alignment)]
     with MANY_OBJECTS.being_made():
         reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
     problems += [*reference_problems(dataloader, options, spec), *first_frame_problems(dataloader, options, spec)]
@@ -165,8 +166,16 @@ class _Context:
         texts = self._texts(entry, source)
         captions = captions_of(entry, texts or source)
         rounding = self.options.data.aspect_bucket_rounding
-        stride = self.spec.frame_stride
-        return Planner(entry, found.source, captions, alignment=self.alignment, rounding=rounding, texts=texts, frame_stride=stride)
+        return Planner(
+            entry,
+            found.source,
+            captions,
+            alignment=self.alignment,
+            rounding=rounding,
+            canvas_px=self.spec.latents.canvas_px,
+            texts=texts,
+            frame_stride=self.spec.frame_stride,
+        )
 
     def _texts(self, entry: ImageSet, source: Source) -> RememberedTexts | None:
         """Returns the captions that are known already, if they are in files of a source that is quick."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -202,6 +203,18 @@ def sizes_in_use(sets: Sequence[SetReport]) -> Iterator[SizeInUse]:
         references = {reference.sample.target for sample in report.samples for reference in sample.references}
         for width, height in sorted(references):
             yield SizeInUse(option, f"references of {width}x{height}", (width, height))
+
+
+def beyond_canvas(dataloader: Dataloader, spec: FamilySpec, alignment: int) -> Iterator[Problem]:
+    """Yields an error for each set whose resolution asks for more pixels than the network takes; other aspects are made to fit."""
+    most = spec.latents.canvas_px
+    for entry in dataloader.sets_of_images if most else ():
+        width, height = geometry.target_size(1.0, entry.resolution, entry.resolution_type, alignment)
+        if width * height > most:
+            edge = math.isqrt(most)
+            message = f"dataset {entry.id}: {spec.title} takes images of {edge}x{edge} pixels at most; squares would have {width}x{height}."
+            expected = f"at most {edge} with resolution_type=pixel_area"
+            yield Problem.error(entry.option("resolution"), "beyond_canvas", message, got=entry.resolution, expected=expected)
 
 
 def enlarged_images(report: SetReport, spec: FamilySpec) -> Iterator[Problem]:

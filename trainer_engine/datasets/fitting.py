@@ -29,7 +29,7 @@ class Fitted(NamedTuple):
 class Fitter:
     """Applies the sizes, aspects and crops of a dataset. Its results follow from the size and the name of a file alone."""
 
-    def __init__(self, entry: ImageSet, *, alignment: int, rounding: int) -> None:
+    def __init__(self, entry: ImageSet, *, alignment: int, rounding: int, canvas_px: int = 0) -> None:
         self.entry = entry
         self.rounding = rounding
         self.square = entry.crop and entry.crop_aspect == "square"
@@ -37,7 +37,7 @@ class Fitter:
 
         @cache
         def shape(aspect: float) -> tuple[Size, CropPlan, str]:
-            target = geometry.target_size(aspect, entry.resolution, entry.resolution_type, alignment)
+            target = geometry.target_size(aspect, entry.resolution, entry.resolution_type, alignment, canvas_px)
             return target, CropPlan(entry.crop_style, aspect), bucket_key(target, rounding)
 
         self._shape = shape

@@ -50,11 +50,22 @@ def as_megapixels(value: float, resolution_type: str) -> float:
     return value * value / 1e6 if resolution_type == "pixel_area" else value
 
 
-def target_size(aspect: float, resolution: float, resolution_type: str, alignment: int) -> Size:
-    """Returns the training size of images with this aspect. ``resolution`` is in the unit of ``resolution_type``."""
+def target_size(aspect: float, resolution: float, resolution_type: str, alignment: int, canvas_px: int = 0) -> Size:
+    """Returns the training size of images with this aspect. ``resolution`` is in the unit of ``resolution_type``.
+
+    ``canvas_px``: the longer edge is shortened until the area has no more pixels; 0 allows any number.
+    """
     if resolution_type == "pixel":
-        return _short_edge_size(aspect, int(resolution), alignment)
-    return _area_size(aspect, as_megapixels(resolution, resolution_type), alignment)
+        return within(_short_edge_size(aspect, int(resolution), alignment), alignment, canvas_px)
+    return within(_area_size(aspect, as_megapixels(resolution, resolution_type), alignment), alignment, canvas_px)
+
+
+def within(size: Size, alignment: int, canvas_px: int) -> Size:
+    """Returns the size with the longer edge shortened by the ``alignment`` until it has ``canvas_px`` pixels or fewer; 0 for any number."""
+    width, height = size
+    while canvas_px and width * height > canvas_px and max(width, height) > alignment:
+        width, height = (width - alignment, height) if width >= height else (width, height - alignment)
+    return width, height
 
 
 def _short_edge_size(aspect: float, edge: int, alignment: int) -> Size:

@@ -23,17 +23,18 @@ class Planner:
         *,
         alignment: int,
         rounding: int,
+        canvas_px: int = 0,
         texts: RememberedTexts | None = None,
         frame_stride: int = 1,
     ) -> None:
-        """``texts``: where ``captions`` are read, if they are remembered.
+        """``canvas_px``: pixels of the largest image; 0 for any number. ``texts``: where ``captions`` are read, if they are remembered.
 
         ``frame_stride``: clips have one frame and a multiple of these.
         """
         self.entry = entry
         self.source = source
         self.captions = captions
-        self.fitter = Fitter(entry, alignment=alignment, rounding=rounding)
+        self.fitter = Fitter(entry, alignment=alignment, rounding=rounding, canvas_px=canvas_px)
         self._texts = texts
         self._frame_stride = frame_stride
 

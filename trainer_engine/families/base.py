@@ -300,6 +300,10 @@ class Family(ABC):
         Moves the inputs to the network's device. ``network`` may be wrapped (DDP, compiled).
         """
 
+    def penalty(self) -> Tensor | None:
+        """What the last call of ``predict`` adds to the loss of a step, such as a balance of experts; None if it adds nothing."""
+        return None
+
     @cached_property
     def _scheduler_config(self) -> Mapping[str, Any]:
         return MappingProxyType(self.parts.scheduler_config())

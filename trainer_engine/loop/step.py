@@ -115,7 +115,7 @@ class Step:
         return self.router.routing(generator, tokens, self.devices.device, batch.loss_mask)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean over the samples of a batch, float32."""
+        """Mean over the samples of a batch, with what the family adds to it; float32."""
         noise = batch.noise if batch.input_noise is None else batch.input_noise
         inputs = batch.inputs(self.objective.add_noise(batch.latents, noise, batch.timesteps))
         if batch.toward_parent and self.parent is not None:
@@ -124,7 +124,9 @@ class Step:
             target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         with self.devices.autocast():
             prediction = self.family.predict(self.network, inputs)
-        return self.objective.loss(prediction, target, batch.timesteps, batch.loss_mask, batch.loss_weights).mean()
+        loss = self.objective.loss(prediction, target, batch.timesteps, batch.loss_mask, batch.loss_weights).mean()
+        penalty = self.family.penalty()
+        return loss if penalty is None else loss + penalty.float()
 
     def _parent_prediction(self, parent: Callable[[], AbstractContextManager[nn.Module]], inputs: StepInputs) -> Tensor:
         """The prediction of the frozen base, float32 without a gradient.

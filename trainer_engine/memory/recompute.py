@@ -115,7 +115,12 @@ def is_feed_forward(module: nn.Module) -> bool:
     """Whether a module is the feed-forward part of a block. Networks of diffusers with a class of their own for it name it alike.
 
     Gated activations may have such a name too (``Flux2SwiGLU``). They have one layer with weights at most, a feed-forward part has more.
+    In a mixture of experts each expert is such a part, and the mixture around them is none.
     """
+    return _is_named_so(module) and not any(_is_named_so(part) for part in module.modules() if part is not module)
+
+
+def _is_named_so(module: nn.Module) -> bool:
     return type(module).__name__.endswith(FEED_FORWARD) and sum(map(_has_weights, module.modules())) > 1
 
 

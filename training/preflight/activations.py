@@ -15,6 +15,7 @@ from trainer_engine.config.optimizers import FLOAT32_BYTES
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.precisions import PRECISIONS, QUANTISED, activated, compute_precision
 from trainer_engine.contract.files import read_small_json
+from trainer_engine.datasets.geometry import Size
 from trainer_engine.datasets.report import DatasetReport
 from training.preflight.adapter import of_class
 from training.preflight.adapter_inputs import own_inputs
@@ -22,6 +23,7 @@ from training.preflight.recomputed import ATTENTION, FEED_FORWARD, SPLIT, SPLIT_
 from training.preflight.tokens import (
     BLOCK,
     CROSS_SIDE,
+    EXPERT,
     FUSION,
     TEXT_PROJECTION,
     Tokens,
@@ -93,7 +95,7 @@ class Kept:
 def activation_numbers(options: TrainingOptions, parameters: int, report: DatasetReport, spec: FamilySpec, tensors: Tensors | None) -> Kept:
     """Numbers that a step keeps for its backward pass, modelled from the number of ``parameters`` if there are no ``tensors``."""
     buckets = [bucket for one in report.sets for bucket in one.counts]
-    cells = max((bucket.size[0] * bucket.size[1] * spec.latent_frames(bucket.frames) for bucket in buckets), default=0)
+    cells = max((seen_pixels(bucket.size, spec) * spec.latent_frames(bucket.frames) for bucket in buckets), default=0)
     references = max((len(one.samples[0].references) for one in report.sets if one.samples), default=0)
     seen = cells * (1 + (0 if options.model.sees_control else references))  # control images add no tokens to the sequence
     in_a_token = token_px(spec) ** 2 * options.distributed.group_size
@@ -124,6 +126,12 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     modelled = [BlockNumbers(row, row * KEPT_WIDTHS, row * 8, row * 10)] * layer_number
     around = row * (40 - KEPT_WIDTHS) if options.model.gradient_checkpointing else 0
     return Kept(int(kept_of_blocks(modelled, options)) + around, row * KEPT_WIDTHS)
+
+
+def seen_pixels(size: Size, spec: FamilySpec) -> int:
+    """Pixels of an image as the network sees it, with its padding."""
+    width, height = size
+    return max(width * height, spec.latents.canvas_px if width != height else 0)
 
 
 def token_px(spec: FamilySpec) -> int:
@@ -194,6 +202,7 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
         if found and sees_tokens(name):
             factor = BESIDE * spec.activation_share if name in beside else share
             sides = shape[0] + shape[1] + (shape[0] / 3 if PARALLEL.search(name) else 0)
+            sides *= spec.expert_share if EXPERT.search(name) else 1
             if crosses(name, tokens) and name not in beside:  # the states of the prompt are the same for all of them
                 factor, sides = KEYS_AND_VALUES[is_full], shape[0]
                 of_states = max(of_states, GRADIENTS_OF_STATES * shape[1] * tokens.prompt if is_full else 0)

@@ -86,7 +86,7 @@ def embedding_notes(uses: Iterable[DiskUse], options: TrainingOptions, spec: Fam
         return
     if pads:
         shrinking, size, why = ["compress_disk_cache=true keeps the same values in a tenth to a third"], "about", "most of it for padding"
-        shrinking += ["t5_padding=zero trains without the states of padding"] if spec.prompts.t5_folder else []
+        shrinking += ["t5_padding=zero trains without the states of padding"] if spec.prompts.leaves_out_padding else []
         shrinking += [f"{spec.prompts.unpadded_option}=true hides the padding from the network"] if spec.prompts.unpadded_option else []
     else:
         shrinking, size, why = ["short captions take less"], "at most", f"with {stacked} states for each token"

@@ -9,7 +9,7 @@ from itertools import count
 
 from trainer_engine.config.options import TrainingOptions
 
-FEED_FORWARD = re.compile(r"\.(?:ff|ffn|ff_context|feed_forward|img_mlp|txt_mlp)\.")
+FEED_FORWARD = re.compile(r"\.(?:ff|ffn|ff_context|ff_[it]|feed_forward|img_mlp|txt_mlp)\.")
 """In the names of layers: the feed-forward part of a block."""
 ATTENTION = re.compile(r"\.(?:attn\w*|attention)\.")
 SPLIT = re.compile(r"\.(?:to_qkv_mlp_proj|linear_in)$")

@@ -83,7 +83,8 @@ def text_encoder_memory(run: EstimatedRun, batch: int) -> TextEncoderMemory:
 def _precisions(options: TrainingOptions) -> Iterator[Precision | None]:
     """The quantised type of each text encoder, or None."""
     chosen = options.precision
-    for asked in (chosen.text_encoder_1_precision, chosen.text_encoder_2_precision, chosen.text_encoder_3_precision):
+    first, second = chosen.text_encoder_1_precision, chosen.text_encoder_2_precision
+    for asked in (first, second, chosen.text_encoder_3_precision, chosen.text_encoder_4_precision):
         name = activated(asked, quantize_activations=chosen.quantize_activations)
         yield PRECISIONS[name] if name in QUANTISED else None
 

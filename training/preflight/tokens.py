@@ -19,7 +19,7 @@ FUSION = "text_fusion."
 recomputed."""
 LAYERWISE = "layerwise_blocks."
 """Part of the names of those that see the state of every stacked layer for each token."""
-PROMPT_SIDE = ("add_", "context", "txt_", FUSION)
+PROMPT_SIDE = ("add_", "context", "txt_", "ff_t.", "to_q_t", "to_k_t", "to_v_t", "to_out_t", FUSION)
 """Parts of the names of layers that see only the tokens of the prompt."""
 IMAGE_SIDE = ("noise_refiner.", "mode_blocks.image.")
 """Parts of the names of layers that see only the tokens of the image."""
@@ -29,6 +29,8 @@ CROSS_SIDE = re.compile(r"\battn2\.(to_[kv]|add_[kv]_proj)$")
 """Layers of cross-attention that see the tokens of the prompt."""
 MODULATION = re.compile(r"_stream_modulations\.(\w+)\.")
 """Layers outside of the blocks that make shifts, scales and gates for each token, and the tokens that they make them for."""
+EXPERT = re.compile(r"\.experts\.\d+\.")
+"""Layers of an expert of a mixture, which sees a part of the tokens."""
 TEXT_PROJECTION = re.compile(r"\btext_embedder\.")
 """Layers outside of the blocks that see the tokens of the prompt."""
 

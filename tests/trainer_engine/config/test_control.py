@@ -53,6 +53,15 @@ def test_other_families_refuse_it_and_name_those_that_can(family: str) -> None:
     (problem,) = [one for one in problems_of(family) if one.option == "control"]
     assert (problem.code, problem.expected) == ("not_for_family", "false")
     assert all(name in problem.hint for name in ABLE)
+    assert ("controlnet=true" in problem.hint) == (specs()[family].controlnet is not None)
+
+
+def test_stable_diffusion_3_follows_control_images_with_a_controlnet_alone() -> None:
+    """The configuration format has the option for Flux.1 and PixArt Sigma."""
+    assert set(ABLE) == {"flux", "pixart_sigma"}
+    (refused,) = [one for one in problems_of("sd3") if one.option == "control"]
+    assert refused.got == "True" and "Stable Diffusion 3.5" in refused.message
+    assert codes(problems_of("sd3", control=False, controlnet=True)) == set()
 
 
 def test_a_flavour_that_edits_references_refuses_it() -> None:

@@ -36,6 +36,7 @@ PIPELINES = {
     "krea2": "Krea2Pipeline",
     "chroma": "ChromaPipeline",
     "qwen_image_21": "QwenImage21Pipeline",
+    "hidream": "HiDreamImagePipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -114,6 +115,10 @@ def output_of(family: str, network: nn.Module) -> Tensor:
         tokens, slots = torch.randn(1, 24, 64, generator=generator), torch.arange(15)[None] > 8
         given = {"timestep": torch.tensor([0.3]), "img_shapes": [[(1, 4, 6)]], "img_mask": slots, "return_dict": False}
         return network(tokens, prompt[:1, :9], **given)[0]
+    if family == "hidream":
+        states = {"encoder_hidden_states_t5": torch.randn(2, 9, 24, generator=generator), "pooled_embeds": prompt[:, 0]}
+        states |= {"encoder_hidden_states_llama3": torch.randn(3, 2, 9, 32, generator=generator), "return_dict": False}
+        return network(torch.randn(2, 16, 8, 8, generator=generator), torch.tensor([300.0, 700.0]), **states)[0]
     if family == "sd3":
         latents, joint = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 12, 80, generator=generator)
         return network(latents, joint, torch.randn(2, 64, generator=generator), torch.tensor([300.0, 700.0]), return_dict=False)[0]

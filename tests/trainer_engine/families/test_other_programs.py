@@ -61,6 +61,12 @@ COMFYUI: Mapping[str, str] = MappingProxyType(
             (content_mode_blocks\.(image|image_cond)|txt_mode_blocks|single_blocks)\.\d+\.([qkv]_proj|attn_out|mlp_(in|out))
             |(early|single)_stream_modulations\.(image|image_cond|txt)\.linear|x_embedders\.(image|image_cond)
             |context_embedder|proj_out|norm_out\.linear|(target_)?timestep_embedder\.linear_[12])""",
+        "hidream": r"""diffusion_model\.(
+            double_stream_blocks\.\d+\.block\.(attn1\.to_([qkv]|out)(_t)?|adaLN_modulation\.1
+            |(ff_i\.(shared_experts|experts\.\d+)|ff_t)\.w[123])
+            |single_stream_blocks\.\d+\.block\.(attn1\.to_([qkv]|out)|adaLN_modulation\.1|ff_i\.(shared_experts|experts\.\d+)\.w[123])
+            |caption_projection\.\d+\.linear|x_embedder\.proj|final_layer\.(linear|adaLN_modulation\.1)
+            |t_embedder\.timestep_embedder\.linear_[12]|p_embedder\.pooled_embedder\.linear_[12])""",
         "krea2": r"""transformer\.(
             (transformer_blocks|text_fusion\.(layerwise|refiner)_blocks)\.\d+\.(attn\.(to_[qkv]|to_gate|to_out\.0)|ff\.(gate|up|down))
             |text_fusion\.projector|img_in|(txt_in|time_embed)\.linear_[12]|time_mod_proj|final_layer\.linear)""",

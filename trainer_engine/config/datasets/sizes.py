@@ -47,7 +47,7 @@ def caption_bytes(
 
 def stores_padding(spec: FamilySpec, values: Mapping[str, Any]) -> bool:
     """Whether a run with these options stores the states of padding."""
-    is_zero = bool(spec.prompts.t5_folder) and values.get("t5_padding") == "zero"
+    is_zero = spec.prompts.leaves_out_padding and values.get("t5_padding") == "zero"
     return spec.prompts.stores_padding and not is_zero and not values.get(spec.prompts.unpadded_option)
 
 

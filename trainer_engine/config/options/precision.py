@@ -59,6 +59,9 @@ class PrecisionOptions(OptionGroup):
     text_encoder_3_precision: EncoderPrecision = option(
         "no_change", "Number type of the third text encoder's weights. no_change: not quantised.", synonyms=EMPTY, refused=REFUSED
     )
+    text_encoder_4_precision: EncoderPrecision = option(
+        "no_change", "Number type of the fourth text encoder's weights. no_change: not quantised.", synonyms=EMPTY, refused=REFUSED
+    )
     quantization_config: str | None = option(
         None,
         "Another way to write base_model_precision and text_encoder_1_precision, text_encoder_2_precision: a JSON object of component -> "

@@ -81,7 +81,6 @@ _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.FAMILY, "it belongs to MiniMax", ("minimax_*",)),
     (Reason.FAMILY, "it belongs to Cosmos 3", ("cosmos3_*",)),
     (Reason.FAMILY, "it belongs to DeepFloyd IF", ("deepfloyd_*", "freeze_encoder_*", "layer_freeze_strategy", "text_encoder_limit")),
-    (Reason.FAMILY, "it belongs to HiDream", ("hidream_*", "text_encoder_4_precision")),
     (Reason.FAMILY, "it belongs to Ideogram", ("ideogram_*",)),
     (Reason.FAMILY, "it belongs to LTX-Video", ("ltx_*", "ltx2_*", "validation_ltx2_*")),
     (Reason.FAMILY, "it belongs to Sana", ("sana_*", "pretrained_gemma_*")),

@@ -23,9 +23,10 @@ def the_network_can_be_widened(values: Values) -> Iterator[Problem]:
     if not values[NAME] or family_spec is None:
         return
     if family_spec.control is None:
-        able = ", ".join(sorted(spec.name for spec in specs().values() if spec.control))
+        hint = f"families that can: {', '.join(sorted(spec.name for spec in specs().values() if spec.control))}"
+        hint += "; controlnet=true trains a network beside this one that follows control images" if family_spec.controlnet else ""
         message = f"No pipeline generates from a control image with a widened network of {family_spec.title}."
-        yield Problem.error(NAME, "not_for_family", message, got=True, expected="false", hint=f"families that can: {able}")
+        yield Problem.error(NAME, "not_for_family", message, got=True, expected="false", hint=hint)
         return
     flavour, known = values.get("model_flavour") or family_spec.default_flavour, family_spec.control.parameters
     if flavour in family_spec.flavours and flavour not in known:

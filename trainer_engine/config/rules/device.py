@@ -16,7 +16,7 @@ from trainer_engine.config.precisions import PRECISIONS, QUANTISED, activated, a
 from trainer_engine.config.token_splitting import ALL_GATHER
 from trainer_engine.contract.errors import Problem
 
-WEIGHT_OPTIONS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision", "text_encoder_3_precision")
+WEIGHT_OPTIONS = ("base_model_precision", *(f"text_encoder_{number}_precision" for number in (1, 2, 3, 4)))
 GPU = "cuda"
 INDUCTOR, CPP_COMPILER = "inductor", "clang++" if sys.platform == "darwin" else "g++"
 

@@ -106,6 +106,11 @@ def sizes_fit_the_network(values: Values) -> Iterator[Problem]:
             rounded = "x".join(str(max(1, round(edge / multiple)) * multiple) for edge in (width, height))
             got = values["validation_resolution"]
             yield Problem.error("validation_resolution", "not_for_family", message, got=got, expected=f"such as {rounded}")
+        most = family_spec.latents.canvas_px
+        if most and width * height > most:
+            message = f"{family_spec.title} generates images of {most} pixels at most; {width}x{height} has {width * height}."
+            got = values["validation_resolution"]
+            yield Problem.error("validation_resolution", "beyond_canvas", message, got=got, expected=f"WIDTH times HEIGHT up to {most}")
 
 
 def quality_has_an_effect(values: Values) -> Iterator[Problem]:

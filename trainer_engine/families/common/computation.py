@@ -162,9 +162,9 @@ def chunk_feed_forward(network: nn.Module, tokens: int) -> None:
 
 def _in_chunks(forward: Callable[..., Tensor], tokens: int) -> Callable[..., Tensor]:
     def compute(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(B, T, C) -> (B, T, C')."""
-        if hidden_states.shape[1] <= tokens:
+        """(..., T, C) -> (..., T, C'). An expert of a mixture takes the tokens of all samples in one row (T, C)."""
+        if hidden_states.shape[-2] <= tokens:
             return forward(hidden_states, *args, **kwargs)
-        return torch.cat([forward(chunk, *args, **kwargs) for chunk in hidden_states.split(tokens, dim=1)], dim=1)
+        return torch.cat([forward(chunk, *args, **kwargs) for chunk in hidden_states.split(tokens, dim=-2)], dim=-2)
 
     return compute

@@ -126,13 +126,20 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
                 copy_part(copied.part.folder, staging / subfolder)
             elif wanted:
                 copied.load().save_pretrained(staging / subfolder)
-        plan.scheduler.save_pretrained(staging / "scheduler")
-        present["scheduler"] = "diffusers", type(plan.scheduler).__name__
+        scheduler = in_diffusers(plan.scheduler)
+        scheduler.save_pretrained(staging / "scheduler")
+        present["scheduler"] = "diffusers", type(scheduler).__name__
         named = options.publishing.hub_model_id or ""
         home = named if options.publishing.push_to_hub and "/" in named else None
         name, index = pipeline_index(plan.pipeline, present, absent, plan.settings, home=home, base_model=plan.base_model)
         write_json(staging / name, index)
         (staging / "README.md").write_text(_card_text(plan, options, drawable=with_text), encoding="utf-8")
+
+
+def in_diffusers(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """A scheduler of the class of diffusers that its own class is derived from, so that every program can load it."""
+    cls: Any = next(one for one in type(scheduler).__mro__ if one.__module__.startswith("diffusers."))
+    return scheduler if type(scheduler) is cls else cls.from_config(scheduler.config)
 
 
 def _card_text(plan: PipelinePlan, options: TrainingOptions, *, drawable: bool) -> str:

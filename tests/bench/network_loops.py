@@ -59,6 +59,7 @@ class Setting:
                 "model_family": network.family,
                 "model_type": self.model_type,
                 "lora_rank": self.lora_rank,
+                "pretrained_model_name_or_path": "random",
                 "data_backend_config": "none.json",
                 "output_dir": "none",
                 "max_train_steps": 1000,
@@ -186,7 +187,7 @@ def flops_of_a_step(network: Network, architecture: Architecture, setting: Setti
     Frozen weights need no gradients: below an adapter, only those of the activations are computed.
     """
     cpu = torch.device("cpu")
-    place = cpu if network.reads_numbers else torch.device("meta")
+    place = cpu if network.reads_numbers or network.has_autocast else torch.device("meta")
     module = make_network(network, architecture, place, torch.float32).requires_grad_(setting.model_type == "full")
     batch = make_batch(network, architecture, replace(setting, device=cpu), 0).to(place)
     noisy = torch.empty_like(batch.latents, requires_grad=True)

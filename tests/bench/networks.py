@@ -16,6 +16,7 @@ from diffusers import (
     Flux3Transformer2DModel,
     FluxTransformer2DModel,
     HiDreamImageTransformer2DModel,
+    Ideogram4Transformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
     PixArtTransformer2DModel,
@@ -63,6 +64,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         FluxTransformer2DModel: 16,
         CosmosOfImages: 16,
         PixArtTransformer2DModel: 4,
+        Ideogram4Transformer2DModel: 128,
         Krea2Transformer2DModel: 16,
         ChromaTransformer2DModel: 16,
         QwenImage21Transformer2DModel: 64,
@@ -91,6 +93,8 @@ class Network:
     """Whether a batch has a tensor for each prompt."""
     reads_numbers: bool = False
     """Whether a pass reads numbers of its inputs, which tensors without memory have none of."""
+    has_autocast: bool = False
+    """Whether a pass enters a context of autocast, which the meta device has none of."""
 
     @property
     def is_flow(self) -> bool:
@@ -202,6 +206,32 @@ def call_krea2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
         return_dict=False,
     )[0]
     return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+
+
+def call_ideogram(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    count, channels, height, width = noisy.shape
+    embeds = batch.prompts["embeds"]
+    text, image = embeds.shape[1], height * width
+    tokens = noisy.flatten(2).transpose(1, 2)
+    places, roles = ideogram_places(text, height, width, noisy.device)
+    output: Tensor = network(
+        hidden_states=torch.cat([tokens.new_zeros(count, text, channels), tokens], dim=1),
+        timestep=1 - batch.timesteps,
+        encoder_hidden_states=torch.cat([embeds, embeds.new_zeros(count, image, embeds.shape[2])], dim=1),
+        position_ids=places.expand(count, -1, -1),
+        segment_ids=torch.ones_like(roles).expand(count, -1),
+        indicator=roles.expand(count, -1),
+        return_dict=False,
+    )[0]
+    return -output[:, text:].transpose(1, 2).reshape(noisy.shape)
+
+
+@cache
+def ideogram_places(text: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions (text + height x width, 3) and roles of the tokens of a prompt and of an image."""
+    words, image = torch.arange(text)[:, None].expand(-1, 3), torch.cartesian_prod(*map(torch.arange, (1, height, width))) + 65_536
+    roles = torch.cat([torch.full((text,), 3), torch.full((height * width,), 2)])
+    return torch.cat([words, image]).to(device), roles.to(device)
 
 
 @cache
@@ -394,6 +424,28 @@ KREA2 = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["num_text_layers"], architecture["text_hidden_dim"])},
     call=call_krea2,
+)
+
+
+IDEOGRAM = Network(
+    family="ideogram",
+    title="Ideogram 4",
+    make=Ideogram4Transformer2DModel,
+    architecture=MappingProxyType({"num_layers": 34, "llm_features_dim": 53_248}),
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "mrope_section": (4, 2, 2),
+            "intermediate_size": 48,
+            "adaln_dim": 16,
+            "llm_features_dim": 16,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["llm_features_dim"])},
+    call=call_ideogram,
+    has_autocast=True,
 )
 
 

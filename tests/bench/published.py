@@ -33,6 +33,7 @@ from tests.bench.networks import (
     DENOISING,
     FLUX2,
     FLUX3,
+    IDEOGRAM,
     KREA2,
     LONG_TOKENS,
     QWEN_IMAGE,
@@ -252,7 +253,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         one.family: one
         for one in (
-            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, KREA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
+            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KREA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
             *(SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
         )
     }

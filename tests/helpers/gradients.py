@@ -36,6 +36,7 @@ FAMILIES = (
     "chroma",
     "qwen_image_21",
     "hidream",
+    "ideogram",
 )
 PROMPTS = ["A red circle on blue glass ", "two small stars"]
 LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lora_dropout": 0}

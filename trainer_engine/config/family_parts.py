@@ -80,7 +80,7 @@ def lokr_start(factor: int, factors: Mapping[str, int]) -> Mapping[str, Any]:
     )
 
 
-FEED_FORWARD = ("FeedForward", "SwiGLU")
+FEED_FORWARD = ("FeedForward", "SwiGLU", "MLP")
 """Ends of the names of the classes of feed-forward layers."""
 OTHER_PREFIXES = ("unet.", "diffusion_model.")
 """Prefixes that other programs put before the module names of the only trained component."""
@@ -135,6 +135,8 @@ class PromptSpec:
     stacked_layers: int = 1
     """States of so many layers of a text encoder are stacked for each token, and the network takes all of them. They are stored in
     bfloat16, whatever they were computed in."""
+    stores_short: bool = False
+    """Whether the states are stored in bfloat16, whatever they were computed in. Stacked ones always are."""
     pooled: int = 0
     """Numbers that are stored once for a prompt."""
     stores_padding: bool = False

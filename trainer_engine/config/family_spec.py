@@ -69,6 +69,10 @@ class FamilySpec:
     """Repository that holds what the repositories of some flavours lack; empty if they are complete."""
     architectures: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> the name of its architecture in Stability AI's model metadata, if it has one."""
+    published_precisions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour whose published weights are quantised -> the type of ``precisions`` that holds the same numbers."""
+    widening_option: str = ""
+    """The option that dequantises these weights for good when they are loaded; empty if there is none."""
     passes_alone: bool = False
     """Whether each sample of a batch is a pass of its own through the network."""
     expert_share: float = 1.0

@@ -20,8 +20,9 @@ SAFE = ".safetensors"
 READ_WHOLE = (".json", ".txt", ".model", ".jinja")
 """Suffixes of files that the libraries read into memory completely."""
 EVERYDAY_ATTENTION = (None, "eager", "sdpa")
+QUANTISER = "quantization_config"
 REFUSED_KEYS = {
-    "quantization_config": "asks for a quantiser",
+    QUANTISER: "asks for a quantiser",
     "transformers_weights": "names another file of weights",
     "auto_map": "asks for code of its own",
     "kernel_config": "asks for kernels of the hub",
@@ -50,8 +51,11 @@ class UnsafeFile:
         return f"{self.file} {self.reason}"
 
 
-def unsafe_files(folder: Path) -> Iterator[UnsafeFile]:
-    """Yields every reason why the folder of a component is not loaded; nothing if it is safe or does not exist."""
+def unsafe_files(folder: Path, *, reads_quantised: bool = False) -> Iterator[UnsafeFile]:
+    """Yields every reason why the folder of a component is not loaded; nothing if it is safe or does not exist.
+
+    ``reads_quantised``: the weights are dequantised without the quantiser that ``config.json`` may name, which is ignored.
+    """
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError:
@@ -70,7 +74,7 @@ def unsafe_files(folder: Path) -> Iterator[UnsafeFile]:
         yield UnsafeFile(pickled[0], "holds the only weights here, and they are not safetensors", HINT)
     for name in ("config.json", *CODE_FILES):
         if name in names:
-            yield from _foreign_wishes(folder / name)
+            yield from _foreign_wishes(folder / name, ignored=QUANTISER if reads_quantised else "")
 
 
 def _unfit(path: Path) -> Iterator[UnsafeFile]:
@@ -103,7 +107,7 @@ def _foreign_shards(path: Path) -> Iterator[UnsafeFile]:
         yield UnsafeFile(path.name, f"names {foreign[:100]!r}, which is not a safetensors file in this folder", HINT)
 
 
-def _foreign_wishes(path: Path) -> Iterator[UnsafeFile]:
+def _foreign_wishes(path: Path, *, ignored: str = "") -> Iterator[UnsafeFile]:
     try:
         document = read_small_json(path, LARGEST_LIST_BYTES)
     except UnreadableFile as error:
@@ -114,6 +118,7 @@ def _foreign_wishes(path: Path) -> Iterator[UnsafeFile]:
     if not isinstance(document, dict):
         yield UnsafeFile(path.name, "is not a JSON object", "download the model again")
         return
+    document.pop(ignored, None)
     for key, what in sorted(_wishes(document, names_code=path.name in CODE_FILES)):
         yield UnsafeFile(path.name, f"{what} ({key}), which is never loaded", "remove the key, or use the unchanged model")
 

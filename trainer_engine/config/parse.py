@@ -11,6 +11,7 @@ from trainer_engine.config.options.hints import HINTS, hint_problem
 from trainer_engine.config.options.refused import refusal_of
 from trainer_engine.config.options.registry import REGISTRY, TrainingOptions, build, canonical_name, not_available
 from trainer_engine.config.options.values import parse_value, problem_with, shown_value
+from trainer_engine.config.published_quantised import kept_as_published
 from trainer_engine.config.quantization_config import OPTION as QUANTISED
 from trainer_engine.config.quantization_config import quantised_components
 from trainer_engine.config.rules.check import broken_rules
@@ -107,6 +108,7 @@ def check_options(values: Mapping[str, Any]) -> tuple[TrainingOptions | None, li
     usual = {option: REGISTRY[option].default for option in named}
     typed |= {option: name for option, name in named.items() if typed.get(option, usual[option]) == usual[option]}
     typed |= implied_by_sharding(typed)
+    typed |= kept_as_published(typed)
     rules = broken_rules(typed, reported)
     problems += rules.problems
     if errors_in(problems):

@@ -24,6 +24,10 @@ DYNAMIC_SHIFT = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shi
 """Defaults for a scheduler configuration without these values or with null; the order of the keys matters."""
 
 
+GROWTH, SQUARE_ROOT, UNSHIFTED = "shift_growth", "square_root", "unshifted_seq_len"
+"""Entries that a family adds to a scheduler configuration: the shift is the square root of the tokens over those at which it is 1."""
+
+
 class FlowMatching(Objective):
     """x_t = (1 - t) x + t eps for t = sigma in [0, 1]; the network learns the velocity eps - x."""
 
@@ -82,6 +86,9 @@ def _shift(config: Mapping[str, Any], options: ObjectiveOptions) -> Callable[[in
         return lambda tokens: static
     if not options.flow_schedule_auto_shift:
         return lambda tokens: 1.0
+    if config.get(GROWTH) == SQUARE_ROOT:
+        unshifted = float(config[UNSHIFTED])
+        return lambda tokens: math.sqrt(tokens / unshifted)
     low, high, first, last = (usual if config.get(key) is None else config[key] for key, usual in DYNAMIC_SHIFT.items())
 
     def shift_of(tokens: int) -> float:

@@ -121,9 +121,12 @@ def find_model(source: Source) -> Part:
     return part
 
 
-def refuse_unsafe(part: Part) -> None:
-    """Check a component before a library loads it. Raises ModelUnavailable if loading would run code or unpickle a file."""
-    found = next(unsafe_files(part.folder), None)
+def refuse_unsafe(part: Part, *, reads_quantised: bool = False) -> None:
+    """Check a component before a library loads it. Raises ModelUnavailable if loading would run code or unpickle a file.
+
+    ``reads_quantised``: as ``unsafe_files`` has it.
+    """
+    found = next(unsafe_files(part.folder, reads_quantised=reads_quantised), None)
     if found is not None:
         raise ModelUnavailable(f"The part {part.folder.name} of {part.source.name} is not loaded: {found}.", hint=found.hint)
 
@@ -149,12 +152,12 @@ at once, the later one would put the replacement back for good."""
 
 
 @contextmanager
-def loading(part: Part) -> Iterator[None]:
+def loading(part: Part, *, reads_quantised: bool = False) -> Iterator[None]:
     """A context for ``from_pretrained``: unsafe, broken or missing files become ModelUnavailable, which names the component.
 
-    One thread at a time is in it.
+    One thread at a time is in it. ``reads_quantised``: as ``unsafe_files`` has it.
     """
-    refuse_unsafe(part)
+    refuse_unsafe(part, reads_quantised=reads_quantised)
     try:
         with ONE_AT_A_TIME:
             yield

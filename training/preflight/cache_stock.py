@@ -71,7 +71,8 @@ def cache_uses(
     flavour, encoders = options.model.model_flavour, len(spec.trained_text_encoders)
     unpadded = not stores_padding(spec, options.as_values())
     limit = options.model.tokenizer_max_length
-    number = FLOAT32_BYTES if on_cpu and spec.prompts.stacked_layers == 1 else SHORT_BYTES
+    is_short = spec.prompts.stores_short or spec.prompts.stacked_layers > 1 or not on_cpu
+    number = SHORT_BYTES if is_short else FLOAT32_BYTES
     each = caption_bytes(spec, MOST_TOKENS, flavour=flavour, limit=limit, unpadded=unpadded, number=number)
     each = spec.tokens_of(flavour, limit) * BYTES_OF_TOKEN_ID * encoders if encoders else each
     for (option, folder), texts in prompts.items():
@@ -81,6 +82,8 @@ def cache_uses(
 def embedding_notes(uses: Iterable[DiskUse], options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:
     """Notes what embeddings take where most of it is padding, or where many states are stored for each token, and what stores less."""
     data, values, stacked = options.data, options.as_values(), spec.prompts.stacked_layers
+    if spec.prompts.stores_short:
+        stacked = max(len(one.layers) for one in spec.prompts.states)
     pads = stores_padding(spec, values)
     if (pads and data.compress_disk_cache) or (not pads and stacked == 1):
         return

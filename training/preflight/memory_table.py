@@ -83,7 +83,8 @@ def training_rows(spec: FamilySpec, swapped: int) -> Iterator[Row]:
     offloads: tuple[dict[str, Any], ...] = ({}, {"musubi_blocks_to_swap": swapped}, {"enable_group_offload": True})
     for name in TYPES:
         if name == "no_change" or name in spec.adapters.base_precisions:
-            values = {"model_type": "lora", "lora_rank": 16, "base_model_precision": name}
+            base = "bf16" if name == "no_change" else name
+            values = {"model_type": "lora", "lora_rank": 16, "base_model_precision": base}
             yield Row("LoRA", "bfloat16" if name == "no_change" else f"`{name}`", tuple({**values, **one} for one in offloads))
 
 

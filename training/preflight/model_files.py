@@ -31,7 +31,7 @@ from trainer_engine.config.stages import NetworkFacts, mismatch, other_stage
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_folder
 from training.preflight import base_model
-from training.preflight.network import Shapes
+from training.preflight.network import Shapes, holds_published_quantised
 
 
 def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.HubSettings) -> Iterator[Problem]:
@@ -43,7 +43,8 @@ def model_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
         if found is not None and found.folder not in seen:
             seen.add(found.folder)
             named = source.config or source
-            yield from folder_problems(named.option, named.name, found.folder)
+            dequantises = bool(spec.published_precisions) and holds_published_quantised(found.folder)
+            yield from folder_problems(named.option, named.name, found.folder, reads_quantised=dequantises)
     yield from _part_problems(options, spec, hub)
     yield from _controlnet_problems(options, spec, hub)
     yield from _other_stage_problems(options, spec, hub)
@@ -165,9 +166,9 @@ def weights_problems(options: TrainingOptions, spec: FamilySpec, cache: Path) ->
     yield from distillation_problems(options, spec, scheduler=scheduler, network=network, pipeline=pipeline)
 
 
-def folder_problems(option: str, source: str, folder: Path) -> Iterator[Problem]:
-    """At most one problem per folder: the first one, with which the engine would stop."""
-    found = next(unsafe_files(folder), None)
+def folder_problems(option: str, source: str, folder: Path, *, reads_quantised: bool = False) -> Iterator[Problem]:
+    """At most one problem per folder: the first one, with which the engine would stop. ``reads_quantised``: as for ``unsafe_files``."""
+    found = next(unsafe_files(folder, reads_quantised=reads_quantised), None)
     if found is not None:
         message = f"The part {folder.name} of {source} is not loaded: {found}."
         yield Problem.error(option, "unsafe_model", message, got=source, expected="weights in safetensors", hint=found.hint)

@@ -13,6 +13,7 @@ from trainer_engine.config.one_file.layout import FileLayout, component_prefix, 
 from trainer_engine.config.one_file.text_names import transformers_shapes
 from trainer_engine.config.one_file.unet_names import diffusers_names
 from trainer_engine.config.options.model import ModelOptions
+from trainer_engine.config.published_quantised import QUANT_STATE, SCALE, is_published_quantised
 from trainer_engine.contract.files import open_regular, read_small_json
 from trainer_engine.contract.safetensors_header import METADATA, read_header
 
@@ -26,7 +27,7 @@ def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[
     """Tensor -> shape of the trained components, by their names in the network of a run. ``cache`` is the hub's cache.
 
     The first layer is as wide as the run trains it.
-    None if the weights are not on this machine, cannot be read, or are made when the run starts.
+    None if the weights are not on this machine, cannot be read, are packed in 4 bits, or are made when the run starts.
     """
     if any(component.is_made for component in spec.trained.values()):
         return None
@@ -45,6 +46,9 @@ def network_tensors(model: ModelOptions, spec: FamilySpec, cache: Path) -> dict[
                 shapes = _network_shapes(part.file)
         except BROKEN_HEADER:
             return None
+        if any(QUANT_STATE in tensor for tensor in shapes):
+            return None  # headers of packed weights state no shapes of layers
+        shapes = {tensor: shape for tensor, shape in shapes.items() if not tensor.endswith(SCALE)}
         found |= {spec.module_prefix(name) + tensor.removeprefix(component.file_prefix): shape for tensor, shape in shapes.items()}
     return (spec.widened.widened(found) if spec.widened else found) or None
 
@@ -66,6 +70,14 @@ def component_tensors(model: ModelOptions, spec: FamilySpec, folder: str, cache:
 
 def _folder_shapes(folder: Path) -> dict[str, Shape]:
     return {name: shape for path in sorted(folder.glob("*.safetensors"))[:MOST_SHARDS] for name, shape in shapes_in(path).items()}
+
+
+def holds_published_quantised(folder: Path) -> bool:
+    """Whether the weights in a folder are quantised. False if they cannot be read."""
+    try:
+        return is_published_quantised(_folder_shapes(folder))
+    except BROKEN_HEADER:
+        return False
 
 
 def _network_shapes(file: Path) -> dict[str, Shape]:

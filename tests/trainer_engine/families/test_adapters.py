@@ -37,6 +37,7 @@ PIPELINES = {
     "chroma": "ChromaPipeline",
     "qwen_image_21": "QwenImage21Pipeline",
     "hidream": "HiDreamImagePipeline",
+    "ideogram": "Ideogram4Pipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -119,6 +120,12 @@ def output_of(family: str, network: nn.Module) -> Tensor:
         states = {"encoder_hidden_states_t5": torch.randn(2, 9, 24, generator=generator), "pooled_embeds": prompt[:, 0]}
         states |= {"encoder_hidden_states_llama3": torch.randn(3, 2, 9, 32, generator=generator), "return_dict": False}
         return network(torch.randn(2, 16, 8, 8, generator=generator), torch.tensor([300.0, 700.0]), **states)[0]
+    if family == "ideogram":
+        states, places = torch.randn(2, 9, 416, generator=generator), torch.arange(45).view(15, 3).expand(2, -1, -1)
+        roles = torch.tensor([3] * 9 + [2] * 6).expand(2, -1)
+        given = {"position_ids": places, "segment_ids": torch.ones_like(roles), "indicator": roles, "return_dict": False}
+        joined = torch.cat([states, torch.zeros(2, 6, 416)], dim=1)
+        return network(torch.randn(2, 15, 128, generator=generator), torch.tensor([0.3, 0.7]), joined, **given)[0][:, 9:]
     if family == "sd3":
         latents, joint = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 12, 80, generator=generator)
         return network(latents, joint, torch.randn(2, 64, generator=generator), torch.tensor([300.0, 700.0]), return_dict=False)[0]

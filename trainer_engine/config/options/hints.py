@@ -27,6 +27,7 @@ HINTS: Mapping[str, str] = MappingProxyType(
         "metadata_update_interval": "sizes of files are stored as soon as they are measured",
         "skip_file_discovery": "files that have not changed are not opened again",
         "disable_bucket_pruning": "buckets smaller than a batch are always kept, and their images repeated",
+        "ideogram_validation": "validation images are made where prompts for them are set, unless validation_disable is true",
         "set_grads_to_none": "gradients are always freed",
         "print_filenames": "files that cannot be used are named in the report of the datasets",
         "print_sampler_statistics": "the report of the datasets says how often each bucket is seen",

@@ -81,7 +81,12 @@ _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (Reason.FAMILY, "it belongs to MiniMax", ("minimax_*",)),
     (Reason.FAMILY, "it belongs to Cosmos 3", ("cosmos3_*",)),
     (Reason.FAMILY, "it belongs to DeepFloyd IF", ("deepfloyd_*", "freeze_encoder_*", "layer_freeze_strategy", "text_encoder_limit")),
-    (Reason.FAMILY, "it belongs to Ideogram", ("ideogram_*",)),
+    (Reason.NOT_OFFERED, "captions are read as they are: rewrite them before the run", ("ideogram_prompt_*",)),
+    (
+        Reason.NOT_OFFERED,
+        "the second network of Ideogram 4 is only in memory while images are generated",
+        ("ideogram_uncond_ramtorch",),
+    ),
     (Reason.FAMILY, "it belongs to LTX-Video", ("ltx_*", "ltx2_*", "validation_ltx2_*")),
     (Reason.FAMILY, "it belongs to Sana", ("sana_*", "pretrained_gemma_*")),
     (Reason.FAMILY, "it belongs to models with grounding", ("max_grounding_entities", "pretrained_grounding_*")),

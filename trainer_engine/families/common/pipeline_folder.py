@@ -34,6 +34,8 @@ class CopiedPart:
     """Loads the part, to be written under its plain names; for weights of a variant, which have others, and for those in one file."""
     is_text: bool = False
     """Whether it is left out without ``save_text_encoder``; not if text encoders were trained."""
+    is_readable: bool = True
+    """Whether diffusers reads the weights as they are stored; otherwise they are loaded and written again."""
 
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -122,7 +124,7 @@ def write_pipeline(folder: Path, plan: PipelinePlan, options: TrainingOptions) -
                 continue
             wanted = with_text or not copied.is_text
             (present if wanted else absent)[subfolder] = copied.library, copied.cls
-            if wanted and copied.part.is_copyable:
+            if wanted and copied.is_readable and copied.part.is_copyable:
                 copy_part(copied.part.folder, staging / subfolder)
             elif wanted:
                 copied.load().save_pretrained(staging / subfolder)

@@ -1,0 +1,55 @@
+"""Prompts as Qwen3-VL reads them in Ideogram 4: the states of thirteen of its layers, side by side for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder
+from trainer_engine.families.ideogram.captions import as_caption
+from trainer_engine.families.ideogram.spec import TEXT_LAYERS
+
+STORED = torch.bfloat16
+"""Type of the states in caches and batches. A number that the encoder computed in float32 is rounded by at most 2^-8 of its size."""
+
+
+class LayeredEncoder(ChatEncoder):
+    """The states of several layers of the language model, which alternate: number ``d`` of layer ``l`` is at ``d x layers + l``."""
+
+    def __init__(
+        self,
+        load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+        device: torch.device,
+        *,
+        token_limit: int,
+        writes_json: bool,
+    ) -> None:
+        """``writes_json``: whether texts are made captions in JSON (``as_caption``)."""
+        super().__init__(load, device, layers=TEXT_LAYERS, token_limit=token_limit, as_chat=_in_parts, add_generation_prompt=True)
+        self._writes_json = writes_json
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """The states (T, D x layers) of the tokens of each prompt on the CPU, in ``STORED``; longer ones are cut off.
+
+        Each prompt is read alone, so that none of the work is for padding.
+        """
+        model, tokenizer = self.parts()
+        texts = [as_caption(prompt) if self._writes_json else prompt for prompt in prompts]
+        chats = [tokenizer.apply_chat_template(self._as_chat(text), tokenize=False, **self._template) for text in texts]
+        found = []
+        for chat in chats:
+            tokens = tokenizer(chat, max_length=self.token_limit, truncation=True, add_special_tokens=False, return_tensors="pt")
+            numbers, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+            positions = torch.arange(numbers.shape[1], device=self.device)[None]
+            states = model(input_ids=numbers, attention_mask=mask, position_ids=positions, use_cache=False, output_hidden_states=True)
+            layered = torch.stack([states.hidden_states[layer] for layer in self._layers], dim=-1)
+            found.append(layered[0].flatten(1).to(STORED).cpu())
+        return found
+
+
+def _in_parts(prompt: str) -> Chat:
+    return [{"role": "user", "content": [{"type": "text", "text": prompt}]}]

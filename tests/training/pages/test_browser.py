@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.helpers.browser import EVERY_LOOK, Tab, needs_browser, open_browser, open_tab, texts
-from tests.helpers.live_server import LiveServer, free_port
+from tests.helpers.browser import EVERY_LOOK, Tab, needs_browser, open_browser, open_tab, texts, what_it_holds
+from tests.helpers.live_server import LiveServer, free_port, start_server
+from tests.helpers.log_writer import LogWriter
 from tests.helpers.served_runs import ENDLESS, ServedRuns
 
 pytestmark = [pytest.mark.slow, needs_browser]
@@ -114,3 +116,21 @@ def test_a_hidden_tab_gives_its_connection_back(runs: ServedRuns, tab: Tab) -> N
     page.evaluate(hide, False)
     expect(live).to_have_text("live")
     tab.check_quiet(runs.server.url)
+
+
+def test_a_page_stays_small_over_ten_thousand_events(browser: Browser, tmp_path: Path) -> None:
+    with start_server(tmp_path, arguments=("--no-worker",)) as server, LogWriter(tmp_path) as writer, open_tab(browser) as tab:
+        job = writer.write("new", "running")
+        tab.page.goto(f"{server.url}/runs/1")
+        expect(tab.page.locator("#live")).to_have_text("live")
+        writer.write("fill", job, 1_000)
+        expect(tab.page.locator("[data-fact=step]")).to_have_text("1,000 of 1,000")
+        before = what_it_holds(tab.page)
+        writer.write("fill", job, 10_000)
+        writer.write("events", job, 400, 0, 300)
+        expect(tab.page.locator("[data-fact=step]")).to_have_text("10,000 of 10,000")
+        expect(tab.page.locator("[data-part=events] li")).to_have_count(60)
+        after = what_it_holds(tab.page)
+        assert after.nodes < before.nodes + 1_000
+        assert after.bytes < 60_000_000
+        tab.check_quiet(server.url)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bench.table import HEAD, Table
 
 SECTIONS = (
-    *("server", "latency", "journey", "watching", "training", "host", "lokr", "adapters"),
+    *("server", "latency", "journey", "watching", "page", "training", "host", "lokr", "adapters"),
     *("families", "saving", "stall", "plan", "caching", "padding", "discovery", "warm", "gpu", "gpu_flux", "gpu_memory"),
 )
 ROOT = Path(__file__).resolve().parents[2]

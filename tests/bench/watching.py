@@ -90,7 +90,7 @@ class Pace:
     """That the engine used for a step: of this, other work on the machine takes nothing."""
 
 
-def subscribers(table: Table, bench: Bench) -> None:
+def subscribers(table: Table, bench: Bench, count: int = SUBSCRIBERS, *, section: str = SECTION) -> None:
     """One run, watched by nobody and by many in turn."""
     job_id = bench.start("subscribers", max_train_steps=ENDLESS)
     bench.runs.wait_for_step(job_id, WARM_UP)
@@ -98,16 +98,16 @@ def subscribers(table: Table, bench: Bench) -> None:
     for _ in range(ROUNDS):
         alone.append(_pace_now(bench, job_id))
         told = len(bench.runs.events(job_id))
-        with audience(bench.runs.server.port, job_id, SUBSCRIBERS, told) as listeners:
+        with audience(bench.runs.server.port, job_id, count, told) as listeners:
             watched.append(_pace_now(bench, job_id))
         lags += listeners.lags
     bench.runs.cancel(job_id)
     step = milliseconds(1 / statistics.median(pace.steps_a_second for pace in alone))
-    table.add(SECTION, "a step of the engine (small PixArt, batch 4, 128 px, float32)", step)
-    what = f"{SUBSCRIBERS} subscribers (WebSocket and SSE) beside none"
-    _add_paces(table, what, watched, alone, note=", clients on the same two cores")
+    table.add(section, "a step of the engine (small PixArt, batch 4, 128 px, float32)", step)
+    what = f"{count} subscribers (WebSocket and SSE) beside none"
+    _add_paces(table, what, watched, alone, note=", clients on the same two cores", section=section)
     text = f"{milliseconds(percentile(lags, 50))} / {milliseconds(percentile(lags, 99))}"
-    table.add(SECTION, f"engine's write to each of {SUBSCRIBERS} subscribers, p50 / p99 over {len(lags):,} events", text)
+    table.add(section, f"engine's write to each of {count} subscribers, p50 / p99 over {len(lags):,} events", text)
 
 
 def _pace_now(bench: Bench, job_id: str) -> Pace:
@@ -133,12 +133,12 @@ def dead_webhook(table: Table, bench: Bench) -> None:
     _add_paces(table, "a webhook to a dead address beside none", paces[True], paces[False])
 
 
-def _add_paces(table: Table, what: str, disturbed: list[Pace], alone: list[Pace], note: str = "") -> None:
+def _add_paces(table: Table, what: str, disturbed: list[Pace], alone: list[Pace], note: str = "", section: str = SECTION) -> None:
     """What it costs by the clock, and by the time that the engine itself was given."""
     ratio = ratio_of([pace.steps_a_second for pace in disturbed], [pace.steps_a_second for pace in alone])
-    table.add(SECTION, f"steps a second with {what}{note}", ratio, aim="99 % or better")
+    table.add(section, f"steps a second with {what}{note}", ratio, aim="99 % or better")
     ratio = ratio_of([pace.processor_seconds for pace in disturbed], [pace.processor_seconds for pace in alone])
-    table.add(SECTION, f"the engine's processor time a step with {what}", ratio, aim="101 % or less")
+    table.add(section, f"the engine's processor time a step with {what}", ratio, aim="101 % or less")
 
 
 def previews(table: Table, bench: Bench) -> None:

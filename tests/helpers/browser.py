@@ -1,23 +1,53 @@
-"""A headless Chromium, driven over its DevTools protocol. Tests that need one are skipped where none is installed."""
+"""An installed Chromium under Playwright, whose tabs note what pages log and load, and look for what people would stumble over.
+
+Tests that need it are skipped where no Chromium is installed. Nothing is downloaded.
+"""
 
 from __future__ import annotations
 
-import base64
-import json
+import io
+import itertools
+import os
 import shutil
-import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
+from urllib.parse import urlsplit
 
-import httpx
-from websockets.sync.client import ClientConnection, connect
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-START_SECONDS = 60.0
-ANSWER_SECONDS = 120.0
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+PATIENCE_MS = 300_000
+"""A wait of this length has found a hang. It is far above what a loaded machine needs, because a test never asserts a duration."""
+HEIGHT = 900
+Scheme = Literal["light", "dark"]
+Look = tuple[int, Scheme]
+"""The width of the window in CSS pixels, and the scheme of colours."""
+EVERY_LOOK: tuple[Look, ...] = tuple(itertools.product((1400, 400), ("light", "dark")))
+WIDE_AND_NARROW: tuple[Look, ...] = ((1400, "light"), (400, "dark"))
+GRAVE = ("serious", "critical")
+"""The impacts of axe-core that a page may not have."""
+AXE = {"resultTypes": ["violations"], "preload": False}
+"""Without ``preload``, which asks for files that a stylesheet names as if they lay beside the page."""
+PICTURES = os.environ.get("SIMPLETUNER_TEST_SCREENSHOTS", "")
+"""A folder for pictures of the pages; empty: none are taken."""
+TOO_WIDE = """() => [...document.querySelectorAll('main *')]
+  .filter((one) => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.scroll, .strip, .results, pre'))
+  .map((one) => one.outerHTML.slice(0, 200))"""
+SETTLED = """async () => {
+  for (const _ of [1, 2]) await new Promise(requestAnimationFrame);
+  await Promise.all(document.getAnimations().map((one) => one.finished.catch(() => null)));
+}"""
+SHARED_IDS = """() => [...document.querySelectorAll('[id]')].map((one) => one.id)
+  .filter((id, place, all) => all.indexOf(id) !== place)"""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def find_browser() -> str | None:
@@ -25,124 +55,124 @@ def find_browser() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
-@dataclass
-class Browser:
-    """A browser with one tab. Use as a context manager."""
+needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"none of {', '.join(NAMES)} is installed")
 
-    profile: Path
-    """An empty folder."""
-    width: int = 1280
-    height: int = 900
-    is_dark: bool = False
+
+@contextmanager
+def open_browser(*, arguments: Sequence[str] = ()) -> Iterator[Browser]:
+    """A headless Chromium without a profile."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=[*ARGUMENTS, *arguments])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Tab:
+    """A tab with cookies of its own."""
+
+    page: Page
     console: list[str] = field(default_factory=list)
     """Errors and warnings of the console, and exceptions of scripts."""
     requests: list[str] = field(default_factory=list)
-    """Every address that the pages asked for."""
-    _process: subprocess.Popen[bytes] | None = None
-    _socket: ClientConnection | None = None
-    _number: int = 0
+    """Every address that its pages asked for."""
 
-    def __enter__(self) -> Browser:
-        program = find_browser()
-        assert program is not None
-        self.profile.mkdir(parents=True, exist_ok=True)
-        command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-        command += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={self.profile}"]
-        command += ["--remote-debugging-port=0", "about:blank"]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            port = int(self._wait_for(lambda: (self.profile / "DevToolsActivePort").read_text().split()[0]))
-            pages = self._wait_for(lambda: [one for one in httpx.get(f"http://127.0.0.1:{port}/json").json() if one["type"] == "page"])
-            self._socket = connect(pages[0]["webSocketDebuggerUrl"], max_size=None, proxy=None)
-            for domain in ("Page", "Runtime", "Log", "Network"):
-                self.call(f"{domain}.enable")
-            self.resize(self.width, self.height, is_dark=self.is_dark)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+    def __post_init__(self) -> None:
+        self.page.on("console", lambda said: self.console.append(said.text) if said.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.console.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
 
-    def __exit__(self, *_: object) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(30)
+    def look(self, width: int, scheme: Scheme) -> None:
+        """Resize the window and choose its colours; return once what follows them, such as curves and colours that fade, is drawn."""
+        self.page.set_viewport_size({"width": width, "height": HEIGHT})
+        self.page.emulate_media(color_scheme=scheme)
+        self.page.evaluate(SETTLED)
 
-    def _wait_for(self, read: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                if found := read():
-                    return found
-            except (OSError, IndexError, httpx.HTTPError):
-                pass
-            time.sleep(0.1)
-        raise TimeoutError("the browser did not start")
+    def check_quiet(self, server: str) -> None:
+        """No error in the console, and no request to another host than the server."""
+        self.page.evaluate("1")  # what happened until now arrives before the answer
+        assert not self.console, self.console
+        hosts = {urlsplit(address).netloc for address in self.requests if not address.startswith(("data:", "about:", "blob:"))}
+        assert hosts == {urlsplit(server).netloc}, hosts
 
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a command. Events that arrive before it are noted."""
-        assert self._socket is not None
-        self._number += 1
-        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self._socket.recv(timeout=ANSWER_SECONDS))
-            if message.get("id") == self._number:
-                assert "error" not in message, message
-                result: dict[str, Any] = message["result"]
-                return result
-            self._note(message.get("method", ""), message.get("params", {}))
+    def check_page(self, name: str, looks: Sequence[Look] = WIDE_AND_NARROW) -> None:
+        """In each look: nothing is wider than the window, no id is used twice, and axe-core finds no grave fault."""
+        before = self.page.viewport_size
+        for width, scheme in looks:
+            self.look(width, scheme)
+            self.take_picture(f"{name}-{width}-{scheme}")
+            assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
+            found = [*self.page.evaluate(TOO_WIDE), *grave_faults(self.page), *self.page.evaluate(SHARED_IDS)]
+            assert not found, "\n".join([f"{name}, {width} px, {scheme}:", *found])
+        if before is not None:
+            self.page.set_viewport_size(before)
 
-    def _note(self, method: str, event: dict[str, Any]) -> None:
-        if method == "Network.requestWillBeSent":
-            self.requests.append(event["request"]["url"])
-        elif method == "Runtime.exceptionThrown":
-            self.console.append(str(event["exceptionDetails"]))
-        elif method == "Runtime.consoleAPICalled" and event["type"] in ("error", "warning"):
-            self.console.append(str(event["args"]))
-        elif method == "Log.entryAdded" and event["entry"]["level"] in ("error", "warning"):
-            self.console.append(f"{event['entry']['text']} {event['entry'].get('url', '')}")
+    def take_picture(self, name: str, *, is_whole: bool = True) -> None:
+        """Write ``<name>.webp`` into the folder for pictures, of the whole page or of what the window shows."""
+        if PICTURES:
+            picture = Image.open(io.BytesIO(self.page.screenshot(full_page=is_whole)))
+            picture.convert("RGB").crop((0, 0, picture.width, min(picture.height, 16_000))).save(
+                Path(PICTURES) / f"{name}.webp", quality=80
+            )
 
-    def resize(self, width: int, height: int, *, is_dark: bool = False) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def open(self, address: str) -> None:
-        """Open a page and wait until it has loaded."""
-        self.call("Page.navigate", url=address)
-        self.wait_until("document.readyState === 'complete' && location.href !== 'about:blank'")
+@dataclass(frozen=True)
+class Held:
+    """What a page holds after its garbage was collected."""
 
-    def value_of(self, expression: str) -> Any:
-        """The value of an expression in the page, as JSON gives it. A promise is waited for."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
+    bytes: int
+    """Of its scripts, with buffers and what the DOM keeps for them."""
+    nodes: int
+    """Of the DOM, also those that only scripts still hold."""
 
-    def wait_until(self, expression: str, seconds: float = 600.0) -> None:
-        """Return once an expression is true. An element counts as true."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.value_of(f"Boolean({expression})"):
-                return
-            time.sleep(0.1)
-        text = self.value_of("document.body.innerText.slice(0, 600)")
-        raise AssertionError(f"not within {seconds:g} s: {expression}; console: {self.console}; page: {text}")
 
-    def choose_files(self, selector: str, paths: Sequence[Path]) -> None:
-        """Choose files in a file input, as its dialog does."""
-        root = self.call("DOM.getDocument")["root"]["nodeId"]
-        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
+def what_it_holds(page: Page) -> Held:
+    """Measured by DevTools."""
+    session = page.context.new_cdp_session(page)
+    session.send("HeapProfiler.enable")
+    for _ in range(2):
+        session.send("HeapProfiler.collectGarbage")
+    heap, counters = session.send("Runtime.getHeapUsage"), session.send("Memory.getDOMCounters")
+    session.detach()
+    return Held(int(heap["usedSize"] + heap["embedderHeapUsedSize"] + heap["backingStorageSize"]), int(counters["nodes"]))
 
-    def fill(self, **values: object) -> None:
-        """Type into fields, found by their ids."""
-        for id, value in values.items():
-            changed = "found.dispatchEvent(new Event('input', {bubbles: true}))"
-            begin = f"const found = document.getElementById({json.dumps(id)}); found.value = {json.dumps(str(value))}"
-            self.value_of(f"(() => {{ {begin}; {changed}; }})()")
 
-    def screenshot(self, path: Path, *, is_whole: bool = True) -> None:
-        """Write a PNG of the page, of all of it or of what the window shows."""
-        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)
-        path.write_bytes(base64.b64decode(answer["data"]))
+@contextmanager
+def open_tab(browser: Browser, width: int = 1400, scheme: Scheme = "light") -> Iterator[Tab]:
+    """A tab whose window has the width; below 600 it is a phone that is touched."""
+    is_phone = width < 600
+    context = browser.new_context(
+        viewport={"width": width, "height": HEIGHT}, color_scheme=scheme, is_mobile=is_phone, has_touch=is_phone, locale="en"
+    )
+    context.set_default_timeout(PATIENCE_MS)
+    try:
+        yield Tab(context.new_page())
+    finally:
+        context.close()
+
+
+def grave_faults(page: Page) -> list[str]:
+    """What axe-core calls serious or critical: rule, element, and what is wrong with it."""
+    found = Axe().run(page, options=AXE).response["violations"]
+    return [
+        f"{fault['id']} ({fault['impact']}): {node['html'][:300]} {node.get('failureSummary', '')}"
+        for fault in found
+        if fault["impact"] in GRAVE
+        for node in fault["nodes"]
+    ]
+
+
+def texts(found: Locator) -> list[str]:
+    """The text of each element."""
+    return [text.strip() for text in found.all_text_contents()]
+
+
+def until(page: Page, is_so: Callable[[], object]) -> None:
+    """Return once a condition outside the page holds, while the page goes on."""
+    for _ in range(PATIENCE_MS // 100):
+        if is_so():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"not within {PATIENCE_MS // 1000} s; page: {page.inner_text('body')[:600]}")

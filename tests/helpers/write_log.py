@@ -56,7 +56,9 @@ def do(command: str, *arguments: str) -> str:
         job_id, count = Job.objects.get(pk=arguments[0]).pk, int(arguments[1])
         for first in range(0, count, AT_ONCE):
             steps = range(first, min(count, first + AT_ONCE))
-            log.append(job_id, [log.from_server(ProgressEvent(step=step + 1, total_steps=count, **SHOWN)) for step in steps])
+            events = [ProgressEvent(step=step + 1, total_steps=count, **SHOWN) for step in steps]
+            Job.objects.filter(pk=job_id).update(progress=events[-1].data())
+            log.append(job_id, [log.from_server(event) for event in events])
     elif command == "events":
         job_id, count, seconds, size = Job.objects.get(pk=arguments[0]).pk, int(arguments[1]), float(arguments[2]), int(arguments[3])
         for _ in range(count):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Browser, expect
 
-from tests.helpers.browser import Browser, find_browser
-from tests.helpers.live_server import LiveServer, free_port
+from tests.helpers.browser import EVERY_LOOK, Tab, needs_browser, open_browser, open_tab, texts, what_it_holds
+from tests.helpers.live_server import LiveServer, free_port, start_server
+from tests.helpers.log_writer import LogWriter
 from tests.helpers.served_runs import ENDLESS, ServedRuns
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason="needs Chromium")]
-SHOTS = os.environ.get("SIMPLETUNER_TEST_SCREENSHOTS", "")
-"""A folder for pictures of the pages, for people."""
+pytestmark = [pytest.mark.slow, needs_browser]
 VALIDATES = {
     "validation_disable": False,
     "validation_prompt": "a <b>white</b> boat",
@@ -38,90 +36,101 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRuns]:
         server.stop()
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    with Browser(tmp_path / "profile") as browser:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as browser:
         yield browser
 
 
-def shot(browser: Browser, name: str) -> None:
-    if SHOTS:
-        browser.screenshot(Path(SHOTS) / f"{name}.png")
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Tab]:
+    with open_tab(browser) as tab:
+        yield tab
 
 
-def check_quiet(browser: Browser, runs: ServedRuns) -> None:
-    """No error in the console, no request to another host, nothing wider than the window."""
-    browser.value_of("1")
-    assert browser.console == []
-    hosts = {urlsplit(address).netloc for address in browser.requests if not address.startswith(("data:", "about:"))}
-    assert hosts == {urlsplit(runs.server.url).netloc}
-
-
-def test_a_run_is_watched_stopped_and_found_again(runs: ServedRuns, browser: Browser) -> None:
+def test_a_run_is_watched_stopped_and_found_again(runs: ServedRuns, tab: Tab) -> None:
+    page, url = tab.page, runs.server.url
     job = runs.start("watched", max_train_steps=ENDLESS, **VALIDATES)
     waiting = runs.start("waiting", max_train_steps=5)
-    browser.open(f"{runs.server.url}/")
-    browser.wait_until("document.querySelector('.state.running') && document.querySelector('[data-part=runs] progress')")
-    assert browser.value_of("document.querySelector('#run-2').parentElement.textContent.includes('waits for run 1')")
-    browser.open(f"{runs.server.url}/runs/1")
-    for script in (
-        "document.getElementById('live').textContent === 'live'",
-        "document.querySelectorAll('#charts figure:not([hidden]) path').length >= 3",
-        "parseInt(document.querySelector('[data-fact=step]').textContent.replace(',', '')) >= 21",
-        "document.querySelector('[data-part=images] .pair figcaption').textContent === 'base model'",
-        "[...document.querySelectorAll('[data-part=images] .prompt')].some((one) => one.textContent === 'a <b>white</b> boat')",
-        "document.querySelector('[data-part=checkpoints] code').textContent.startsWith('checkpoint-')",
-        "document.querySelectorAll('#charts line.checkpoint').length > 0",
-        "document.title.includes('Run 1')",
-    ):
-        browser.wait_until(script)
-    assert browser.value_of("[...document.querySelectorAll('[data-part=images] img')].every((one) => one.alt)")
-    for width, is_dark in ((1280, False), (400, True)):
-        browser.resize(width, 900, is_dark=is_dark)
-        browser.wait_until(f"innerWidth === {width}")
-        assert browser.value_of("document.documentElement.scrollWidth <= innerWidth")
-        shot(browser, f"run-{width}")
-    browser.value_of("document.querySelector('#log-scale').click()")
-    before = browser.value_of("document.querySelector('[data-fact=step]').textContent")
-    browser.wait_until(f"document.querySelector('[data-fact=step]').textContent !== '{before}'")
+    page.goto(f"{url}/")
+    expect(page.locator(".state.running")).to_be_visible()
+    expect(page.locator("[data-part=runs] progress")).to_be_visible()
+    expect(page.locator(f"[data-job='{waiting}']")).to_contain_text("waits for run 1")
+    page.goto(f"{url}/runs/1")
+    expect(page.locator("#live")).to_have_text("live")
+    page.wait_for_selector("#charts figure:not([hidden]) path >> nth=2", state="attached")
+    runs.wait_for_step(job, 21)
+    expect(page.locator("[data-part=images] .pair figcaption").first).to_have_text("base model")
+    assert "a <b>white</b> boat" in texts(page.locator("[data-part=images] .prompt"))
+    expect(page.locator("[data-part=checkpoints] code").first).to_contain_text("checkpoint-")
+    page.wait_for_selector("#charts line.checkpoint", state="attached")
+    assert "Run 1" in page.title()
+    assert page.locator("[data-part=images] img:not([alt]), [data-part=images] img[alt='']").count() == 0
+    tab.check_page("run-while-it-trains", EVERY_LOOK)
+    page.check("#log-scale")
+    before = page.locator("[data-fact=step]").inner_text()
+    expect(page.locator("[data-fact=step]")).not_to_have_text(before)
 
-    browser.value_of("document.querySelector('#press-1-stop').click()")
-    browser.wait_until("document.querySelector('.state.stopped') && document.querySelector('#live').textContent === 'ended'")
+    page.click("#press-1-stop")
+    expect(page.locator("[data-part=head] .state")).to_have_text("stopped")
+    expect(page.locator("#live")).to_have_text("ended")
     assert runs.wait_for_end(job)["status"] == "stopped"
-    assert browser.value_of("document.querySelector('#press-1-start-again') !== null && document.querySelector('#press-1-stop') === null")
+    expect(page.locator("#press-1-stop")).to_have_count(0)
+    tab.check_page("run-that-was-stopped", EVERY_LOOK)
     runs.wait_for_end(waiting)
-    browser.open(f"{runs.server.url}/")
-    browser.wait_until("document.querySelectorAll('.state.stopped, .state.completed').length === 2")
-    assert browser.value_of("document.querySelectorAll('.run .thumb img').length") == 1
-    assert browser.value_of("document.documentElement.scrollWidth <= innerWidth")
-    shot(browser, "list-400")
-    check_quiet(browser, runs)
+    page.goto(f"{url}/")
+    expect(page.locator(".state.stopped, .state.completed")).to_have_count(2)
+    expect(page.locator(".run .thumb img")).to_have_count(1)
+    tab.check_page("runs", EVERY_LOOK)
+    tab.check_quiet(url)
 
 
-def test_cancel_asks_and_the_keyboard_answers(runs: ServedRuns, browser: Browser) -> None:
+def test_cancel_asks_and_the_keyboard_answers(runs: ServedRuns, tab: Tab) -> None:
+    page = tab.page
     job = runs.start("cancelled", max_train_steps=ENDLESS)
     runs.wait_for_step(job, 1)
-    number = len(runs.server.get("/api/training/jobs", headers={"Accept": "application/json"}).json()["jobs"])
-    browser.open(f"{runs.server.url}/runs/{number}")
-    press = f"document.querySelector('#press-{number}-cancel')"
-    assert not browser.value_of(f"{press}.checkVisibility()")
-    browser.value_of(f"document.querySelector('#ask-{number}-cancel summary').focus()")
-    for kind in ("keyDown", "keyUp"):
-        browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
-    browser.wait_until(f"{press}.checkVisibility()")
+    number = next(one["number"] for one in runs.server.get("/api/training/jobs").json()["jobs"] if one["job_id"] == job)
+    page.goto(f"{runs.server.url}/runs/{number}")
+    press = page.locator(f"#press-{number}-cancel")
+    expect(press).to_be_hidden()
+    page.focus(f"#open-{number}-cancel")
+    page.keyboard.press("Enter")
+    expect(press).to_be_visible()
     assert runs.status(job) == "running"
-    browser.value_of(f"{press}.click()")
-    browser.wait_until("document.querySelector('.state.cancelled')")
+    page.keyboard.press("Tab")
+    expect(press).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-part=head] .state")).to_have_text("cancelled")
     assert runs.wait_for_end(job)["status"] == "cancelled"
-    check_quiet(browser, runs)
+    tab.check_quiet(runs.server.url)
 
 
-def test_a_hidden_tab_gives_its_connection_back(runs: ServedRuns, browser: Browser) -> None:
-    browser.open(f"{runs.server.url}/")
-    browser.wait_until("document.querySelector('#live').textContent === 'live'")
-    hide = "Object.defineProperty(document, 'hidden', {{value: {0}, configurable: true}});"
-    tell = "document.dispatchEvent(new Event('visibilitychange')); document.querySelector('#live').textContent"
-    assert browser.value_of(hide.format("true") + tell) == "paused"
-    browser.value_of(hide.format("false") + tell)
-    browser.wait_until("document.querySelector('#live').textContent === 'live'")
-    check_quiet(browser, runs)
+def test_a_hidden_tab_gives_its_connection_back(runs: ServedRuns, tab: Tab) -> None:
+    page, live = tab.page, tab.page.locator("#live")
+    page.goto(f"{runs.server.url}/")
+    expect(live).to_have_text("live")
+    hide = "(value) => { Object.defineProperty(document, 'hidden', {value, configurable: true});"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    page.evaluate(hide, True)
+    expect(live).to_have_text("paused")
+    page.evaluate(hide, False)
+    expect(live).to_have_text("live")
+    tab.check_quiet(runs.server.url)
+
+
+def test_a_page_stays_small_over_ten_thousand_events(browser: Browser, tmp_path: Path) -> None:
+    with start_server(tmp_path, arguments=("--no-worker",)) as server, LogWriter(tmp_path) as writer, open_tab(browser) as tab:
+        job = writer.write("new", "running")
+        tab.page.goto(f"{server.url}/runs/1")
+        expect(tab.page.locator("#live")).to_have_text("live")
+        writer.write("fill", job, 1_000)
+        expect(tab.page.locator("[data-fact=step]")).to_have_text("1,000 of 1,000")
+        before = what_it_holds(tab.page)
+        writer.write("fill", job, 10_000)
+        writer.write("events", job, 400, 0, 300)
+        expect(tab.page.locator("[data-fact=step]")).to_have_text("10,000 of 10,000")
+        expect(tab.page.locator("[data-part=events] li")).to_have_count(60)
+        after = what_it_holds(tab.page)
+        assert after.nodes < before.nodes + 1_000
+        assert after.bytes < 60_000_000
+        tab.check_quiet(server.url)

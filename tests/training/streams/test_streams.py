@@ -7,8 +7,6 @@ import json
 import os
 import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,32 +18,12 @@ import psutil
 import pytest
 
 from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.log_writer import LogWriter
 
-WRITER = Path(__file__).resolve().parents[2] / "helpers" / "write_log.py"
 STREAM = "/api/training/events/stream"
 
 
-class Writer:
-    """A process that writes into the log of a server's home, as a worker does; Django takes a second to start, so one writes all."""
-
-    def __init__(self, home: Path) -> None:
-        environment = {**os.environ, "SIMPLETUNER_HOME": str(home)}
-        command = [sys.executable, str(WRITER), "serve"]
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def write(self, *arguments: object) -> str:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps([str(one) for one in arguments]) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        assert answer.endswith("\n"), "the writer died"
-        return answer.strip()
-
-    def close(self) -> None:
-        self.process.communicate(timeout=30)
-
-
-WRITERS: dict[Path, Writer] = {}
+WRITERS: dict[Path, LogWriter] = {}
 """By the home of their server."""
 
 
@@ -64,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 def write(server: LiveServer, *arguments: object) -> str:
     if server.home not in WRITERS:
-        WRITERS[server.home] = Writer(server.home)
+        WRITERS[server.home] = LogWriter(server.home)
     return WRITERS[server.home].write(*arguments)
 
 

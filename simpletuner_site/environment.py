@@ -10,6 +10,7 @@
 ``SIMPLETUNER_LOG_LEVEL``       default: ``INFO``
 ``SIMPLETUNER_PRIVATE_WEBHOOKS``  ``1`` lets webhooks be posted to private networks
 ``SIMPLETUNER_DOWNLOAD_GB``     a run downloads at most so much for one dataset of addresses; default: 500, 0: no limit
+``SIMPLETUNER_UPLOAD_MB``       the largest image or clip that can be uploaded, in MB; default: 64. A request holds four of them
 ``SIMPLETUNER_MACHINES``        hosts, addresses and networks that a run of several machines may name, separated by commas
 ``SIMPLETUNER_ROOTS``           further folders for user paths, separated by colons: the same as ``--root``
 ``SIMPLETUNER_HOOKS``           further folders of hooks, separated by colons, next to ``state/hooks``
@@ -37,6 +38,7 @@ from trainer_engine.config.addresses import DOWNLOAD_GB, DOWNLOAD_VARIABLE, GB
 from training.engine.machines import MACHINES_VARIABLE, wrong_machines
 
 MOST_SLOTS = 64
+MOST_UPLOAD_MB = 16_000
 NEEDS_TOKEN = "SIMPLETUNER_NEEDS_TOKEN"
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 PRUNE = ("thin_events_days", "keep_runs_days", "keep_runs_gb", "keep_cache_days", "keep_cache_gb")
@@ -62,6 +64,8 @@ class ProcessEnvironment:
     private_webhooks: bool = False
     download_bytes: int = int(DOWNLOAD_GB * GB)
     """Limit of one dataset of addresses; 0: none."""
+    upload_bytes: int = 64_000_000
+    """Limit of one uploaded file."""
     machines: tuple[str, ...] = ()
     """Those that may be machine 0 of a run."""
     roots: tuple[Path, ...] = ()
@@ -90,6 +94,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
         redis_url=variables.get("REDIS_URL", ""),
         private_webhooks=_switch(variables, "SIMPLETUNER_PRIVATE_WEBHOOKS"),
         download_bytes=int(_amount({DOWNLOAD_VARIABLE: str(DOWNLOAD_GB), **variables}, DOWNLOAD_VARIABLE) * GB),
+        upload_bytes=_upload_bytes(variables.get("SIMPLETUNER_UPLOAD_MB") or "64"),
         machines=_machines(variables.get(MACHINES_VARIABLE, "")),
         roots=_folders(variables, "SIMPLETUNER_ROOTS"),
         hooks=_folders(variables, "SIMPLETUNER_HOOKS"),
@@ -194,6 +199,12 @@ def _slots(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_SLOTS):
         raise BadEnvironment(f"SIMPLETUNER_SLOTS is {text[:40]!r}; it must be a whole number from 1 to {MOST_SLOTS}")
     return int(text)
+
+
+def _upload_bytes(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MOST_UPLOAD_MB):
+        raise BadEnvironment(f"SIMPLETUNER_UPLOAD_MB is {text[:40]!r}; it must be a whole number from 1 to {MOST_UPLOAD_MB}")
+    return int(text) * 1_000_000
 
 
 def _log_level(text: str) -> str:

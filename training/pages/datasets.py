@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -15,7 +16,6 @@ from environments import services as environments
 from environments.api.dataset_images import thumbnail_address
 from environments.errors import EnvironmentRefused
 from environments.images.datasets import TEXT_FILES, DatasetImage, open_dataset
-from environments.images.upload import LARGEST_BYTES
 from environments.models import Environment
 from trainer_engine.config.dataset_tables import source_specs
 from trainer_engine.config.datasets.names import SETS
@@ -74,7 +74,7 @@ class DatasetsPage(Page):
             chosen=chosen,
             buckets=services.check({}, environment).understood.get("datasets", []) if "buckets" in self.request.GET else None,
             tab="datasets",
-            largest_upload=LARGEST_BYTES,
+            largest_upload=settings.UPLOAD_BYTES,
             **(_images(self.request, environment, chosen) if chosen else {}),
             **keywords,
         )

@@ -46,7 +46,7 @@ async def close_socket(scope: Scope, receive: Receive, send: Send) -> None:
 def read_access() -> Access:
     """The token of the home. Raises ImproperlyConfigured if none is stored."""
     try:
-        return Access(read_token(settings.STATE_DIR), settings.SECRET_KEY)
+        return Access(read_token(settings.STATE_DIR), settings.SECRET_KEY, proxies=settings.PROCESS.trusted_proxies)
     except BadToken as error:
         raise ImproperlyConfigured(str(error)) from error
 

@@ -4,6 +4,7 @@
 ``SIMPLETUNER_HOME``            folder with ``config/`` and ``state/``; default: the working directory
 ``SIMPLETUNER_SLOTS``           how many runs may train at a time; default: 1
 ``SIMPLETUNER_ALLOWED_HOSTS``   further values of ``Host`` that are served, separated by commas
+``SIMPLETUNER_TRUSTED_PROXIES``  addresses and networks whose ``X-Forwarded-For`` is believed when wrong tokens are counted
 ``SIMPLETUNER_TOKEN``           the token of ``simpletuner server``: the same as ``--token``, and no other process sees it
 ``SIMPLETUNER_NEEDS_TOKEN``     ``1``: requests need the token that ``state/`` holds, hooks are off, and only listed roots are open
 ``SIMPLETUNER_SECRET_KEY``      replaces the key in ``state/secret_key``
@@ -28,12 +29,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from simpletuner_site.security.requests import Network
 from trainer_engine.config.addresses import DOWNLOAD_GB, DOWNLOAD_VARIABLE, GB
 from training.engine.machines import MACHINES_VARIABLE, wrong_machines
 
@@ -57,6 +60,8 @@ class ProcessEnvironment:
     home: Path
     slots: int = 1
     allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    """Those that are believed who their clients are."""
     secret_key: str = ""
     log_level: str = "INFO"
     database_url: str = ""
@@ -88,6 +93,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
         home=_expanded("SIMPLETUNER_HOME", variables.get("SIMPLETUNER_HOME") or str(Path.cwd())).absolute(),
         slots=_slots(variables.get("SIMPLETUNER_SLOTS") or "1"),
         allowed_hosts=tuple(host.strip().lower() for host in hosts.split(",") if host.strip()),
+        trusted_proxies=_networks(variables, "SIMPLETUNER_TRUSTED_PROXIES"),
         secret_key=variables.get("SIMPLETUNER_SECRET_KEY", ""),
         log_level=_log_level(variables.get("SIMPLETUNER_LOG_LEVEL") or "INFO"),
         database_url=variables.get("DATABASE_URL", ""),
@@ -160,6 +166,13 @@ def _hub_folders(variables: Mapping[str, str]) -> tuple[Path, ...]:
 
 def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _networks(variables: Mapping[str, str], name: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _parts(variables.get(name, "")))
+    except ValueError as error:
+        raise BadEnvironment(f"{name}: {error}; it must be addresses or networks such as 127.0.0.1,10.0.0.0/24") from None
 
 
 def _machines(text: str) -> tuple[str, ...]:

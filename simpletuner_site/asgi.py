@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from typing import cast
 
+import django
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "simpletuner_site.settings")
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
-from django.core.asgi import get_asgi_application  # noqa: E402
 from django.core.exceptions import ImproperlyConfigured  # noqa: E402
 from django.urls import re_path  # noqa: E402
 
+from simpletuner_site.edge.uploads import FILES_A_REQUEST, FRAME_BYTES, BodySizes, UploadHandler  # noqa: E402
 from simpletuner_site.security.access import Access  # noqa: E402
 from simpletuner_site.security.guard import Guard  # noqa: E402
 from simpletuner_site.security.login import LoginPage  # noqa: E402
@@ -24,7 +26,9 @@ from simpletuner_site.security.request_limits import (
 from simpletuner_site.security.requests import Application, Receive, Scope, Send  # noqa: E402
 from simpletuner_site.security.token import BadToken, read_token  # noqa: E402
 
-django_application = cast(Application, get_asgi_application())  # sets Django up, so that the imports below may import models
+django.setup(set_prefix=False)  # so that the imports below may import models
+django_application = cast(Application, UploadHandler())
+BODY_BYTES = BodySizes(settings.BIGGEST_BODY_BYTES, FILES_A_REQUEST * settings.UPLOAD_BYTES + FRAME_BYTES)
 
 from training.api.fast_reads import QuickReads  # noqa: E402
 from training.streams.backpressure import PatientSend  # noqa: E402
@@ -42,7 +46,7 @@ async def close_socket(scope: Scope, receive: Receive, send: Send) -> None:
 def read_access() -> Access:
     """The token of the home. Raises ImproperlyConfigured if none is stored."""
     try:
-        return Access(read_token(settings.STATE_DIR), settings.SECRET_KEY)
+        return Access(read_token(settings.STATE_DIR), settings.SECRET_KEY, proxies=settings.PROCESS.trusted_proxies)
     except BadToken as error:
         raise ImproperlyConfigured(str(error)) from error
 
@@ -51,7 +55,7 @@ def build_application() -> Guard:
     """Wrap everything in the guard, so that no route is left out."""
     # A Django streaming response holds one thread per stream; the consumer does not, so it comes first.
     access = read_access() if settings.NEEDS_TOKEN else None
-    pages: Application = PatientSend(QuickReads(BodyLimit(Downloads(Turns(django_application)), settings.BIGGEST_BODY_BYTES)))
+    pages: Application = PatientSend(QuickReads(BodyLimit(Downloads(Turns(django_application)), BODY_BYTES)))
     if access is not None:
         pages = LoginPage(access, pages)
     http = URLRouter([*http_stream_patterns, re_path(r"", pages)])  # type: ignore[arg-type]

@@ -4,12 +4,14 @@
 ``SIMPLETUNER_HOME``            folder with ``config/`` and ``state/``; default: the working directory
 ``SIMPLETUNER_SLOTS``           how many runs may train at a time; default: 1
 ``SIMPLETUNER_ALLOWED_HOSTS``   further values of ``Host`` that are served, separated by commas
+``SIMPLETUNER_TRUSTED_PROXIES``  addresses and networks whose ``X-Forwarded-For`` is believed when wrong tokens are counted
 ``SIMPLETUNER_TOKEN``           the token of ``simpletuner server``: the same as ``--token``, and no other process sees it
 ``SIMPLETUNER_NEEDS_TOKEN``     ``1``: requests need the token that ``state/`` holds, hooks are off, and only listed roots are open
 ``SIMPLETUNER_SECRET_KEY``      replaces the key in ``state/secret_key``
 ``SIMPLETUNER_LOG_LEVEL``       default: ``INFO``
 ``SIMPLETUNER_PRIVATE_WEBHOOKS``  ``1`` lets webhooks be posted to private networks
 ``SIMPLETUNER_DOWNLOAD_GB``     a run downloads at most so much for one dataset of addresses; default: 500, 0: no limit
+``SIMPLETUNER_UPLOAD_MB``       the largest image or clip that can be uploaded, in MB; default: 64. A request holds four of them
 ``SIMPLETUNER_MACHINES``        hosts, addresses and networks that a run of several machines may name, separated by commas
 ``SIMPLETUNER_ROOTS``           further folders for user paths, separated by colons: the same as ``--root``
 ``SIMPLETUNER_HOOKS``           further folders of hooks, separated by colons, next to ``state/hooks``
@@ -27,16 +29,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from simpletuner_site.security.requests import Network
 from trainer_engine.config.addresses import DOWNLOAD_GB, DOWNLOAD_VARIABLE, GB
 from training.engine.machines import MACHINES_VARIABLE, wrong_machines
 
 MOST_SLOTS = 64
+MOST_UPLOAD_MB = 16_000
 NEEDS_TOKEN = "SIMPLETUNER_NEEDS_TOKEN"
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 PRUNE = ("thin_events_days", "keep_runs_days", "keep_runs_gb", "keep_cache_days", "keep_cache_gb")
@@ -55,6 +60,8 @@ class ProcessEnvironment:
     home: Path
     slots: int = 1
     allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    """Those that are believed who their clients are."""
     secret_key: str = ""
     log_level: str = "INFO"
     database_url: str = ""
@@ -62,6 +69,8 @@ class ProcessEnvironment:
     private_webhooks: bool = False
     download_bytes: int = int(DOWNLOAD_GB * GB)
     """Limit of one dataset of addresses; 0: none."""
+    upload_bytes: int = 64_000_000
+    """Limit of one uploaded file."""
     machines: tuple[str, ...] = ()
     """Those that may be machine 0 of a run."""
     roots: tuple[Path, ...] = ()
@@ -84,12 +93,14 @@ def read_environment(variables: Mapping[str, str] | None = None) -> ProcessEnvir
         home=_expanded("SIMPLETUNER_HOME", variables.get("SIMPLETUNER_HOME") or str(Path.cwd())).absolute(),
         slots=_slots(variables.get("SIMPLETUNER_SLOTS") or "1"),
         allowed_hosts=tuple(host.strip().lower() for host in hosts.split(",") if host.strip()),
+        trusted_proxies=_networks(variables, "SIMPLETUNER_TRUSTED_PROXIES"),
         secret_key=variables.get("SIMPLETUNER_SECRET_KEY", ""),
         log_level=_log_level(variables.get("SIMPLETUNER_LOG_LEVEL") or "INFO"),
         database_url=variables.get("DATABASE_URL", ""),
         redis_url=variables.get("REDIS_URL", ""),
         private_webhooks=_switch(variables, "SIMPLETUNER_PRIVATE_WEBHOOKS"),
         download_bytes=int(_amount({DOWNLOAD_VARIABLE: str(DOWNLOAD_GB), **variables}, DOWNLOAD_VARIABLE) * GB),
+        upload_bytes=_upload_bytes(variables.get("SIMPLETUNER_UPLOAD_MB") or "64"),
         machines=_machines(variables.get(MACHINES_VARIABLE, "")),
         roots=_folders(variables, "SIMPLETUNER_ROOTS"),
         hooks=_folders(variables, "SIMPLETUNER_HOOKS"),
@@ -157,6 +168,13 @@ def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _networks(variables: Mapping[str, str], name: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _parts(variables.get(name, "")))
+    except ValueError as error:
+        raise BadEnvironment(f"{name}: {error}; it must be addresses or networks such as 127.0.0.1,10.0.0.0/24") from None
+
+
 def _machines(text: str) -> tuple[str, ...]:
     found = _parts(text)
     for one in wrong_machines(found):
@@ -194,6 +212,12 @@ def _slots(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_SLOTS):
         raise BadEnvironment(f"SIMPLETUNER_SLOTS is {text[:40]!r}; it must be a whole number from 1 to {MOST_SLOTS}")
     return int(text)
+
+
+def _upload_bytes(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MOST_UPLOAD_MB):
+        raise BadEnvironment(f"SIMPLETUNER_UPLOAD_MB is {text[:40]!r}; it must be a whole number from 1 to {MOST_UPLOAD_MB}")
+    return int(text) * 1_000_000
 
 
 def _log_level(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import re_path
 
 from training.api import caches, commands, comparison, dataset_report, files, metrics, reads, report
+from training.pages.adapter_file import AdapterPage
 from training.pages.datasets import CaptionPage, DatasetsPage, TextsPage
 from training.pages.environments import EnvironmentList, EnvironmentPage
 from training.pages.revisions import HistoryPage
@@ -70,6 +71,7 @@ environment_urlpatterns = [
     re_path(rf"^/{ENVIRONMENT}/datasets/?$", DatasetsPage.as_view(), name="environment-datasets"),
     re_path(rf"^/{ENVIRONMENT}/datasets/caption/?$", CaptionPage.as_view(), name="environment-caption"),
     re_path(rf"^/{ENVIRONMENT}/datasets/texts/?$", TextsPage.as_view(), name="environment-texts"),
+    re_path(rf"^/{ENVIRONMENT}/adapter/?$", AdapterPage.as_view(), name="environment-adapter"),
     re_path(rf"^/{ENVIRONMENT}/history/?$", HistoryPage.as_view(), name="environment-history"),
 ]
 """Pages of environments, below ``/environments``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -15,12 +16,13 @@ from environments.api.serializers import MessageSerializer, ProblemSerializer
 from environments.api.views import ConfigurationView
 from environments.home import current_home
 from environments.images.folders import FolderFacts, facts_of, list_folders
-from environments.images.upload import MOST_AT_ONCE, store_images, upload_folder
+from environments.images.upload import MOST_AT_ONCE, UploadLimits, store_images, upload_folder
 
 PATH = OpenApiParameter(
     "path", str, description="Folder to list, absolute or relative to the home; the places to begin if nothing is sent."
 )
 FOLDER = OpenApiParameter("folder", NAME_SHAPE, OpenApiParameter.PATH, description="Name of a folder in `datasets/`; it is created.")
+LIMITS = UploadLimits(settings.UPLOAD_BYTES, settings.KEPT_FREE_BYTES)
 UPLOAD_SHAPE: dict[str, Any] = {
     "type": "object",
     "required": ["file"],
@@ -62,7 +64,8 @@ class UploadedSerializer(MessageSerializer):
     """What became of an upload."""
 
     folder = serializers.CharField(help_text="Value for `instance_data_dir`.")
-    images = StoredImageSerializer(many=True)
+    images = StoredImageSerializer(many=True, help_text="Images and clips.")
+    captions = serializers.ListField(child=serializers.CharField(), help_text="Text files of these images.")
     problems = ProblemSerializer(many=True, help_text="One for each file that was not stored; the others were.")
     count = serializers.IntegerField(help_text="Images in the folder now.")
 
@@ -99,7 +102,7 @@ class FolderImages(ConfigurationView):
     )
     def post(self, request: Request, folder: str) -> Response:
         home = current_home()
-        stored = store_images(folder, request.FILES.getlist("file"), home)
+        stored = store_images(folder, request.FILES.getlist("file"), home, LIMITS)
         count = facts_of(upload_folder(folder, home)).images
         images = [
             {"file": one.file, "width": one.size[0], "height": one.size[1], "size_bytes": one.size_bytes, "is_new": one.is_new}
@@ -107,7 +110,8 @@ class FolderImages(ConfigurationView):
         ]
         message = f"{len(images)} image{'' if len(images) == 1 else 's'} in {stored.folder}"
         problems = [one.as_dict() for one in stored.refused]
-        return Response({"message": message, "folder": stored.folder, "images": images, "problems": problems, "count": count})
+        shown = {"message": message, "folder": stored.folder, "images": images, "captions": stored.captions}
+        return Response({**shown, "problems": problems, "count": count})
 
 
 def _shown(facts: FolderFacts) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any, TypeVar
 
 from django.conf import settings
@@ -25,6 +26,8 @@ TOKEN_SCHEMES = {
 FORM, WEBP = "multipart/form-data", "image/webp"
 EVERYWHERE = (400, 403, 406)
 """Refusals of every call: an address with too many fields, the guard, and an ``Accept`` without a supported type."""
+WITHOUT_TOKEN = {"401": "No token, or a wrong one.", "429": "Too many wrong tokens came from this address: see `Retry-After`."}
+"""Refusals of every call of a server with a token."""
 WITH_BODY = (400, 413, 415, 422)
 
 SECOND_ADDRESSES = ("/api/configs/webhooks", "/api/configs/compatibility")
@@ -111,5 +114,10 @@ def with_security(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             call.pop("security", None)
     if not settings.NEEDS_TOKEN:
         return {**result, "security": []}
+    for calls in result["paths"].values():
+        for call in calls.values():
+            answers = call["responses"]
+            added = {code: {**deepcopy(answers["403"]), "description": text} for code, text in WITHOUT_TOKEN.items() if "403" in answers}
+            call["responses"] = dict(sorted({**answers, **added}.items()))
     components = {**result.get("components", {}), "securitySchemes": TOKEN_SCHEMES}
     return {**result, "components": components, "security": [{name: []} for name in TOKEN_SCHEMES]}

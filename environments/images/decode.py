@@ -1,4 +1,5 @@
 """Decodes images of users in a process of its own, with limits: whether each is whole, and a small copy of it where one is wanted.
+A clip is opened, and its first frame decoded.
 
 ``python -m environments.images.decode`` reads a request from its standard input and writes the answer to its standard output.
 """
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps
 from environments.limited_process import MEMORY_EXIT, Limits, ProcessFailed, answer_of, apply_limits
 from trainer_engine.contract.atomic import PRIVATE_MODE
 from trainer_engine.datasets.geometry import Size
+from trainer_engine.datasets.media import containers
 from trainer_engine.datasets.media.base import BrokenImage
 from trainer_engine.datasets.media.pixels import (
     DECODING_ERRORS,
@@ -85,6 +87,8 @@ def _answer(path: Path, thumbnail: Path | None) -> dict[str, Any]:
 
 def _decoded(file: SourceFile, thumbnail: Path | None) -> Size:
     """The size of an image as it is shown. Raises BrokenImage, and OSError if the small copy cannot be written."""
+    if Path(file.name).suffix.lower() in containers.SUFFIXES:
+        return containers.measure_video(file).size
     refuse_endless(file)
     with opened(file) as image:
         refuse_bombs(file, image.size)

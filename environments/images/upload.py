@@ -1,49 +1,45 @@
-"""Stores uploaded images in a folder of the home: decoded first, under safe names. Nothing that is there is replaced."""
+"""Stores uploaded images, clips and captions in a folder of the home: opened first, under safe names. Nothing that is there is replaced."""
 
 from __future__ import annotations
 
 import os
-import re
+import shutil
 import tempfile
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from pathlib import Path
 
 from environments.create.names import name_problem
 from environments.errors import EnvironmentProblems
 from environments.images.decode import Wanted, decode
+from environments.images.received import CAPTION, LARGEST_CAPTION_BYTES, MEDIA, Received, Upload, receive, refusal
 from environments.paths import Home, outside
 from trainer_engine.contract.atomic import why_not_written, write_atomically
 from trainer_engine.contract.errors import Problem
-from trainer_engine.contract.files import is_file, read_small
+from trainer_engine.contract.files import is_file, open_regular, read_small
 from trainer_engine.datasets.geometry import Size
-from trainer_engine.datasets.media.image import SUFFIXES
+from trainer_engine.datasets.text import NotText
+from trainer_engine.datasets.text import decode as decode_text
 
 FOLDER = "datasets"
-LARGEST_BYTES = 8_000_000
-"""With the frame of a form around it, this fits the largest body that the server accepts."""
 MOST_AT_ONCE = 100
 MOST_IN_FOLDER = 20_000
-LONGEST_STEM = 100
 MOST_NUMBERED = 1000
-UNSAFE = re.compile(r"[^\w .()+,=@-]+")
-"""Everything but letters, digits and a few signs that no shell, file system or web page gives a meaning in the middle of a name."""
 
 
-class Upload(Protocol):
-    """A file as a form sends it."""
+@dataclass(frozen=True)
+class UploadLimits:
+    """What uploads may take."""
 
-    name: str | None
-    size: int | None
-
-    def read(self, num_bytes: int | None = None) -> bytes: ...
+    file_bytes: int
+    """Of one image or clip."""
+    kept_free_bytes: int
+    """Space on the disk that stays free."""
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image that is in the folder now."""
+    """An image or a clip that is in the folder now."""
 
     file: str
     size: Size
@@ -59,14 +55,16 @@ class Stored:
     folder: str
     """Relative to the home, as ``instance_data_dir`` takes it."""
     images: list[StoredImage] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    """The text files that are in the folder now."""
     refused: list[Problem] = field(default_factory=list)
     """One for each file that was not stored."""
 
 
-def store_images(name: str, uploads: Iterable[Upload], home: Home) -> Stored:
-    """Store images in ``datasets/<name>``, which is created. Raises EnvironmentProblems if the folder cannot be used.
+def store_images(name: str, uploads: Iterable[Upload], home: Home, limits: UploadLimits) -> Stored:
+    """Store files in ``datasets/<name>``, which is created. Raises EnvironmentProblems if the folder cannot be used.
 
-    A file that is no image, or that the disk has no room for, is refused; the others are stored.
+    A file that cannot be used, is too large, or that the disk has no room for, is refused; the others are stored.
     """
     folder = upload_folder(name, home)
     files = list(uploads)
@@ -76,9 +74,12 @@ def store_images(name: str, uploads: Iterable[Upload], home: Home) -> Stored:
     stored = Stored(f"{FOLDER}/{name}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        room = MOST_IN_FOLDER - _count(folder)
         with tempfile.TemporaryDirectory(prefix="upload-", dir=home.state) as place:
-            _store(list(_received(files, Path(place), stored)), folder, stored, room)
+            received = list(receive(files, Path(place), limits.file_bytes, stored.refused))
+            stems = _store_images([one for one in received if not one.is_caption], folder, stored, limits.kept_free_bytes)
+            for one in received:
+                if one.is_caption:
+                    _store_caption(one, folder, stems.get(one.stem) or _stems_there(folder, one.stem), stored)
     except OSError as error:
         raise EnvironmentProblems.of([Problem.error("folder", "not_writable", why_not_written(folder, error))]) from error
     return stored
@@ -99,85 +100,85 @@ def upload_folder(name: str, home: Home) -> Path:
     return folder
 
 
-def safe_name(given: str) -> str | None:
-    """A file name without folders, leading dots or dashes, and odd characters; its suffix in lower case. None if it is that of no image."""
-    base = PurePosixPath(unicodedata.normalize("NFC", given).replace("\\", "/")).name
-    stem, dot, suffix = base.rpartition(".")
-    if not dot or f".{suffix.lower()}" not in SUFFIXES:
-        return None
-    kept = UNSAFE.sub("_", stem.encode("utf-8", "ignore").decode()).lstrip("-._ ").rstrip(" ._")
-    while len(kept.encode()) > LONGEST_STEM:
-        kept = kept[:-1]
-    return f"{kept or 'image'}.{suffix.lower()}"
-
-
-def _count(folder: Path) -> int:
+def _store_images(received: list[Received], folder: Path, stored: Stored, kept_free_bytes: int) -> dict[str, set[str]]:
+    """Store images and clips that can be opened. Returns the stem of each -> the stems under which it lies in the folder."""
     with os.scandir(folder) as entries:
-        return sum(1 for _ in entries)
-
-
-@dataclass(frozen=True)
-class _Received:
-    """An uploaded file in a place of its own, under a name that says nothing."""
-
-    name: str
-    path: Path
-    content: bytes
-
-
-def _received(files: Iterable[Upload], place: Path, stored: Stored) -> Iterator[_Received]:
-    """The files that may be images, each written to ``place``. Raises OSError."""
-    for number, file in enumerate(files):
-        given = file.name or ""
-        name = safe_name(given)
-        content = file.read(LARGEST_BYTES + 1)
-        if name is None:
-            stored.refused.append(_refused(given, "no_image", "has no suffix of an image"))
-        elif not content:
-            stored.refused.append(_refused(given, "empty", "is empty"))
-        elif len(content) > LARGEST_BYTES:
-            stored.refused.append(_refused(given, "too_large", f"is larger than {LARGEST_BYTES // 1_000_000} MB"))
-        else:
-            path = place / f"{number}{PurePosixPath(name).suffix}"
-            path.write_bytes(content)
-            yield _Received(name, path, content)
-
-
-def _refused(given: str, code: str, what: str) -> Problem:
-    hint = "copy such files into the folder yourself" if code == "too_large" else ""
-    return Problem.error("file", code, f"{given[:100]!r} {what}.", got=given[:100], expected="an image", hint=hint)
-
-
-def _store(received: list[_Received], folder: Path, stored: Stored, room: int) -> None:
-    for one, found in zip(received, decode([Wanted(one.path) for one in received]), strict=True):
+        room = MOST_IN_FOLDER - sum(1 for _ in entries)
+    stems: dict[str, set[str]] = {}
+    for one, found in zip(received, decode([Wanted(one.path) for one in received]) if received else [], strict=True):
         if found.size is None:
-            stored.refused.append(_refused(one.name, "broken_image", f"cannot be used: {found.reason}"))
-            continue
-        if room <= 0:
-            stored.refused.append(_refused(one.name, "full_folder", f"is one too many: a folder takes {MOST_IN_FOLDER:,} files here"))
-            continue
-        try:
-            path, is_new = _write(folder, one)
-        except OSError as error:
-            stored.refused.append(Problem.error("file", "not_written", why_not_written(folder, error), got=one.name))
-            continue
-        room -= is_new
-        stored.images.append(StoredImage(path.name, found.size, len(one.content), is_new))
+            stored.refused.append(refusal(one.name, "broken_image", f"cannot be used: {found.reason}"))
+        elif room <= 0:
+            stored.refused.append(refusal(one.name, "full_folder", f"is one too many: a folder takes {MOST_IN_FOLDER:,} files here"))
+        elif (written := _placed(one, folder, stored, kept_free_bytes)) is not None:
+            path, is_new = written
+            room -= is_new
+            stored.images.append(StoredImage(path.name, found.size, one.size_bytes, is_new))
+            stems.setdefault(one.stem, set()).add(path.stem)
+    return stems
 
 
-def _write(folder: Path, one: _Received) -> tuple[Path, bool]:
+def _placed(one: Received, folder: Path, stored: Stored, kept_free_bytes: int) -> tuple[Path, bool] | None:
+    """The file that holds an image now, and whether it is new; None if it could not be written."""
+    try:
+        if shutil.disk_usage(folder).free < one.size_bytes + kept_free_bytes:
+            stored.refused.append(refusal(one.name, "no_space", f"is too much: {kept_free_bytes >> 20:,} MiB of the disk stay free"))
+            return None
+        return _write(folder, one)
+    except OSError as error:
+        stored.refused.append(Problem.error("file", "not_written", why_not_written(folder, error), got=one.name))
+        return None
+
+
+def _write(folder: Path, one: Received) -> tuple[Path, bool]:
     """The file that holds the image, and whether it is new. A name that is taken gets a number. Raises OSError."""
-    stem, suffix = os.path.splitext(one.name)  # noqa: PTH122 - a stem may hold dots
     for number in range(1, MOST_NUMBERED):
-        path = folder / (one.name if number == 1 else f"{stem}-{number}{suffix}")
+        path = folder / (one.name if number == 1 else f"{one.stem}-{number}{one.path.suffix}")
         try:
-            write_atomically(path, one.content, is_new=True)
+            with one.path.open("rb") as content:
+                write_atomically(path, content, is_new=True)
             return path, True
         except FileExistsError:
-            if not path.is_symlink() and is_file(path) and _holds(path, one.content):
+            if not path.is_symlink() and is_file(path) and _hold_the_same(path, one.path):
                 return path, False
     raise FileExistsError(f"{MOST_NUMBERED} files of the name {one.name}")
 
 
-def _holds(path: Path, content: bytes) -> bool:
-    return path.stat().st_size == len(content) and read_small(path, LARGEST_BYTES) == content
+def _hold_the_same(path: Path, other: Path) -> bool:
+    if path.stat().st_size != other.stat().st_size:
+        return False
+    with open_regular(path) as first, open_regular(other) as second:
+        while (piece := first.read(1 << 20)) == second.read(1 << 20):
+            if not piece:
+                return True
+    return False
+
+
+def _stems_there(folder: Path, stem: str) -> set[str]:
+    """The stem itself if the folder holds an image or a clip of it."""
+    return {stem} if any(is_file(folder / f"{stem}{suffix}") for suffix in MEDIA) else set()
+
+
+def _store_caption(one: Received, folder: Path, stems: set[str], stored: Stored) -> None:
+    """Store a caption beside each image that it belongs to. A text that is there stays."""
+    content = read_small(one.path, LARGEST_CAPTION_BYTES)
+    try:
+        is_blank = not decode_text(content).strip()
+    except NotText as error:
+        stored.refused.append(refusal(one.name, "no_text", str(error)))
+        return
+    if is_blank or not stems:
+        what = "is blank" if is_blank else "belongs to no image: none of its name was sent with it or is in the folder"
+        stored.refused.append(refusal(one.name, "empty" if is_blank else "no_image", what))
+    for stem in sorted(stems if not is_blank else ()):
+        path = folder / f"{stem}{CAPTION}"
+        try:
+            write_atomically(path, content, is_new=True)
+        except FileExistsError:
+            if path.is_symlink() or not is_file(path) or not _hold_the_same(path, one.path):
+                stored.refused.append(refusal(one.name, "exists", f"was not stored: {path.name} is there already, with another text"))
+                continue
+        except OSError as error:
+            stored.refused.append(Problem.error("file", "not_written", why_not_written(folder, error), got=one.name))
+            continue
+        stored.captions.append(path.name)

@@ -1,16 +1,17 @@
 """One connection: Twisted's HTTP channel, which checks a request after its headers and limits its time and size.
 
-Daphne calls the application after the complete body has arrived, so earlier checks happen here. A body is held in memory: a long
-one needs one of the gate's few slots.
+Daphne calls the application after the complete body has arrived, so earlier checks happen here. A body is held in memory, that of an
+upload in a file: a long one needs one of the gate's few slots.
 """
 
 from __future__ import annotations
 
 import io
+import tempfile
 import time
 from enum import Enum
 from http import HTTPStatus
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote
 
 from daphne.http_protocol import WebRequest
@@ -20,6 +21,7 @@ from twisted.web import http
 
 from simpletuner_site.edge.gate import Gate
 from simpletuner_site.edge.refusals import Refusal, response_bytes, too_long
+from simpletuner_site.edge.uploads import FULL_DISK, is_upload
 from simpletuner_site.security.requests import Scope
 from training.streams.backpressure import unsent_bytes
 
@@ -54,14 +56,21 @@ class Request(WebRequest):  # type: ignore[misc]
     """A request whose body is counted while it arrives."""
 
     received_bytes = 0
+    longest_bytes = 0
+    """Limit of the body."""
+    body_file: IO[bytes] | None = None
+    """Where the body of an upload is written."""
 
     def gotLength(self, length: int | None) -> None:
-        self.content = io.BytesIO()
+        self.content = self.body_file or io.BytesIO()
 
     def handleContentChunk(self, data: bytes) -> None:
         self.received_bytes += len(data)
         if self.channel.takes_body(self.received_bytes):
-            self.content.write(data)
+            try:
+                self.content.write(data)
+            except OSError:
+                self.channel.refuse(FULL_DISK)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Process the request as Twisted does, but leave forms to Django, which explains what is wrong with one."""
@@ -146,6 +155,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._gate.return_body_slot(self)
         for request in self.requests:
             request.content = None
+            if request.body_file is not None:
+                request.body_file.close()
         head_only = getattr(self, "_command", b"") == b"HEAD"
         self.transport.write(response_bytes(refusal, as_page=self._asks_for_page(), without_body=head_only))
         self._enter(Phase.CLOSING)
@@ -158,7 +169,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def _drop(self, data: bytes) -> None:
         """Discard data of a refused request, and abort the connection if there is too much."""
         self._dropped_bytes += len(data)
-        if self._dropped_bytes > 2 * self._gate.limits.longest_body_bytes:
+        if self._dropped_bytes > 2 * self._gate.limits.body_bytes.usual:
             self.transport.abortConnection()
 
     def _judge(self) -> Refusal | None:
@@ -183,15 +194,30 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             return SOCKET_BODY
         if refusal is None and (self.length or 0) > self._gate.limits.small_body_bytes and not self._gate.take_body_slot(self):
             return BUSY
+        request.longest_bytes = self._gate.limits.body_bytes.of(scope)
+        if refusal is None and is_upload(scope) and (self.length is None or self.length > self._gate.limits.small_body_bytes):
+            return self._open_file(request)
         return refusal
+
+    def _open_file(self, request: Request) -> Refusal | None:
+        """Have the body of an upload written to a file. One without a length may become as long as the limit."""
+        disk = self._gate.disk
+        if not disk.keep(self, request.longest_bytes if self.length is None else self.length):
+            return FULL_DISK
+        try:
+            request.body_file = tempfile.TemporaryFile(dir=disk.folder)  # noqa: SIM115 - it is closed with the request
+        except OSError:
+            return FULL_DISK
+        return None
 
     def takes_body(self, received_bytes: int) -> bool:
         """Whether a body of this many bytes so far may continue."""
         limits = self._gate.limits
         if self._is_refused:
             return False
-        if received_bytes > limits.longest_body_bytes:
-            self.refuse(too_long(limits.longest_body_bytes))
+        longest = self.requests[-1].longest_bytes
+        if received_bytes > longest:
+            self.refuse(too_long(longest))
         elif received_bytes > limits.small_body_bytes and not self._gate.take_body_slot(self):
             self.refuse(BUSY)
         return not self._is_refused
@@ -231,7 +257,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         if header == b"Content-Length" and len(data) > LONGEST_LENGTH_DIGITS:
-            self.refuse(too_long(self._gate.limits.longest_body_bytes))
+            self.refuse(too_long(self._gate.limits.body_bytes.usual))
             return False
         return bool(super()._maybeChooseTransferDecoder(header, data))
 

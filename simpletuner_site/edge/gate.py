@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from simpletuner_site.edge.refusals import Refusal, too_long
+from simpletuner_site.edge.uploads import BodySizes, DiskSpace
 from simpletuner_site.security.guard import Guard
 from simpletuner_site.security.requests import Scope, announced_bytes
 
@@ -21,11 +22,11 @@ class Limits:
     """The limits of size, number and time."""
 
     connections: int
-    longest_body_bytes: int
+    body_bytes: BodySizes
     small_body_bytes: int = 64 * 1024
     """A body up to this size is always accepted; a longer one needs a slot."""
     long_bodies: int = 8
-    """Number of slots for longer bodies, each of which is held in memory."""
+    """Number of slots for longer bodies. Each is held in memory, one of an upload in a file."""
     idle_seconds: float = 60.0
     """Limit between two requests of a connection, and before the first."""
     head_seconds: float = 10.0
@@ -61,9 +62,10 @@ class Connection(Protocol):
 class Gate:
     """Counts connections and long bodies. Everything runs on the reactor's thread."""
 
-    def __init__(self, limits: Limits, refusal: Callable[[Scope], Refusal | None]) -> None:
+    def __init__(self, limits: Limits, refusal: Callable[[Scope], Refusal | None], disk: DiskSpace) -> None:
         self.limits = limits
         self.refusal = refusal
+        self.disk = disk
         self._connections: set[Connection] = set()
         self._long_bodies: set[Any] = set()
 
@@ -79,7 +81,7 @@ class Gate:
 
     def leave(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._long_bodies.discard(connection)
+        self.return_body_slot(connection)
 
     def take_body_slot(self, connection: Connection) -> bool:
         """Take a slot for a long body. Returns whether there was one."""
@@ -90,6 +92,7 @@ class Gate:
 
     def return_body_slot(self, connection: Connection) -> None:
         self._long_bodies.discard(connection)
+        self.disk.give_back(connection)
 
     def sweep(self) -> None:
         """Check every connection; called once a second."""
@@ -147,13 +150,13 @@ class RequestRules:
     """The rules for access and body size."""
 
     guard: Guard
-    longest_body_bytes: int
+    body_bytes: BodySizes
 
     def refusal(self, scope: Scope) -> Refusal | None:
         """Why the request is refused before its body is read; None if it may pass."""
         refusal = self.guard.refusal(scope)
         if refusal is not None:
             return refusal
-        if announced_bytes(scope) > self.longest_body_bytes:
-            return too_long(self.longest_body_bytes)
+        if announced_bytes(scope) > self.body_bytes.of(scope):
+            return too_long(self.body_bytes.of(scope))
         return None

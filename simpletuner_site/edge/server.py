@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +15,7 @@ from twisted.web import http
 
 from simpletuner_site.edge.channel import Channel
 from simpletuner_site.edge.gate import SWEEP_SECONDS, Gate
+from simpletuner_site.edge.uploads import BODY_FILE
 
 CANCEL_SECONDS = 2.0
 """How long a shutdown waits for views, whose threads cannot be cancelled."""
@@ -41,6 +44,16 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         clock: Any = reactor
         clock.callWhenRunning(task.LoopingCall(self.gate.sweep).start, SWEEP_SECONDS, now=False)
         super().run()
+
+    def create_application(self, protocol: Any, scope: Any) -> Any:
+        """Hand a body that lies in a file over as that file. Daphne, which would read all of it into memory, finds an empty one."""
+        body = getattr(protocol, "body_file", None)
+        if body is not None:
+            body.flush()
+            scope[BODY_FILE] = os.fdopen(os.dup(body.fileno()), "rb")  # Twisted closes its own when the client goes
+            body.close()
+            protocol.content = io.BytesIO()
+        return super().create_application(protocol, scope)
 
     def kill_all_applications(self) -> Any:
         """Cancel running applications. Daphne's own method fails if a connection has sent half a request."""

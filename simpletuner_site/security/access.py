@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import quote
 
 from simpletuner_site.edge.refusals import Refusal
-from simpletuner_site.security.requests import Scope, header_values
+from simpletuner_site.security.requests import Network, Scope, header_values, peer_of
 from simpletuner_site.security.throttle import Throttle
 from simpletuner_site.security.token import MOST_CHARACTERS, StoredToken
 
@@ -38,9 +38,18 @@ class LogIn:
 class Access:
     """Judges requests by token and cookie. Everything runs on one thread."""
 
-    def __init__(self, token: StoredToken, key: str, *, throttle: Throttle | None = None, clock: Callable[[], float] = time.time) -> None:
-        """``key`` signs the cookies; it is secret and lasts as long as the home."""
+    def __init__(
+        self,
+        token: StoredToken,
+        key: str,
+        *,
+        throttle: Throttle | None = None,
+        clock: Callable[[], float] = time.time,
+        proxies: Sequence[Network] = (),
+    ) -> None:
+        """``key`` signs the cookies; it is secret and lasts as long as the home. ``proxies`` are believed who their clients are."""
         self._token = token
+        self._proxies = tuple(proxies)
         self._key = hashlib.blake2b(f"access {token.digest}".encode(), key=key.encode()[:64], digest_size=32).digest()
         self._throttle = throttle or Throttle()
         self._clock = clock
@@ -54,13 +63,17 @@ class Access:
             return None
         given = list(tokens_of(scope))
         if given:
-            return self._judge_tokens(given, address_of(scope))
+            return self._judge_tokens(given, self.address_of(scope))
         if any(self.is_valid(cookie) for cookie in cookies_of(scope, self.cookie_name)):
             is_reading = scope["type"] == "http" and scope.get("method") in READING
             if is_reading or header_values(scope, b"origin"):
                 return None
             return Refusal(HTTPStatus.FORBIDDEN, NO_ORIGIN)
         return Refusal(HTTPStatus.UNAUTHORIZED, LOCKED, login_at=_login_for(scope))
+
+    def address_of(self, scope: Scope) -> str:
+        """The address whose failures count: the peer's, or behind a proxy that is believed its client's."""
+        return peer_of(scope, self._proxies)
 
     def has_cookie(self, scope: Scope) -> bool:
         return any(self.is_valid(cookie) for cookie in cookies_of(scope, self.cookie_name))
@@ -101,13 +114,12 @@ class Access:
 
 
 def tokens_of(scope: Scope) -> Iterator[str]:
-    """Every token that a request presents. Other schemes of ``Authorization`` belong to proxies and are ignored."""
+    """Every token that a request presents. An empty one is none. Other schemes of ``Authorization`` belong to proxies and are ignored."""
     for value in header_values(scope, b"authorization"):
         scheme, _, token = value.strip().partition(" ")
-        if scheme.lower() == "bearer":
+        if scheme.lower() == "bearer" and token.strip():
             yield token.strip()
-    for value in header_values(scope, b"x-api-key"):
-        yield value.strip()
+    yield from filter(None, (value.strip() for value in header_values(scope, b"x-api-key")))
 
 
 def cookies_of(scope: Scope, name: str) -> Iterator[str]:
@@ -116,12 +128,6 @@ def cookies_of(scope: Scope, name: str) -> Iterator[str]:
             found, _, value = part.strip().partition("=")
             if found == name:
                 yield value
-
-
-def address_of(scope: Scope) -> str:
-    """The peer's address. Headers of proxies are not believed, because every client can send them."""
-    client = scope.get("client")
-    return str(client[0]) if client else "unknown"
 
 
 def _login_for(scope: Scope) -> str:

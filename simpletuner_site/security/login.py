@@ -12,7 +12,7 @@ from http import HTTPStatus
 from urllib.parse import parse_qs
 
 from simpletuner_site.edge.refusals import STYLE, Refusal, asgi_response
-from simpletuner_site.security.access import LOGIN, Access, LogIn, address_of
+from simpletuner_site.security.access import LOGIN, Access, LogIn
 from simpletuner_site.security.requests import Application, Receive, Scope, Send, header_values
 
 MOST_FORM_BYTES = 4096
@@ -68,7 +68,7 @@ class LoginPage:
             await _redirect(send, LOGIN, self._access.log_out())
             return
         target = local_path(form.get("next", ["/"])[-1])
-        found = self._access.log_in(form.get("token", [""])[-1].strip(), address_of(scope))
+        found = self._access.log_in(form.get("token", [""])[-1].strip(), self._access.address_of(scope))
         if isinstance(found, LogIn):
             # A browser names the origin of a form that it posts, so the server knows that a proxy in front of it encrypts.
             is_secure = any(origin.lower().startswith("https:") for origin in header_values(scope, b"origin"))

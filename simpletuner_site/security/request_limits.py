@@ -11,6 +11,7 @@ import asyncio
 import re
 
 from simpletuner_site.edge.refusals import too_long
+from simpletuner_site.edge.uploads import BodySizes
 from simpletuner_site.security.requests import Application, Message, Receive, Scope, Send, announced_bytes, send_json
 
 
@@ -21,16 +22,17 @@ class BodyTooLong(Exception):
 class BodyLimit:
     """Counts the bytes of a request's body, with or without a Content-Length."""
 
-    def __init__(self, inner: Application, limit_bytes: int) -> None:
+    def __init__(self, inner: Application, sizes: BodySizes) -> None:
         self.inner = inner
-        self.limit_bytes = limit_bytes
+        self.sizes = sizes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.inner(scope, receive, send)
             return
-        if announced_bytes(scope) > self.limit_bytes:
-            await self._refuse(send)
+        limit = self.sizes.of(scope)
+        if announced_bytes(scope) > limit:
+            await _refuse(send, limit)
             return
         has_started = False
         taken = 0
@@ -39,7 +41,7 @@ class BodyLimit:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > self.limit_bytes:
+            if taken > limit:
                 raise BodyTooLong
             return message
 
@@ -52,11 +54,12 @@ class BodyLimit:
             await self.inner(scope, counting_receive, noting_send)
         except BodyTooLong:
             if not has_started:
-                await self._refuse(send)
+                await _refuse(send, limit)
 
-    async def _refuse(self, send: Send) -> None:
-        refusal = too_long(self.limit_bytes)
-        await send_json(send, refusal.status, {"detail": refusal.detail, "problems": []})
+
+async def _refuse(send: Send, limit_bytes: int) -> None:
+    refusal = too_long(limit_bytes)
+    await send_json(send, refusal.status, {"detail": refusal.detail, "problems": []})
 
 
 MOST_AT_ONCE = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -38,6 +39,33 @@ def is_loopback(client: tuple[str, int] | list[Any] | None) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+def peer_of(scope: Scope, proxies: Sequence[Network] = ()) -> str:
+    """The address of the client.
+
+    Every client can send ``X-Forwarded-For``, so it counts only if one of ``proxies`` sent the request, and then from its end: each proxy
+    appends the address that it saw, and what stands before the first address that is no proxy's may be invented.
+    """
+    client = scope.get("client")
+    address = str(client[0]) if client else "unknown"
+    steps = [step.strip() for value in header_values(scope, b"x-forwarded-for") for step in value.split(",")]
+    while steps and _is_in(address, proxies):
+        step = steps.pop().strip('"').removeprefix("[").partition("]")[0]
+        host = step.rpartition(":")[0] if step.count(":") == 1 else step
+        try:
+            address = str(ipaddress.ip_address(host))
+        except ValueError:
+            break
+    return address
+
+
+def _is_in(address: str, networks: Sequence[Network]) -> bool:
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return any((getattr(found, "ipv4_mapped", None) or found) in network for network in networks)
 
 
 def is_address(name: str) -> bool:

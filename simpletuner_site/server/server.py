@@ -79,10 +79,12 @@ def serve(address: str, port: int, token: ChosenToken | None = None, *, has_work
     """
     from django.conf import settings
 
+    from simpletuner_site.edge.uploads import remove_leftovers
     from simpletuner_site.server.migrations_state import migrate_if_needed
 
     check_port(address, port)
     with claim_home(settings.STATE_DIR):
+        remove_leftovers(settings.STATE_DIR)
         if token is not None:
             token.keep(settings.STATE_DIR)
         migrate_if_needed()
@@ -139,14 +141,15 @@ def _gate() -> Gate:
     """The rules and the limits of every connection."""
     from django.conf import settings
 
-    from simpletuner_site.asgi import application
+    from simpletuner_site.asgi import BODY_BYTES, application
     from simpletuner_site.edge.gate import Gate, Limits, RequestRules, connection_limit, raise_descriptor_limit
+    from simpletuner_site.edge.uploads import DiskSpace
     from training.streams import tail
 
     connections = connection_limit(raise_descriptor_limit())
     tail.HUB.most_streams = int(connections * STREAMS_OF_CONNECTIONS)
-    limits = Limits(connections=connections, longest_body_bytes=settings.BIGGEST_BODY_BYTES)
-    return Gate(limits, RequestRules(application, settings.BIGGEST_BODY_BYTES).refusal)
+    limits = Limits(connections=connections, body_bytes=BODY_BYTES)
+    return Gate(limits, RequestRules(application, BODY_BYTES).refusal, DiskSpace(settings.STATE_DIR, settings.KEPT_FREE_BYTES))
 
 
 def _close_streams() -> Any:

@@ -96,3 +96,12 @@ def test_a_server_with_a_token_declares_how_it_is_sent(schema: Any, settings: An
     assert [list(one) for one in with_token["security"]] == [["bearer"], ["key"]]
     assert with_token["components"]["securitySchemes"]["bearer"] == {"type": "http", "scheme": "bearer"}
     assert with_token["components"]["securitySchemes"]["key"]["name"] == "X-API-Key"
+
+
+def test_a_server_with_a_token_declares_its_refusals_and_no_other_does(schema: Any, settings: Any) -> None:
+    assert not any({"401", "429"} & set(one["responses"]) for one in operations(schema))
+    settings.NEEDS_TOKEN = True
+    for one in operations(SchemaGenerator().get_schema(request=None, public=True)):
+        answers = one["responses"]
+        assert list(answers) == sorted(answers) and {"401", "429"} <= set(answers), one["operationId"]
+        assert answers["401"]["content"] == answers["403"]["content"] and "Retry-After" in answers["429"]["description"]

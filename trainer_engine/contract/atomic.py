@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 PRIVATE_MODE = 0o600
 PRIVATE_FOLDER_MODE = 0o700
@@ -34,8 +36,8 @@ def why_not_written(folder: Path, error: OSError) -> str:
     return f"{folder} cannot be written: {error.strerror or error}."
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int | None = None, is_new: bool = False) -> None:
-    """Writes a file so that after a power cut either the old or the new contents are there, never a part.
+def write_atomically(path: Path, content: bytes | BinaryIO, *, mode: int | None = None, is_new: bool = False) -> None:
+    """Writes bytes, or what an open file holds from its position on: after a power cut the old or the new contents are there, never a part.
 
     It writes a temporary file in the same folder, calls fsync, renames it, and calls fsync on the folder. Without ``mode`` an existing file
     keeps its mode and, if possible, its owner; a new one gets the mode of the umask, limited by that of its folder.
@@ -45,7 +47,10 @@ def write_atomically(path: Path, content: bytes, *, mode: int | None = None, is_
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            if isinstance(content, bytes):
+                stream.write(content)
+            else:
+                shutil.copyfileobj(content, stream, 1 << 20)
             stream.flush()
             _set_mode(stream.fileno(), path, mode)
             os.fsync(stream.fileno())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -15,16 +15,24 @@ from django.urls import reverse
 from environments import services as environments
 from environments.api.dataset_images import thumbnail_address
 from environments.errors import EnvironmentRefused
-from environments.files.datasets_file import unwrapped_datasets
-from environments.files.json_text import BadJson, parse_json
-from environments.home import current_home
-from environments.images.datasets import TEXT_FILES, DatasetImage, OpenDataset, datasets_of, open_dataset
-from environments.images.upload import LARGEST_BYTES
+from environments.images.datasets import TEXT_FILES, DatasetImage, open_dataset
 from environments.models import Environment
-from environments.sync import shown_datasets
-from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.config.dataset_tables import source_specs
+from trainer_engine.config.datasets.names import SETS
+from trainer_engine.contract.errors import Level
 from training import services
-from training.pages.dataset_fields import FieldRow, changed_entry, field_rows, kind_of
+from training.pages.dataset_fields import takes_sources
+from training.pages.dataset_forms import (
+    ShownSet,
+    added_entry,
+    begun_entry,
+    chosen_set,
+    document_of,
+    kept_entries,
+    new_set,
+    own_problems,
+    shown_sets,
+)
 from training.pages.environments import ACTOR, environment_named
 from training.pages.messages import say_problems
 from training.pages.views import Page, number_in
@@ -40,20 +48,6 @@ class ShownImage:
     thumbnail: str
 
 
-@dataclass(frozen=True)
-class ShownSet:
-    """A dataset of the file."""
-
-    position: int
-    id: str
-    kind: str
-    rows: list[FieldRow]
-    problems: list[Problem]
-    """Errors and warnings."""
-    opened: OpenDataset | None
-    """None if its images lie in no folder of this machine."""
-
-
 class DatasetsPage(Page):
     """The datasets file as forms, and the images of one set."""
 
@@ -61,40 +55,51 @@ class DatasetsPage(Page):
 
     def get_context_data(self, **keywords: Any) -> dict[str, Any]:
         environment = environment_named(self.kwargs["name"])
-        document = _document(environment)
-        problems = [one for one in environments.dataset_problems(environment) if one.level is not Level.NOTE]
-        shown = list(_sets(environment, document, problems)) if document is not None else []
-        named = {problem for one in shown for problem in one.problems}
-        chosen = _chosen(shown, self.request.GET.get("set", ""))
+        document, refused = keywords.pop("document", None), keywords.pop("refused", ())
+        document = document_of(environment) if document is None else document
+        problems = refused or [one for one in environments.dataset_problems(environment) if one.level is not Level.NOTE]
+        shown = list(shown_sets(environment, document, problems)) if document is not None else []
+        begun = keywords.pop("added", None) or begun_entry(self.request.GET)
+        added = new_set(begun, own_problems(refused, len(shown))) if begun is not None else None
+        named = [problem for one in (*shown, added) if one for problem in one.problems]
+        chosen = chosen_set(shown, self.request.GET.get("set", ""))
         return super().get_context_data(
             environment=environment,
             sets=shown,
+            added=added,
+            kinds=[(kind, takes_sources(kind)) for kind in SETS],
+            sources=list(source_specs()),
             problems=[problem for problem in problems if problem not in named],
             is_readable=document is not None,
             chosen=chosen,
             buckets=services.check({}, environment).understood.get("datasets", []) if "buckets" in self.request.GET else None,
             tab="datasets",
-            largest_upload=LARGEST_BYTES,
+            largest_upload=settings.UPLOAD_BYTES,
             **(_images(self.request, environment, chosen) if chosen else {}),
             **keywords,
         )
 
     def post(self, request: HttpRequest, name: str) -> HttpResponse:
-        environment = environment_named(name)
-        document = _document(environment)
+        """Save the forms, with a set added or removed."""
+        document, sent = document_of(environment_named(name)), request.POST
         if document is None:
             messages.error(request, "The datasets file cannot be read. Repair it by hand, or generate it anew.")
             return redirect("environment-datasets", name)
-        if not _is_of(document, request.POST.getlist("sets")):
+        if not _is_of(document, sent.getlist("sets")):
             messages.error(request, "Nothing was saved: the sets of the file have changed since this page was opened. Look at them again.")
             return redirect("environment-datasets", name)
-        entries = [changed_entry(entry, request.POST, position) for position, entry in enumerate(document)]
+        kept = kept_entries(document, sent)
+        added = added_entry(sent) if sent.get("act") == "add" else None
         try:
-            environments.write_datasets_file(name, entries, actor=ACTOR)
-            messages.success(request, f"Saved the datasets of {name}.")
+            environments.write_datasets_file(name, [*kept, *([added] if added else [])], actor=ACTOR)
         except EnvironmentRefused as refused:
             messages.error(request, "Nothing was saved.")
             say_problems(request, refused)
+            shown = {"document": kept if len(kept) == len(document) else document, "added": added, "refused": refused.problems}
+            return self.render_to_response(self.get_context_data(**shown), status=422)
+        removed = len(kept) < len(document)
+        did = f"Added {added['id']} to" if added else "Removed a set from" if removed else "Saved"
+        messages.success(request, f"{did} the datasets of {name}.{' Its files stay where they are.' if removed else ''}")
         return redirect("environment-datasets", name)
 
 
@@ -121,7 +126,7 @@ class TextsPage(Page):
     http_method_names = ["post"]
 
     def post(self, request: HttpRequest, name: str) -> HttpResponse:
-        document, wanted = _document(environment_named(name)), request.POST.get("set", "")
+        document, wanted = document_of(environment_named(name)), request.POST.get("set", "")
         try:
             opened = open_dataset(name, wanted)
             count = 0 if opened.takes_text_files else opened.write_texts()
@@ -138,34 +143,6 @@ class TextsPage(Page):
 def _is_of(document: list[dict[str, Any]], sent: list[str]) -> bool:
     """Whether a form is about these sets in this order; its fields name them by position. A program may leave the ids out."""
     return not sent or sent == [str(entry.get("id", "")) for entry in document]
-
-
-def _document(environment: Environment) -> list[dict[str, Any]] | None:
-    """The entries of the datasets file with secrets hidden; None if they cannot be shown as forms."""
-    text = shown_datasets(environment, current_home())
-    try:
-        document = unwrapped_datasets(parse_json(text)) if text is not None else None
-    except BadJson:
-        return None
-    if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
-        return None
-    return document
-
-
-def _sets(environment: Environment, document: list[dict[str, Any]], problems: list[Problem]) -> Iterator[ShownSet]:
-    opened = {found.entry.position: found for found in datasets_of(environment.name)}
-    for position, entry in enumerate(document):
-        kind = kind_of(entry)
-        begin = f"dataloader[{position}]"
-        own = [one for one in problems if one.option == begin or one.option.startswith(f"{begin}.")]
-        rows = list(field_rows(entry))
-        yield ShownSet(position, str(entry.get("id", "")), kind, rows, own, opened.get(position))
-
-
-def _chosen(shown: list[ShownSet], wanted: str) -> ShownSet | None:
-    """The set whose images are shown: the one that was asked for, else the first."""
-    with_images = [one for one in shown if one.opened is not None]
-    return next((one for one in with_images if one.id == wanted), with_images[0] if with_images and not wanted else None)
 
 
 def _images(request: HttpRequest, environment: Environment, chosen: ShownSet) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -14,7 +15,6 @@ from environments import services as environments
 from environments.create.plan import NewEnvironment
 from environments.errors import EnvironmentRefused
 from environments.examples import first_lora
-from environments.images.upload import LARGEST_BYTES
 from environments.models import Environment
 from training import services
 from training.errors import TrainingRefused
@@ -109,7 +109,7 @@ class NewPage(Page):
 
     def get_context_data(self, **keywords: Any) -> dict[str, Any]:
         form = keywords.pop("form", None) or NewLora(initial={"memory": card.card_here()})
-        return super().get_context_data(form=form, choices=card.model_choices(), largest_upload=LARGEST_BYTES, **keywords)
+        return super().get_context_data(form=form, choices=card.model_choices(), largest_upload=settings.UPLOAD_BYTES, **keywords)
 
     def post(self, request: HttpRequest) -> HttpResponse:
         form = NewLora(request.POST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from PIL import Image
 
+from environments.api import folders
 from environments.home import current_home
 from environments.images import upload
-from environments.images.upload import LONGEST_STEM, safe_name
+from environments.images.received import LARGEST_CAPTION_BYTES, LONGEST_STEM, safe_name
+from environments.images.upload import UploadLimits
 from tests.environments.conftest import Api
+from tests.helpers.video_files import write_video
 
 pytestmark = pytest.mark.django_db
 
@@ -56,6 +60,9 @@ def names(api: Api, folder: str) -> list[str]:
         (".png", "image.png"),
         ("-rf.png", "rf.png"),
         ("-- .png", "image.png"),
+        ("a clip.MP4", "a clip.mp4"),
+        ("../a.TXT", "a.txt"),
+        ("a.json", None),
     ],
 )
 def test_a_name_keeps_no_folder_and_no_odd_character(given: str, kept: str | None) -> None:
@@ -94,7 +101,7 @@ def test_what_is_no_image_is_refused_and_the_rest_is_stored(api: Api) -> None:
     ]
     shown = send(api, "cats", *files).json()
     assert [one["file"] for one in shown["images"]] == ["good.png"] == names(api, "cats")
-    assert [one["code"] for one in shown["problems"]] == ["no_image", "empty", "broken_image", "broken_image", "broken_image"]
+    assert [one["code"] for one in shown["problems"]] == ["empty", "broken_image", "broken_image", "broken_image", "no_image"]
     assert all("/" not in one["message"].replace("HTML/", "") for one in shown["problems"]), "no path of the server is shown"
     refused = send(api, "cats", ("page.png", b"nothing")).json()
     assert refused["images"] == [] and refused["problems"][0]["code"] == "broken_image" and refused["count"] == 1
@@ -146,7 +153,7 @@ def test_the_number_of_files_is_limited(api: Api, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(upload, "MOST_IN_FOLDER", 1)
     shown = send(api, "cats", *many[:2]).json()
     assert [one["code"] for one in shown["problems"]] == ["full_folder"] and len(shown["images"]) == 1
-    monkeypatch.setattr(upload, "LARGEST_BYTES", 50)
+    monkeypatch.setattr(folders, "LIMITS", UploadLimits(50, 0))
     assert send(api, "dogs", ("a.png", image_bytes())).json()["problems"][0]["code"] == "too_large"
 
 
@@ -209,3 +216,105 @@ def test_a_file_in_the_place_of_the_folder_is_named(api: Api, place: str) -> Non
     answer = send(api, "mine", ("a.png", image_bytes()))
     assert answer.status_code == 422 and [one["code"] for one in answer.json()["problems"]] == ["not_writable"]
     assert (api.home / place).read_text() == "a file"
+
+
+# ---- captions and clips ----
+def problems(answer: Any) -> list[str]:
+    return [one["code"] for one in answer.json()["problems"]]
+
+
+def test_a_caption_lies_beside_its_image_whatever_that_is_called_now(api: Api) -> None:
+    shown = send(api, "cats", ("a b&c.txt", b"a cat"), ("a b&c.PNG", image_bytes())).json()
+    assert shown["captions"] == ["a b_c.txt"] and names(api, "cats") == ["a b_c.png", "a b_c.txt"]
+    send(api, "cats", ("x.png", image_bytes(colour="red")))
+    shown = send(api, "cats", ("x.png", image_bytes(colour="blue")), ("x.txt", b"a blue one")).json()
+    assert shown["captions"] == ["x-2.txt"] and (api.home / "datasets/cats/x-2.txt").read_bytes() == b"a blue one"
+    shown = send(api, "cats", ("x.txt", "une fête".encode("latin-1"))).json()
+    assert shown["captions"] == ["x.txt"] and shown["images"] == [], "its image came before"
+
+
+def test_a_caption_never_replaces_one(api: Api) -> None:
+    send(api, "cats", ("a.png", image_bytes()), ("a.txt", b"mine"))
+    answer = send(api, "cats", ("a.png", image_bytes()), ("a.txt", b"another"))
+    assert problems(answer) == ["exists"] and (api.home / "datasets/cats/a.txt").read_bytes() == b"mine"
+    assert problems(send(api, "cats", ("a.txt", b"mine"))) == []
+
+
+def test_a_caption_is_text_of_an_image(api: Api, tmp_path: Path) -> None:
+    send(api, "cats", ("a.png", image_bytes()), ("b.png", image_bytes(colour="blue")))
+    (tmp_path / "secret").write_bytes(b"precious")
+    (api.home / "datasets/cats/b.txt").symlink_to(tmp_path / "secret")
+    sent = {"a.txt": b"\0\1\2" * 9, "b.txt": b"precious", "none.txt": b"x", "bad.png": b"x", "bad.txt": b"x", "blank.txt": b" \n"}
+    answer = send(api, "cats", *sent.items(), ("long.txt", b"x" * (LARGEST_CAPTION_BYTES + 1)))
+    assert sorted(problems(answer)) == ["broken_image", "empty", "exists", "no_image", "no_image", "no_text", "too_large"]
+    assert answer.json()["captions"] == [] and names(api, "cats") == ["a.png", "b.png", "b.txt"]
+    assert (tmp_path / "secret").read_bytes() == b"precious"
+
+
+def test_a_clip_is_opened_before_it_is_stored(api: Api, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "boat.mp4").read_bytes()
+    sent = [("boat.MP4", clip), ("boat.txt", b"a boat"), ("cut.mp4", clip[: len(clip) // 2]), ("page.webm", b"<html>")]
+    answer = send(api, "clips", *sent)
+    shown = answer.json()
+    assert [(one["file"], one["width"], one["height"]) for one in shown["images"]] == [("boat.mp4", 96, 64)], shown
+    assert shown["captions"] == ["boat.txt"] and problems(answer) == ["broken_image", "broken_image"]
+    assert names(api, "clips") == ["boat.mp4", "boat.txt"]
+
+
+def test_a_playlist_that_calls_itself_a_clip_opens_no_other_file(api: Api, tmp_path: Path) -> None:
+    (tmp_path / "secret.ts").write_bytes(b"precious")
+    playlist = f"#EXTM3U\n#EXTINF:1,\nfile://{tmp_path}/secret.ts\n#EXT-X-ENDLIST\n".encode()
+    concat = f"ffconcat version 1.0\nfile '{tmp_path}/secret.ts'\n".encode()
+    answer = send(api, "clips", ("a.mp4", playlist), ("b.avi", concat))
+    assert problems(answer) == ["broken_image"] * 2 and "precious" not in answer.content.decode()
+
+
+# ---- sizes ----
+def test_a_file_is_cut_off_at_its_limit_and_leaves_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = len(image_bytes())
+    monkeypatch.setattr(folders, "LIMITS", UploadLimits(limit, 0))
+    answer = send(api, "cats", ("a.png", image_bytes()), ("b.png", image_bytes() + b"x"))
+    assert problems(answer) == ["too_large"] and names(api, "cats") == ["a.png"] and "b.png" in answer.json()["problems"][0]["message"]
+    assert list((api.home / "state").iterdir()) == []
+
+
+def test_a_disk_keeps_the_space_that_runs_need(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "LIMITS", UploadLimits(64_000_000, 1 << 60))
+    answer = send(api, "cats", ("a.png", image_bytes()))
+    assert problems(answer) == ["no_space"] and names(api, "cats") == []
+
+
+def test_a_file_that_django_put_on_the_disk_is_stored_and_gone_from_there(api: Api, settings: Any) -> None:
+    settings.FILE_UPLOAD_MAX_MEMORY_SIZE, settings.FILE_UPLOAD_TEMP_DIR = 10, str(api.home / "state")
+    noise = Image.effect_noise((300, 300), 90)
+    stream = io.BytesIO()
+    noise.save(stream, "PNG")
+    assert send(api, "cats", ("noise.png", stream.getvalue())).json()["images"][0]["size_bytes"] == len(stream.getvalue())
+    assert (api.home / "datasets/cats/noise.png").read_bytes() == stream.getvalue()
+    assert list((api.home / "state").iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (2_000_000_000, 1), (0, 0)])
+def test_an_image_of_impossible_dimensions_is_refused_by_name(api: Api, size: tuple[int, int]) -> None:
+    content = bytearray(image_bytes())
+    content[16:24] = size[0].to_bytes(4, "big") + size[1].to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    answer = send(api, "cats", ("huge.png", bytes(content)), ("good.png", image_bytes()))
+    assert problems(answer) == ["broken_image"] and "huge.png" in answer.json()["problems"][0]["message"]
+    assert names(api, "cats") == ["good.png"]
+
+
+def test_an_image_of_few_bytes_that_fills_the_memory_is_refused(api: Api) -> None:
+    """A bomb within the header's limits is no danger either: another process decodes it, with a limit of memory."""
+    rows = zlib.compressobj(9)
+    width, height = 40_000, 4_000
+    packed = b"".join(rows.compress(b"\0" * (width + 1)) for _ in range(height)) + rows.flush()
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((8, 0, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    assert len(bomb) < 400_000
+    answer = send(api, "cats", ("bomb.png", bomb), ("good.png", image_bytes()))
+    assert answer.status_code == 200 and "good.png" in [one["file"] for one in answer.json()["images"]]

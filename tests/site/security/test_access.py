@@ -6,14 +6,18 @@ import asyncio
 import stat
 from dataclasses import replace
 from http import HTTPStatus
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from simpletuner_site.edge.refusals import Refusal
+from simpletuner_site.environment import BadEnvironment, read_environment
 from simpletuner_site.security.access import COOKIE_SECONDS, Access, LogIn
 from simpletuner_site.security.guard import Guard
 from simpletuner_site.security.login import MOST_FORM_BYTES, LoginPage, local_path
+from simpletuner_site.security.requests import peer_of
 from simpletuner_site.security.throttle import MOST_CLIENTS, MOST_FAILURES, WINDOW_SECONDS, Throttle, client_of
 from simpletuner_site.security.token import BadToken, StoredToken, check_token, new_token, read_token, store_token
 
@@ -330,3 +334,68 @@ def test_who_is_logged_in_may_log_out(access: Access) -> None:
 def test_the_log_in_leads_to_no_other_site(text: str) -> None:
     assert local_path(text) == "/"
     assert local_path("/runs/4") == "/runs/4"
+
+
+# ---- clients of proxies, and headers without a token ----
+@pytest.mark.parametrize(
+    "header", [(b"x-api-key", b""), (b"x-api-key", b"  "), (b"authorization", b"Bearer "), (b"authorization", b"bearer")]
+)
+def test_an_empty_header_holds_no_token(access: Access, header: tuple[bytes, bytes]) -> None:
+    """Programs send it for a variable that is not set. It counts as no failure, and a cookie or the other header still opens."""
+    assert [status_of(access, scope(header)) for _ in range(2 * MOST_FAILURES)] == [401] * 2 * MOST_FAILURES
+    assert status_of(access, scope(header, cookie_of(access))) == 200
+    assert status_of(access, scope((b"x-api-key", TOKEN.encode()), (b"authorization", b"Bearer "))) == 200
+
+
+def networks(*texts: str) -> list[Any]:
+    return [ip_network(text) for text in texts]
+
+
+PROXIES = networks("127.0.0.1", "10.1.0.0/16", "::1")
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("127.0.0.1", ["203.0.113.7"], "203.0.113.7"),
+        ("127.0.0.1", ["6.6.6.6, 203.0.113.7"], "203.0.113.7"),
+        ("127.0.0.1", ["6.6.6.6", "203.0.113.7"], "203.0.113.7"),
+        ("127.0.0.1", ["6.6.6.6, 203.0.113.7, 10.1.2.3"], "203.0.113.7"),
+        ("::ffff:127.0.0.1", ["203.0.113.7"], "203.0.113.7"),
+        ("::1", ["2001:db8::9"], "2001:db8::9"),
+        ("127.0.0.1", ["[2001:db8::9]:4711"], "2001:db8::9"),
+        ("127.0.0.1", ["203.0.113.7:4711"], "203.0.113.7"),
+        ("127.0.0.1", [], "127.0.0.1"),
+        ("127.0.0.1", ["unknown"], "127.0.0.1"),
+        ("127.0.0.1", ["203.0.113.7, _hidden"], "127.0.0.1"),
+        ("127.0.0.1", ["203.0.113.7, "], "127.0.0.1"),
+        ("127.0.0.1", ["10.1.0.5, 10.1.0.6"], "10.1.0.5"),
+        ("192.168.1.77", ["203.0.113.7"], "192.168.1.77"),
+        ("10.2.0.1", ["203.0.113.7"], "10.2.0.1"),
+    ],
+)
+def test_a_client_is_the_last_address_that_a_trusted_proxy_did_not_add(peer: str, forwarded: list[str], address: str) -> None:
+    headers = [(b"x-forwarded-for", one.encode()) for one in forwarded]
+    assert peer_of(scope(*headers, client=(peer, 1)), PROXIES) == address
+    assert peer_of(scope(*headers, client=(peer, 1))) == peer, "without a trusted proxy the header is nothing"
+
+
+def test_one_client_of_a_trusted_proxy_does_not_lock_the_others_out(clock: Clock) -> None:
+    access = Access(StoredToken.of(TOKEN), "key" * 20, throttle=Throttle(clock), clock=clock, proxies=PROXIES)
+
+    def asked(token: str, client: str, invented: str = "") -> dict[str, Any]:
+        return scope((b"x-api-key", token.encode()), (b"x-forwarded-for", f"{invented}{client}".encode()), client=("127.0.0.1", 1))
+
+    wrong = [status_of(access, asked("wrong", "203.0.113.7", f"9.9.9.{number}, ")) for number in range(MOST_FAILURES + 1)]
+    assert wrong == [401] * MOST_FAILURES + [429], "what a client puts in front does not give it another count"
+    assert status_of(access, asked(TOKEN, "203.0.113.8")) == 200 and status_of(access, asked(TOKEN, "203.0.113.7")) == 429
+    found = access.log_in(TOKEN, access.address_of(asked("", "203.0.113.7")))
+    assert isinstance(found, Refusal) and found.status == 429, "the form counts the same client"
+
+
+def test_proxies_are_named_by_address() -> None:
+    found = read_environment({"SIMPLETUNER_TRUSTED_PROXIES": "127.0.0.1, 10.1.0.0/16"}).trusted_proxies
+    assert list(found) == networks("127.0.0.1", "10.1.0.0/16")
+    for text in ("localhost", "10.1.0.1/16", "127.0.0.1;::1", "*"):
+        with pytest.raises(BadEnvironment, match="SIMPLETUNER_TRUSTED_PROXIES"):
+            read_environment({"SIMPLETUNER_TRUSTED_PROXIES": text})

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from simpletuner_site.edge.uploads import BodySizes
 from simpletuner_site.security.request_limits import BodyLimit, Downloads, Turns
 
 LIMIT = 1000
@@ -36,7 +37,7 @@ def post(
     async def send(message: Any) -> None:
         sent.append(dict(message))
 
-    asyncio.run(BodyLimit(inner, LIMIT)({"type": "http", "headers": headers or []}, receive, send))
+    asyncio.run(BodyLimit(inner, BodySizes(LIMIT, 2 * LIMIT))({"type": "http", "headers": headers or []}, receive, send))
     return sent, seen
 
 
@@ -76,7 +77,7 @@ def test_sockets_are_left_alone() -> None:
     async def nothing(*arguments: Any) -> Any:
         raise AssertionError
 
-    asyncio.run(BodyLimit(inner, 0)({"type": "websocket", "headers": []}, nothing, nothing))
+    asyncio.run(BodyLimit(inner, BodySizes(0, 0))({"type": "websocket", "headers": []}, nothing, nothing))
     assert seen == ["websocket"]
 
 

@@ -29,26 +29,44 @@ function folderOf(drop) {
   return field.value.trim();
 }
 
+// An image and its caption are sent together, so that the caption goes where the image goes.
+function parcels(files) {
+  const found = new Map();
+  for (const file of files) {
+    const stem = file.name.replace(/\.[^.]*$/, "");
+    found.set(stem, [...(found.get(stem) || []), file]);
+  }
+  return [...found.values()];
+}
+
 async function send(drop, files) {
   const folder = folderOf(drop);
   if (!folder || !files.length || drop.dataset.busy) return;
   const [bar, said, refused] = [drop.querySelector("progress"), drop.querySelector("[data-said]"), drop.querySelector("[data-refused]")];
-  const waiting = [...files], largest = Number(drop.querySelector("[data-files]").dataset.largest);
-  let done = 0, stored = 0, count = 0, place = "";
+  const largest = Number(drop.querySelector("[data-files]").dataset.largest), waiting = parcels([...files]);
+  let done = 0, stored = 0, texts = 0, count = 0, place = "";
   drop.dataset.busy = "yes";
-  Object.assign(bar, { hidden: false, max: waiting.length, value: 0 });
+  Object.assign(bar, { hidden: false, max: files.length, value: 0 });
   refused.replaceChildren();
+  const refuse = (text) => refused.append(element("li", text, { className: "error" }));
   const sendNext = async () => {
-    for (let file = waiting.shift(); file; file = waiting.shift()) {
+    for (let parcel = waiting.shift(); parcel; parcel = waiting.shift()) {
       const form = new FormData();
-      form.append("file", file);
-      const answer = file.size > largest ? { ok: false, detail: `larger than ${largest / 1e6} MB; copy it into the folder yourself.` } : await answerOf(`/api/folders/${encodeURIComponent(folder)}/images`, { method: "POST", body: form });
-      if (answer.ok) { stored += answer.images.length; count = Math.max(count, answer.count); place = count ? answer.folder : ""; }
-      const reasons = (answer.problems || []).map((one) => [one.message, one.hint].filter(Boolean).join(" "));
-      for (const reason of answer.ok || reasons.length ? reasons : [`${file.name}: ${answer.detail}`]) {
-        refused.append(element("li", reason, { className: "error" }));
+      for (const file of parcel) {
+        if (file.size > largest) refuse(`${file.name}: larger than ${largest / 1e6} MB; copy it into the folder yourself.`);
+        else form.append("file", file);
       }
-      done += 1;
+      const address = `/api/folders/${encodeURIComponent(folder)}/images`;
+      const answer = form.has("file") ? await answerOf(address, { method: "POST", body: form }) : { ok: true, images: [], captions: [], count };
+      if (answer.ok) {
+        stored += answer.images.length;
+        texts += answer.captions.length;
+        count = Math.max(count, answer.count);
+        place = answer.folder && answer.count ? answer.folder : place;
+      }
+      const reasons = (answer.problems || []).map((one) => [one.message, one.hint].filter(Boolean).join(" "));
+      for (const reason of answer.ok || reasons.length ? reasons : [`${parcel[0].name}: ${answer.detail}`]) refuse(reason);
+      done += parcel.length;
       bar.value = done;
       said.textContent = `${done} of ${files.length} sent`;
     }
@@ -56,7 +74,7 @@ async function send(drop, files) {
   await Promise.all(Array.from({ length: AT_ONCE }, sendNext));
   bar.hidden = true;
   delete drop.dataset.busy;
-  said.textContent = place ? `${stored} of ${files.length} images stored; ${count} are in ${place} now.` : "No image was stored.";
+  said.textContent = place ? `${stored} images and ${texts} captions of ${files.length} files stored; ${count} images are in ${place} now.` : "No image was stored.";
   if (place && drop.dataset.folder) document.getElementById(drop.dataset.folder).value = place;
   if (place && drop.dataset.upload && !refused.childElementCount && !document.querySelector("[data-is-changed]")) location.reload();
 }

@@ -1,0 +1,73 @@
+"""``/environments/<name>/adapter``: the LyCORIS adapter file of an environment as text, with the check of a start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+
+from environments import services as environments
+from environments.create.starter import plain
+from environments.errors import EnvironmentRefused
+from environments.files.adapter_file import OPTION, find_adapter_file, uses_lycoris
+from environments.files.json_text import BadJson, parse_json, write_json
+from environments.home import current_home
+from environments.models import Environment
+from trainer_engine.config.families import find_spec
+from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.lycoris.config_file import parse_lycoris
+from trainer_engine.contract.errors import Level, Problem
+from training.pages.environments import ACTOR, environment_named
+from training.pages.views import Page
+
+
+class AdapterPage(Page):
+    """The text of the file, what a check says of it, and a button that stores it."""
+
+    template_name = "training/pages/adapter.html"
+
+    def get_context_data(self, **keywords: Any) -> dict[str, Any]:
+        environment = environment_named(self.kwargs["name"])
+        is_used = uses_lycoris(environment.config)
+        found = find_adapter_file(environment.config, environment.name, current_home()) if is_used else None
+        text, problems = keywords.pop("text", None), keywords.pop("problems", [])
+        if found is not None and text is None:
+            text = write_json(_begun(environment) if found.document is None else found.document)
+            problems = [found.problem] if found.problem else _advice(found.document, environment)
+        return super().get_context_data(
+            environment=environment, is_used=is_used, file=found, text=text, problems=problems, tab="adapter", **keywords
+        )
+
+    def post(self, request: HttpRequest, name: str) -> HttpResponse:
+        """Store the file if it can be used; else show what was typed with the reasons."""
+        environment, text = environment_named(name), request.POST.get("text", "")
+        try:
+            environments.write_adapter_file(name, parse_json(text), actor=ACTOR)
+        except BadJson as error:
+            return self._refused(request, text, [Problem.error(OPTION, "invalid_json", f"The text is {error}.")])
+        except EnvironmentRefused as refused:
+            return self._refused(request, text, refused.problems)
+        messages.success(request, f"Saved the adapter file of {environment.name}.")
+        return redirect("environment-adapter", name)
+
+    def _refused(self, request: HttpRequest, text: str, problems: Any) -> HttpResponse:
+        messages.error(request, "Nothing was saved.")
+        return self.render_to_response(self.get_context_data(text=text, problems=problems), status=422)
+
+
+def _spec_of(environment: Environment) -> FamilySpec | None:
+    return find_spec(str(environment.config.get("model_family")))
+
+
+def _begun(environment: Environment) -> dict[str, Any]:
+    """What the page offers where there is no file yet: the adapter that new environments of the family begin with."""
+    spec = _spec_of(environment)
+    return plain(spec.adapters.lycoris_start) if spec is not None else {}
+
+
+def _advice(document: object, environment: Environment) -> list[Problem]:
+    """What a check says of a stored file."""
+    _, problems = parse_lycoris(document, _spec_of(environment))
+    return [problem for problem in problems if problem.level is not Level.NOTE]

@@ -16,10 +16,19 @@ pytestmark = [pytest.mark.slow, needs_browser]
 TOKEN = "a-token-of-the-tests-that-is-long-enough"
 ADMIN = "/admin/environments/environment"
 PAGES = {
-    **{"runs-none": "/", "new-form": "/new", "environments": "/environments", "no-such-run": "/runs/99"},
-    **{"options": "/environments/demo", "datasets-of-demo": "/environments/demo/datasets", "history-of-demo": "/environments/demo/history"},
-    **{"admin": "/admin/", "admin-environments": f"{ADMIN}/", "admin-new": f"{ADMIN}/add/", "admin-demo": f"{ADMIN}/1/change/"},
-    **{"admin-jobs": "/admin/training/job/", "admin-revisions": "/admin/environments/revision/"},
+    "runs-none": "/",
+    "new-form": "/new",
+    "environments": "/environments",
+    "no-such-run": "/runs/99",
+    "options": "/environments/demo",
+    "datasets-of-demo": "/environments/demo/datasets",
+    "history-of-demo": "/environments/demo/history",
+    "admin": "/admin/",
+    "admin-environments": f"{ADMIN}/",
+    "admin-new": f"{ADMIN}/add/",
+    "admin-demo": f"{ADMIN}/1/change/",
+    "admin-jobs": "/admin/training/job/",
+    "admin-revisions": "/admin/environments/revision/",
 }
 OPEN_ALL = "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
 

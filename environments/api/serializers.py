@@ -25,6 +25,15 @@ class Text(serializers.CharField):
         return str(super().to_internal_value(data))
 
 
+class Flag(serializers.BooleanField):
+    """true or false, as JSON or as the text of a form. No number stands for one of them."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, bool | str):
+            self.fail("invalid", input=data)
+        return super().to_internal_value(data)
+
+
 @extend_schema_field({"type": "string", "pattern": SCHEMA_PATTERN, "minLength": 1, "maxLength": LONGEST})
 class Name(Text):
     """A new environment's name; its rule is ``names.name_problem``."""
@@ -76,7 +85,7 @@ class CreateEnvironmentSerializer(Sent):
         max_length=LONGEST_TEXT,
         help_text="Datasets file; NAME/multidatabackend.json if nothing is sent.",
     )
-    create_dataloader = serializers.BooleanField(
+    create_dataloader = Flag(
         required=False, default=True, initial=True, help_text="Whether to write a starter datasets file."
     )
     images = Text(
@@ -130,7 +139,7 @@ class RegenerateDataloaderSerializer(Sent):
     path = Text(
         required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT, help_text="Empty: the one the environment names."
     )
-    include_defaults = serializers.BooleanField(
+    include_defaults = Flag(
         required=False, default=True, initial=True, help_text="Whether to write out sizes, cropping and cache folders."
     )
 

@@ -49,6 +49,7 @@ CREATE = [
     ({"dataloader_path": "x.txt"}, ("dataloader_path", "not_json")),
     ({"dataloader_path": "x" * 300}, ("dataloader_path", "too_long")),
     ({"create_dataloader": "perhaps"}, ("create_dataloader", "invalid")),
+    ({"create_dataloader": 0}, ("create_dataloader", "invalid")),
     ({"description": {"a": 1}}, ("description", "invalid")),
     ({"flavour": "x"}, ("flavour", "unknown_field")),
 ]
@@ -234,6 +235,7 @@ def test_another_method_is_not_allowed(api: Api, method: str, path: str) -> None
         ({"path": "x"}, ("path", "not_json")),
         ({"path": 7}, ("path", "invalid")),
         ({"include_defaults": "x"}, ("include_defaults", "invalid")),
+        ({"include_defaults": 1}, ("include_defaults", "invalid")),
         ({"other": 1}, ("other", "unknown_field")),
     ],
 )

@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +36,11 @@ for variable in (
     "SIMPLETUNER_TOKEN",
     "SIMPLETUNER_NEEDS_TOKEN",
     "CUDA_VISIBLE_DEVICES",
+    "PYTHONDONTWRITEBYTECODE",
 ):
     os.environ.pop(variable, None)
+# With PYTHONDONTWRITEBYTECODE every process would compile the whole tree, and pytest rewrite 500 test modules, again and again.
+sys.dont_write_bytecode = False
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

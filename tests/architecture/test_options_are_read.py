@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ DECLARED_IN = ROOT / "trainer_engine" / "config" / "options"
 CODE = ("trainer_engine", "training", "environments", "simpletuner_site")
 
 
+@cache
 def attributes_read() -> dict[str, set[str]]:
     """Attribute or key -> files outside the registry that read it."""
     found: dict[str, set[str]] = {}
@@ -32,7 +34,6 @@ def _is_of_a_family(path: Path) -> bool:
     return path.name == "options.py" and path.parents[1].name == "families"
 
 
-READ = attributes_read()
 READ_AS = {
     "validation_resolution": "resolutions",
     "validation_guidance_skip_layers_start": "skipped_layers",
@@ -45,4 +46,4 @@ ASKING_FOR_SOMETHING = [name for name, spec in REGISTRY.items() if len(spec.choi
 
 @pytest.mark.parametrize("name", ASKING_FOR_SOMETHING)
 def test_every_option_has_a_reader(name: str) -> None:
-    assert READ.get(READ_AS.get(name, name)), f"{name} is declared, and no code reads it"
+    assert attributes_read().get(READ_AS.get(name, name)), f"{name} is declared, and no code reads it"

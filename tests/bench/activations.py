@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from tests.bench.network_loops import Setting, make_batch, make_family
 from tests.bench.networks import Architecture, Network
-from tests.bench.published import NETWORKS, architecture_of, document
+from tests.bench.published import NETWORKS, architecture_of, written
 from tests.helpers.live_bytes import LiveBytes
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.families import specs
@@ -99,7 +99,7 @@ def cases(families: Iterable[str] = FAMILIES) -> Iterator[Case]:
     """Those of the default flavour, and fewer of each other shape. Flavours that are given a first frame are left out."""
     for family in families:
         spec = specs()[family]
-        for flavour in dict.fromkeys((spec.default_flavour, *(group["flavours"][0] for group in document(family)))):
+        for flavour in dict.fromkeys((spec.default_flavour, *(group["flavours"][0] for group in written(family)))):
             usual = usual_edge(spec, flavour)
             if spec.animates(flavour) or (flavour != spec.default_flavour and _is_default(spec, flavour)):
                 continue

@@ -10,7 +10,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -49,7 +48,7 @@ from tests.bench.networks import (
     make_network,
 )
 from trainer_engine.batches.batch import Batch
-from trainer_engine.config.families import specs
+from trainer_engine.config.families import family_folder, specs
 from training.preflight.published_shapes import FILE
 
 PIXART_TOKENS, HIDREAM_TOKENS = 300, 128
@@ -354,6 +353,12 @@ def document(family: str) -> list[dict[str, Any]]:
     return [{"flavours": flavours, "tensors": json.loads(tensors)} for tensors, flavours in groups.items()]
 
 
+def written(family: str) -> list[dict[str, Any]]:
+    """``document`` as it lies in the family's folder, without making a network."""
+    found: list[dict[str, Any]] = json.loads((family_folder(family) / FILE).read_text())
+    return found
+
+
 def starred(names: Collection[str]) -> list[str]:
     """The names, with ``*19`` for the numbers 0 to 18 where all of them are there."""
     found = set(names)
@@ -371,5 +376,4 @@ def starred(names: Collection[str]) -> list[str]:
 
 if __name__ == "__main__":
     for name in NETWORKS:
-        path = Path(__file__).resolve().parents[2] / "trainer_engine" / "families" / name / FILE
-        path.write_text(json.dumps(document(name), indent=1) + "\n")
+        (family_folder(name) / FILE).write_text(json.dumps(document(name), indent=1) + "\n")

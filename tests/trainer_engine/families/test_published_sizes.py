@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
 
-from tests.bench.published import NETWORKS, document, published, published_network, shapes_of, starred
-from trainer_engine import families
+from tests.bench.published import NETWORKS, document, published, published_network, shapes_of, starred, written
 from trainer_engine.config.families import specs
 from training.preflight.adapter import adapted_layers
 from training.preflight.memory_table import table_options
 from training.preflight.network import layer_shapes
-from training.preflight.published_shapes import FILE, published_tensors
+from training.preflight.published_shapes import published_tensors
 from training.preflight.weights import frozen_network_bytes, numbers_in, trained_weights
 
 PUBLISHED = pytest.mark.parametrize(("family", "flavour"), list(published()))
@@ -48,8 +45,7 @@ def test_the_spec_states_the_parameters_of_every_flavour(family: str) -> None:
 
 @pytest.mark.parametrize("family", NETWORKS)
 def test_the_shapes_on_the_disk_are_those_of_the_published_networks(family: str) -> None:
-    (folder,) = families.__path__
-    assert json.loads((Path(folder) / family / FILE).read_text()) == document(family), "python -m tests.bench.published writes them"
+    assert written(family) == document(family), "python -m tests.bench.published writes them"
     for flavour in specs()[family].flavours:
         assert published_tensors(specs()[family], flavour) == shapes_of(family, flavour)
 

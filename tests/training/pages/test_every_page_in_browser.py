@@ -16,10 +16,19 @@ pytestmark = [pytest.mark.slow, needs_browser]
 TOKEN = "a-token-of-the-tests-that-is-long-enough"
 ADMIN = "/admin/environments/environment"
 PAGES = {
-    **{"runs-none": "/", "new-form": "/new", "environments": "/environments", "no-such-run": "/runs/99"},
-    **{"options": "/environments/demo", "datasets-of-demo": "/environments/demo/datasets", "history-of-demo": "/environments/demo/history"},
-    **{"admin": "/admin/", "admin-environments": f"{ADMIN}/", "admin-new": f"{ADMIN}/add/", "admin-demo": f"{ADMIN}/1/change/"},
-    **{"admin-jobs": "/admin/training/job/", "admin-revisions": "/admin/environments/revision/"},
+    "runs-none": "/",
+    "new-form": "/new",
+    "environments": "/environments",
+    "no-such-run": "/runs/99",
+    "options": "/environments/demo",
+    "datasets-of-demo": "/environments/demo/datasets",
+    "history-of-demo": "/environments/demo/history",
+    "admin": "/admin/",
+    "admin-environments": f"{ADMIN}/",
+    "admin-new": f"{ADMIN}/add/",
+    "admin-demo": f"{ADMIN}/1/change/",
+    "admin-jobs": "/admin/training/job/",
+    "admin-revisions": "/admin/environments/revision/",
 }
 OPEN_ALL = "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
 
@@ -50,7 +59,8 @@ def test_a_page_can_be_used_by_everybody(name: str, server: LiveServer, browser:
 
 
 def test_the_log_in_can_be_used_by_everybody(browser: Browser, tmp_path: Path) -> None:
-    server = LiveServer(tmp_path, free_port(), arguments=("--no-worker", "--token", TOKEN), headers={"Authorization": f"Bearer {TOKEN}"})
+    headers, variables = {"Authorization": f"Bearer {TOKEN}"}, {"SIMPLETUNER_TOKEN": TOKEN}
+    server = LiveServer(tmp_path, free_port(), environment=variables, arguments=("--no-worker",), headers=headers)
     with server.start(), open_tab(browser) as tab:
         tab.page.goto(f"{server.url}/")
         tab.check_page("log-in", EVERY_LOOK)

@@ -112,13 +112,11 @@ class Tab:
         if before is not None:
             self.page.set_viewport_size(before)
 
-    def take_picture(self, name: str, *, is_whole: bool = True) -> None:
-        """Write ``<name>.webp`` into the folder for pictures, of the whole page or of what the window shows."""
+    def take_picture(self, name: str, height: int = 16_000) -> None:
+        """Write ``<name>.webp`` into the folder for pictures: the page from its top, at most ``height`` pixels of it."""
         if PICTURES:
-            picture = Image.open(io.BytesIO(self.page.screenshot(full_page=is_whole)))
-            picture.convert("RGB").crop((0, 0, picture.width, min(picture.height, 16_000))).save(
-                Path(PICTURES) / f"{name}.webp", quality=80
-            )
+            picture = Image.open(io.BytesIO(self.page.screenshot(full_page=True))).convert("RGB")
+            picture.crop((0, 0, picture.width, min(picture.height, height))).save(Path(PICTURES) / f"{name}.webp", quality=80)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ KEEP ?=
 JOBS ?= 3
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs install clean
+.PHONY: help demo test test-slow test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs screenshots install clean
 
 help:
 	@echo "make demo         train a small model through the API and show its images (KEEP=1 leaves the server running)"
@@ -23,6 +23,7 @@ help:
 	@echo "make format       fix the style"
 	@echo "make bench        measure; print a table (SECTIONS=families measures every family alone)"
 	@echo "make docs         write docs/options.md and docs/datasets.md from the code"
+	@echo "make screenshots  write the pictures of docs/images (needs Chromium)"
 	@echo "make clean        remove .venv and what demo, bench and builds left"
 
 install: $(STAMP)
@@ -86,6 +87,10 @@ docs: $(STAMP)
 	$(BIN)/python -m training.preflight.families_page > docs/families.md.new && mv docs/families.md.new docs/families.md
 	$(BIN)/python -m trainer_engine.config.datasets.docs > docs/datasets.md.new && mv docs/datasets.md.new docs/datasets.md
 	$(BIN)/python manage.py api_page > docs/http.md.new && mv docs/http.md.new docs/http.md
+
+# The test that looks at the page of a demo also takes the picture of it.
+screenshots: $(STAMP)
+	SIMPLETUNER_TEST_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/site/test_demo.py -k shows_the_run_of_a_demo
 
 clean:
 	rm -rf $(VENV) $(STAMP) demo-output bench-output build *.egg-info

@@ -10,6 +10,7 @@ from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
+from simpletuner_site.edge.refusals import STYLE
 from trainer_engine.contract.errors import Problem, limited
 
 
@@ -70,7 +71,7 @@ def _page(request: HttpRequest, status: int) -> HttpResponse:
     if "text/html" in request.headers.get("Accept", ""):
         title = f"{status} · SimpleTuner"
         back = '<p><a href="/">SimpleTuner</a></p>'
-        head = f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
+        head = f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{STYLE}</style>'
         page = f'<!doctype html><html lang="en">{head}<h1>{status}</h1><p>{sentence}</p>{back}</html>'
         return HttpResponse(page, status=status)
     detail = f"{sentence[:-1]}: {request.path}" if status == 404 else sentence

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-STYLE = "body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; color-scheme: light dark; }"
+STYLE = (
+    "html { color-scheme: light dark; background: Canvas; color: CanvasText; } "
+    "body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; }"
+)
 PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bench import compare, discovery, families, host, lokr, padding, plan, published, warm
+from tests.bench import compare, discovery, families, host, lokr, padding, page, plan, published, warm
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
 from tests.bench.networks import SD1X, SDXL
 from tests.bench.table import Table
+from tests.helpers.browser import needs_browser, open_browser
 
 WRK = """Running 8s test @ http://127.0.0.1:8000/api/training/status
   Latency Distribution
@@ -119,8 +120,26 @@ def test_a_run_with_warm_caches_is_timed_to_its_first_step_and_resumed(tmp_path:
     assert {"of it init_resume_checkpoint", "of it init_text_embed_cache", "of it init_vae_cache"} < set(stages)
 
 
+def test_a_page_shows_a_step_with_the_first_number_that_is_as_far() -> None:
+    written = [(1, 10.0), (2, 10.5), (3, 11.0), (4, 11.5)]
+    shown = [(1, 10.1), (3, 11.2)]
+    assert page.lags(written, shown) == pytest.approx([0.1, 0.7, 0.2])
+    assert page.lags(written, []) == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_memory_of_a_tab_is_measured_before_and_after_events(tmp_path: Path) -> None:
+    table = Table()
+    with open_browser() as browser:
+        page.memory_of_a_tab(table, browser, tmp_path / "home", events=100)
+    memory, nodes = table.rows
+    assert memory.aim == "under 60 MB" and memory.value.endswith(" MB")
+    assert all(int(number.replace(",", "")) > 100 for number in nodes.value.split(" and "))
+
+
 def test_every_section_can_be_asked_for_by_its_name() -> None:
-    assert {"host", "plan", "stall", "latency", "warm"} <= set(SECTIONS)
+    assert {"host", "plan", "stall", "latency", "page", "warm"} <= set(SECTIONS)
 
 
 def test_two_trees_are_compared_row_by_row() -> None:

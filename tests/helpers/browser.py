@@ -40,6 +40,9 @@ PICTURES = os.environ.get("SIMPLETUNER_TEST_SCREENSHOTS", "")
 TOO_WIDE = """() => [...document.querySelectorAll('main *')]
   .filter((one) => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.scroll, .strip, .results, pre'))
   .map((one) => one.outerHTML.slice(0, 200))"""
+SQUEEZED = """() => [...document.querySelectorAll('main td, main th')]
+  .filter((one) => one.clientWidth && one.clientHeight > 4 * one.clientWidth).map((one) => one.outerHTML.slice(0, 200))"""
+"""Cells of tables whose words are broken into letters."""
 SETTLED = """async () => {
   for (const _ of [1, 2]) await new Promise(requestAnimationFrame);
   await Promise.all(document.getAnimations().map((one) => one.finished.catch(() => null)));
@@ -98,24 +101,22 @@ class Tab:
         assert hosts == {urlsplit(server).netloc}, hosts
 
     def check_page(self, name: str, looks: Sequence[Look] = WIDE_AND_NARROW) -> None:
-        """In each look: nothing is wider than the window, no id is used twice, and axe-core finds no grave fault."""
+        """In each look: nothing is too wide or too narrow, no id is used twice, and axe-core finds no grave fault."""
         before = self.page.viewport_size
         for width, scheme in looks:
             self.look(width, scheme)
             self.take_picture(f"{name}-{width}-{scheme}")
             assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
-            found = [*self.page.evaluate(TOO_WIDE), *grave_faults(self.page), *self.page.evaluate(SHARED_IDS)]
+            found = [fault for script in (TOO_WIDE, SQUEEZED, SHARED_IDS) for fault in self.page.evaluate(script)] + grave_faults(self.page)
             assert not found, "\n".join([f"{name}, {width} px, {scheme}:", *found])
         if before is not None:
             self.page.set_viewport_size(before)
 
-    def take_picture(self, name: str, *, is_whole: bool = True) -> None:
-        """Write ``<name>.webp`` into the folder for pictures, of the whole page or of what the window shows."""
+    def take_picture(self, name: str, height: int = 16_000) -> None:
+        """Write ``<name>.webp`` into the folder for pictures: the page from its top, at most ``height`` pixels of it."""
         if PICTURES:
-            picture = Image.open(io.BytesIO(self.page.screenshot(full_page=is_whole)))
-            picture.convert("RGB").crop((0, 0, picture.width, min(picture.height, 16_000))).save(
-                Path(PICTURES) / f"{name}.webp", quality=80
-            )
+            picture = Image.open(io.BytesIO(self.page.screenshot(full_page=True))).convert("RGB")
+            picture.crop((0, 0, picture.width, min(picture.height, height))).save(Path(PICTURES) / f"{name}.webp", quality=80)
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,19 @@ import httpx
 import psutil
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from rich.console import Console
 
 from environments.paths import Home
 from simpletuner_site.demo import api_steps
 from simpletuner_site.demo.api_steps import StepFailed, answered
-from simpletuner_site.demo.configuration import datasets, hyperparameters
+from simpletuner_site.demo.configuration import PROMPTS, datasets, hyperparameters
 from simpletuner_site.demo.folders import DemoFolders
 from simpletuner_site.demo.pictures import COLOURS, SCENES, SIZES, caption_of, generate_images
 from simpletuner_site.demo.processes import ModelNotMade, ServerFailed, make_base_model, running_server
 from simpletuner_site.demo.walkthrough import MADE_BY_DEMO, NotOurFolder, empty, run, stage
-from tests.helpers.live_server import REPOSITORY
+from tests.helpers.browser import needs_browser, open_browser, open_tab
+from tests.helpers.live_server import REPOSITORY, start_server
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.parse import check_options
 
@@ -134,19 +136,39 @@ def test_a_server_that_does_not_come_up_is_explained(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.slow
-def test_the_demo_trains_and_leaves_no_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "simpletuner_site.cli", "demo", "--output", str(tmp_path / "demo")]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoFolders, str]:
+    """The folders of a demo that has ended, and what it printed."""
+    folders = DemoFolders(tmp_path_factory.mktemp("trained") / "demo")
+    command = [sys.executable, "-m", "simpletuner_site.cli", "demo", "--output", str(folders.root)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    folders = DemoFolders(tmp_path / "demo")
+    return folders, done.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_trains_and_leaves_no_process(trained: tuple[DemoFolders, str]) -> None:
+    folders, printed = trained
     assert Image.open(folders.grid).width > 300
     assert b"<title" in folders.curves.read_bytes()
     assert (folders.output / "pipeline/model_index.json").is_file()
     for what in ("checkpoint", "pipeline", "images", "page"):
-        assert what in done.stdout
+        assert what in printed
     left = [process.cmdline() for process in psutil.process_iter() if any(str(folders.root) in part for part in command_of(process))]
     assert left == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_server_shows_the_run_of_a_demo_that_has_ended(trained: tuple[DemoFolders, str]) -> None:
+    with start_server(trained[0].root, arguments=("--no-worker",)) as server, open_browser() as browser, open_tab(browser, 870) as tab:
+        tab.page.goto(f"{server.url}/runs/1")
+        expect(tab.page.locator(".state")).to_have_text("completed")
+        expect(tab.page.locator("#charts figure:not([hidden])")).to_have_count(3)
+        tab.page.wait_for_load_state("networkidle")
+        assert tab.page.locator("[data-part=images] article").count() == len(PROMPTS)
+        tab.take_picture("run-page", height=1230)
+        tab.check_quiet(server.url)
 
 
 def command_of(process: psutil.Process) -> list[str]:

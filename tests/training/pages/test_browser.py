@@ -129,6 +129,7 @@ def test_a_page_stays_small_over_ten_thousand_events(browser: Browser, tmp_path:
         writer.write("fill", job, 10_000)
         writer.write("events", job, 400, 0, 300)
         expect(tab.page.locator("[data-fact=step]")).to_have_text("10,000 of 10,000")
+        expect(tab.page.locator("#charts .readout").first).to_contain_text("step 10,000")
         expect(tab.page.locator("[data-part=events] li")).to_have_count(60)
         after = what_it_holds(tab.page)
         assert after.nodes < before.nodes + 1_000

@@ -59,7 +59,8 @@ def test_a_page_can_be_used_by_everybody(name: str, server: LiveServer, browser:
 
 
 def test_the_log_in_can_be_used_by_everybody(browser: Browser, tmp_path: Path) -> None:
-    server = LiveServer(tmp_path, free_port(), arguments=("--no-worker", "--token", TOKEN), headers={"Authorization": f"Bearer {TOKEN}"})
+    headers, variables = {"Authorization": f"Bearer {TOKEN}"}, {"SIMPLETUNER_TOKEN": TOKEN}
+    server = LiveServer(tmp_path, free_port(), environment=variables, arguments=("--no-worker",), headers=headers)
     with server.start(), open_tab(browser) as tab:
         tab.page.goto(f"{server.url}/")
         tab.check_page("log-in", EVERY_LOOK)

@@ -2,6 +2,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_POINTS = 4000; // beyond it every second point is dropped
 const MOST_MARKS = 500;
+const DRAW_MS = 250; // from one drawing of new points to the next
 const MOST_EVALUATIONS = 6;
 const LEFT = 48, RIGHT = 8, TOP = 8, BOTTOM = 20;
 const CURVES = { loss: "Loss", learning_rate: "Learning rate", grad_norm: "Gradient norm" };
@@ -155,6 +156,7 @@ export class Curves {
     this.evaluations = new Map();
     this.isComplete = true;
     this.other = null;
+    this.drawnAt = -DRAW_MS;
     root.replaceChildren();
     this.charts = new Map(Object.entries(CURVES).map(([name, title]) => [name, new Chart(root, title)]));
     for (const control of [controls.log, controls.smoothing]) control.addEventListener("input", () => this.draw());
@@ -183,13 +185,13 @@ export class Curves {
       for (const name of Object.keys(CURVES)) this.values[name] = this.values[name].filter(even);
       this.isComplete = false;
     }
-    this.draw();
+    this.drawSoon();
   }
 
   mark(kind, step) {
     if (!this.marks[kind].includes(step)) this.marks[kind].push(step);
     this.marks[kind] = this.marks[kind].slice(-MOST_MARKS);
-    this.draw();
+    this.drawSoon();
   }
 
   evaluate(step, metrics) {
@@ -204,13 +206,20 @@ export class Curves {
       of.steps.push(step);
       of.values.push(value);
     }
-    this.draw();
+    this.drawSoon();
   }
 
   // Lays another run over this one; null takes it away.
   compare(metrics) {
     this.other = metrics;
     this.draw();
+  }
+
+  // New points are drawn a few times a second, whatever the pace of the steps.
+  drawSoon() {
+    if (this.isDue) return;
+    this.isDue = true;
+    setTimeout(() => { this.isDue = false; this.draw(); }, Math.max(0, this.drawnAt + DRAW_MS - performance.now()));
   }
 
   // At most one drawing for each frame of the screen, and none while the page is hidden.
@@ -224,6 +233,7 @@ export class Curves {
   }
 
   drawNow() {
+    this.drawnAt = performance.now();
     const log = this.controls.log.checked, strength = Number(this.controls.smoothing.value) / 99;
     const mean = (steps, values) => (strength > 0 && steps.length > 2 ? smoothed(steps, values, strength) : null);
     const smooth = (values) => mean(this.steps, values);

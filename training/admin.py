@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
@@ -17,14 +16,18 @@ from django.utils.safestring import SafeString
 from environments.admin.actions import ObjectAction, Onward, add_object_action
 from environments.models import Environment
 from training import services
-from training.api import representations, run_overview
+from training.api import run_overview
 from training.errors import CannotStart
+from training.jobs import queue
 from training.models import Checkpoint, Event, Job
-from training.pages.buttons import page_of
+from training.pages import job_tables
+from training.pages.buttons import buttons_of, page_of
+from training.pages.rows import UNSHOWN, waits_for
 from training.preflight.summary import PreflightReport
 from training.upkeep.deletion import JobIsActive, delete_job
 
 SHOWN_EVENTS = 50
+OWN_BUTTONS = ("stop", "cancel", "delete")
 TIMES = ("started_at", "stop_requested_at", "finished_at")
 if TYPE_CHECKING:
     JobAdminBase = admin.ModelAdmin[Job]
@@ -97,6 +100,7 @@ class JobAdmin(ReadOnly, JobAdminBase):
     inlines = (CheckpointInline,)
     change_form_template = "training/admin_job.html"
     readonly_fields = (
+        "waits",
         "progress_bar",
         "curves",
         "grid",
@@ -107,11 +111,11 @@ class JobAdmin(ReadOnly, JobAdminBase):
         "asked_options",
     )
     fieldsets = (
-        (None, {"fields": ("environment", "status", "progress_bar", "message", "hint", "error_code", "log")}),
+        (None, {"fields": ("environment", "status", "waits", "progress_bar", "message", "hint", "error_code", "log")}),
         ("Pictures", {"fields": ("curves", "grid")}),
         ("Results", {"fields": ("newest_checkpoints", "output_dir")}),
         ("Times and process", {"fields": ("id", "created_at", *TIMES, "engine_pid", "run_dir")}),
-        ("Configuration", {"fields": ("asked_options", "datasets", "plan"), "classes": ("collapse",)}),
+        ("What was asked for", {"fields": ("asked_options", "datasets", "plan"), "classes": ("collapse",)}),
         ("Webhooks", {"fields": ("webhook_deliveries",), "classes": ("collapse",)}),
         ("Events, newest first", {"fields": ("latest_events",)}),
     )
@@ -130,7 +134,12 @@ class JobAdmin(ReadOnly, JobAdminBase):
 
     @admin.display(description="Options")
     def asked_options(self, job: Job) -> SafeString:
-        return format_html("<pre>{}</pre>", json.dumps(representations.shown_options(job), indent=2, ensure_ascii=False))
+        return job_tables.option_tables(job)
+
+    @admin.display(description="Waits for")
+    def waits(self, job: Job) -> str:
+        occupied = list(queue.occupied().order_by("number").defer(*UNSHOWN))
+        return waits_for(job, queue.position(job), occupied) or run_overview.NOTHING
 
     @admin.display(description="Progress")
     def progress_bar(self, job: Job) -> str:
@@ -138,7 +147,7 @@ class JobAdmin(ReadOnly, JobAdminBase):
 
     @admin.display(description="Loss and learning rate")
     def curves(self, job: Job) -> SafeString:
-        return run_overview.curves(job)
+        return job_tables.curves(job)
 
     @admin.display(description="Validation images")
     def grid(self, job: Job) -> SafeString:
@@ -189,6 +198,14 @@ class JobAdmin(ReadOnly, JobAdminBase):
                 messages.error(request, str(refused.detail))
             else:
                 messages.success(request, f"{job} was deleted. What it saved stays in {job.output_dir}.")
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The page of a run, with the buttons that its own page has, but those that the admin has itself."""
+        job = queue.find_job(object_id)
+        further = [button for button in buttons_of(job) if button.slug not in OWN_BUTTONS] if job else []
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), "further_buttons": further})
 
     def get_urls(self) -> list[URLPattern]:
         ends = [

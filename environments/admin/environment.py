@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -17,15 +16,12 @@ from environments.admin.actions import ObjectAction, Onward, add_object_action, 
 from environments.admin.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
 from environments.errors import EnvironmentRefused
 from environments.models import Environment, Revision
-from environments.secrets.datasets import shown_text
-from trainer_engine.config.options.secrets import hide_options
 from trainer_engine.contract.errors import Level
 
 if TYPE_CHECKING:
     EnvironmentAdminBase = admin.ModelAdmin[Environment]
-    RevisionAdminBase = admin.ModelAdmin[Revision]
 else:
-    EnvironmentAdminBase = RevisionAdminBase = admin.ModelAdmin
+    EnvironmentAdminBase = admin.ModelAdmin
 
 ACT = "_act"
 """Name of the buttons that save and then run an action; the value is the action's slug."""
@@ -130,7 +126,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
 
     def get_fieldsets(self, request: HttpRequest, obj: Environment | None = None) -> Any:
         if obj is None:
-            return [(None, {"fields": ("name", "description", "model_family", "model_flavour", "model_type", "example")})]
+            return [(None, {"fields": ("name", "description", "model_family", "model_flavour", "model_type", "lora_type", "example")})]
         groups = [
             (group.capitalize(), {"fields": fields, "description": escape(text), "classes": () if group in OPEN_GROUPS else ("collapse",)})
             for group, text, fields in option_groups()
@@ -241,33 +237,3 @@ class EnvironmentAdmin(EnvironmentAdminBase):
 
     def delete_model(self, request: HttpRequest, obj: Environment) -> None:
         services.delete_environment(obj.name, actor=actor_of(request))
-
-
-@admin.register(Revision)
-class RevisionAdmin(RevisionAdminBase):
-    """The revisions, read-only."""
-
-    list_display = ("environment_name", "number", "action", "actor", "created_at")
-    list_filter = ("action", "environment_name")
-    fields = ("environment_name", "number", "action", "actor", "created_at", "description", "tags", "configuration", "datasets", "replaced")
-
-    @admin.display(description="config.json")
-    def configuration(self, revision: Revision) -> str:
-        return format_html("<pre>{}</pre>", json.dumps(hide_options(revision.config), indent=2, ensure_ascii=False))
-
-    @admin.display(description="Datasets file")
-    def datasets(self, revision: Revision) -> str:
-        return format_html("<pre>{}</pre>", shown_text(revision.datasets_text) if revision.datasets_text else "none")
-
-    @admin.display(description="Unusable config.json that this change replaced")
-    def replaced(self, revision: Revision) -> str:
-        return format_html("<pre>{}</pre>", revision.replaced_text or "none")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Revision | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Revision | None = None) -> bool:
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -35,6 +36,11 @@ EMPTY_TEXT = '""'
 """Input for an empty text, because an empty field means the default."""
 
 
+USUAL = MappingProxyType({"optimizer": ("adamw_bf16", "bnb-adamw8bit", "prodigy", "torch-adafactor", "torch-adamw", "optimi-lion")})
+"""Choices that most people take, of options with many. Forms list them first."""
+FAMILY, FLAVOUR = "model_family", "model_flavour"
+
+
 class SecretInput(forms.TextInput):
     """Never shows a secret, not even in a form that is shown again because of problems."""
 
@@ -51,9 +57,10 @@ def option_field(spec: OptionSpec) -> forms.Field:
     default = default_in_words(spec, spec.default)
     # The admin does not escape help texts, and they contain <output_dir>.
     label, help_text = spec.name, escape(spec.help)
-    if words := choices_of(spec):
-        choices = [("", f"— {default}"), *((word, word) for word in words)]
-        return forms.ChoiceField(required=False, choices=choices, label=label, help_text=help_text)
+    if choices_of(spec):
+        return forms.ChoiceField(required=False, choices=listed_choices(spec, default), label=label, help_text=help_text)
+    if spec.name in (FAMILY, FLAVOUR):  # the form fills in their choices
+        return forms.ChoiceField(required=False, label=label, help_text=help_text)
     attributes = {"placeholder": default, "class": "vTextField"}
     widget = SecretInput(spec, attrs=attributes) if spec.secret else forms.TextInput(attrs=attributes)
     return forms.CharField(required=False, strip=False, label=label, help_text=help_text, widget=widget)
@@ -62,6 +69,27 @@ def option_field(spec: OptionSpec) -> forms.Field:
 def choices_of(spec: OptionSpec) -> Sequence[str]:
     """The choices of an option; empty for one that is typed in."""
     return ("true", "false") if spec.kind == "bool" else spec.choices
+
+
+def listed_choices(spec: OptionSpec, default: str) -> list[Any]:
+    """The choices of a field, with the default for an empty one first; the usual ones before the others where there are many."""
+    words, usual = choices_of(spec), USUAL.get(spec.name, ())
+    if not usual:
+        return [("", f"— {default}"), *((word, word) for word in words)]
+    groups = (("Usual", usual), ("Others", tuple(word for word in words if word not in usual)))
+    return [("", f"— {default}"), *((name, [(word, word) for word in group]) for name, group in groups)]
+
+
+def model_choices(config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The families, and the flavours under their families, that of a configuration first. What is stored is a choice, too."""
+    family, flavour = str(config.get(FAMILY) or ""), str(config.get(FLAVOUR) or "")
+    known = sorted(specs().values(), key=lambda spec: spec.name != family)
+    families = [(spec.name, f"{spec.name} · {spec.title}") for spec in specs().values()]
+    flavours: list[Any] = [(spec.title, [(name, name) for name in spec.flavours]) for spec in known]
+    return {
+        FAMILY: [*families, *([(family, family)] if family and family not in specs() else [])],
+        FLAVOUR: [*flavours, *([(flavour, flavour)] if flavour and not any(flavour in spec.flavours for spec in known) else [])],
+    }
 
 
 def default_in_words(spec: OptionSpec, default: Any) -> str:
@@ -86,6 +114,7 @@ class NewEnvironmentForm(ModelForm):
     model_family = forms.ChoiceField(required=False, help_text="Family of the base model; may come from the example.")
     model_flavour = forms.ChoiceField(required=False, help_text="Named weights of the family.")
     model_type = forms.ChoiceField(required=False, help_text="lora: a small adapter. full: every weight of the model.")
+    lora_type = forms.ChoiceField(required=False, help_text="standard: LoRA. lycoris: LoKr, LoHa and others, set up in an adapter file.")
     example = forms.ChoiceField(required=False, help_text="A shipped template to start from.")
 
     class Meta:
@@ -100,7 +129,8 @@ class NewEnvironmentForm(ModelForm):
         self._choose("model_family", [(family_spec.name, family_spec.title) for family_spec in specs().values()])
         self._choose("model_flavour", flavours)
         self._choose("model_type", [(word, word) for word in types], empty="— the example's, else lora")
-        self._choose("example", [(example.name, example.name) for example in shipped_examples()])
+        self._choose("lora_type", [(word, word) for word in REGISTRY["lora_type"].choices], empty="— the example's, else standard")
+        self._choose("example", [(example.name, f"{example.name}: {example.description}") for example in shipped_examples()])
 
     def _choose(self, name: str, choices: list[Any], *, empty: str = "—") -> None:
         field = self.fields[name]
@@ -153,10 +183,17 @@ class EnvironmentFormBase(ModelForm):
 
     def _show_defaults(self, config: Mapping[str, Any]) -> None:
         """Show the default of this configuration in each empty field."""
-        for name, default in effective_defaults(config).items():
+        models, defaults = model_choices(config), effective_defaults(config)
+        for name, choices in models.items():
+            field = self.fields[f"{PREFIX}{name}"]
+            assert isinstance(field, forms.ChoiceField)
+            field.choices = [("", f"— {default_in_words(REGISTRY[name], defaults.get(name))}"), *choices]
+        for name, default in defaults.items():
             field, words = self.fields[f"{PREFIX}{name}"], default_in_words(REGISTRY[name], default)
+            if name in models:
+                continue
             if isinstance(field, forms.ChoiceField):
-                field.choices = [("", f"— {words}"), *((word, word) for word in choices_of(REGISTRY[name]))]
+                field.choices = listed_choices(REGISTRY[name], words)
             else:
                 field.widget.attrs["placeholder"] = words
 

@@ -55,7 +55,8 @@ class DatasetImagesSerializer(serializers.Serializer[Any]):
     caption_strategy = serializers.CharField(allow_blank=True, help_text="Empty for a set without captions.")
     images = DatasetImageSerializer(many=True)
     offset = serializers.IntegerField()
-    total = serializers.IntegerField()
+    total = serializers.IntegerField(help_text="Images that were found.")
+    is_cut = serializers.BooleanField(help_text="Whether there are more images than `total`, which were not looked at.")
     without_text = serializers.IntegerField(help_text="Images without a `.txt` file.")
 
 
@@ -96,6 +97,7 @@ class DatasetImages(ConfigurationView):
                 "images": [_shown(environment, found, one) for one in page.images],
                 "offset": offset,
                 "total": page.total,
+                "is_cut": page.is_cut,
                 "without_text": page.without_text,
             }
         )

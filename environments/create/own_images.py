@@ -13,7 +13,7 @@ from environments.create.starter import whole
 from environments.paths import Home, Kind, resolve
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.sources.base import Suffixes
-from trainer_engine.datasets.sources.local import LocalSource
+from trainer_engine.datasets.sources.local import Bound, LocalSource
 
 FIRST_ADAPTER: Mapping[str, Any] = MappingProxyType(
     {
@@ -36,6 +36,7 @@ OF_REQUEST = ("model_family", "model_flavour", "model_type", "lora_type", "data_
 """Options that the request names itself, so that ``options`` may not."""
 CAPTIONS = Suffixes(frozenset({".txt"}), MappingProxyType({}))
 LONGEST_WORD = 200
+LONGEST_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def find_images(given: str | None, trigger_word: str, home: Home) -> OwnImages |
 
 
 def _has_captions(folder: Path) -> bool:
+    """Whether a folder holds a text file. A very large tree is not searched to its end."""
     try:
-        return bool(LocalSource(str(folder)).list_files(CAPTIONS).files)
+        return bool(LocalSource(str(folder)).list_files(CAPTIONS, Bound(1, LONGEST_SECONDS)).files)
     except OSError:
         return False
 

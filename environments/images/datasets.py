@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from environments import services
 from environments.create.names import is_name
@@ -24,19 +25,29 @@ from trainer_engine.datasets.captions.base import NoCaption, captions_of
 from trainer_engine.datasets.media.base import suffixes_of
 from trainer_engine.datasets.media.image import MEDIUM
 from trainer_engine.datasets.sources.base import FoundFile
-from trainer_engine.datasets.sources.local import LocalSource
+from trainer_engine.datasets.sources.local import Bound, LocalSource
 from trainer_engine.datasets.text import NotText, decode
 
 TEXT_FILES = "textfile"
 PLAIN_STRATEGIES = (TEXT_FILES, "filename", "instanceprompt")
 """Strategies whose captions are read here. Tables of users are parsed only in a limited process."""
 LONGEST_CAPTION = 20_000
+MOST_LISTED, LONGEST_SECONDS = 20_000, 3.0
+"""Images of a dataset that are looked at for a page, and the time for that."""
 
 
 class NoSuchImage(EnvironmentRefused):
     """The environment has no such dataset, or the dataset no such image."""
 
     status_code = 404
+
+
+class FoundImages(NamedTuple):
+    """The images that a walk found."""
+
+    files: list[FoundFile]
+    is_cut: bool
+    """Whether there are more, which were not looked at."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,9 @@ class ImagePage:
     dataset: OpenDataset
     images: list[DatasetImage]
     total: int
+    """Images that were found."""
+    is_cut: bool
+    """Whether there are more, which were not looked at."""
     without_text: int
     """Images without a ``.txt`` file beside them."""
 
@@ -98,15 +112,19 @@ class OpenDataset:
         real = Path(os.path.realpath(self.folder))
         return real.name if str(real.parent) == uploads and is_name(real.name) else ""
 
-    def files(self) -> list[FoundFile]:
-        """The images in the order of their names, but those whose names JSON cannot hold. Raises EnvironmentProblems."""
+    def files(self) -> FoundImages:
+        """The images in the order of their names, but those whose names JSON cannot hold. Raises EnvironmentProblems.
+
+        In a very large folder, or on a slow disk, only some are found.
+        """
+        bound = Bound(MOST_LISTED, LONGEST_SECONDS)
         try:
-            found = LocalSource(str(self.folder)).list_files(suffixes_of((MEDIUM.name,))).files
+            found = LocalSource(str(self.folder)).list_files(suffixes_of((MEDIUM.name,)), bound).files
         except OSError as error:
             message = f"{self.folder} cannot be listed: {error.strerror or error}."
             problem = Problem.error(self.entry.option("instance_data_dir"), "unreadable", message, got=str(self.folder))
             raise EnvironmentProblems.of([problem]) from error
-        return [file for file in found if file.name.isprintable()]
+        return FoundImages([file for file in found if file.name.isprintable()], bound.is_reached)
 
     def path_of(self, file: str, *, suffix: str = "", writing: bool = False) -> Path:
         """The absolute path of an image, or of the file beside it with another suffix. Raises NoSuchImage, EnvironmentProblems.
@@ -127,12 +145,12 @@ class OpenDataset:
 
     def images(self, *, offset: int, limit: int, missing_first: bool = False) -> ImagePage:
         """Some of the images with their captions; those without a ``.txt`` file first if asked. Raises EnvironmentProblems."""
-        files = self.files()
+        files, is_cut = self.files()
         bare = {file.name for file in files if not is_file((self.folder / file.name).with_suffix(".txt"))}
         ordered = sorted(files, key=lambda file: file.name not in bare) if missing_first else files
         captions = self._captions()
         shown = [self._image(file, captions) for file in ordered[offset : offset + limit] if self._may_show(file.name)]
-        return ImagePage(self, shown, len(files), len(bare))
+        return ImagePage(self, shown, len(files), is_cut, len(bare))
 
     def _may_show(self, file: str) -> bool:
         """Whether a link to an image leads to where the server may read."""
@@ -163,7 +181,12 @@ class OpenDataset:
         Raises EnvironmentProblems, at the first file that cannot be written.
         """
         captions, written = self._captions(), 0
-        for file in self.files() if captions else ():
+        files, is_cut = self.files()
+        if is_cut:
+            message = f"{self.folder} has more than {len(files):,} images, too many to write a text file for each from here."
+            hint = "write the captions with a program of your own, then set caption_strategy=textfile"
+            raise EnvironmentProblems.of([Problem.error(self.entry.option("instance_data_dir"), "too_many", message, hint=hint)])
+        for file in files if captions else ():
             if not os.path.lexists((self.folder / file.name).with_suffix(".txt")):
                 found = self._image(file, captions)
                 if found.captions:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 
 from environments.errors import EnvironmentProblems
@@ -15,6 +17,8 @@ from trainer_engine.contract.files import is_folder
 from trainer_engine.datasets.media.image import SUFFIXES
 
 MOST_FOLDERS = 500
+LONGEST_SECONDS = 3.0
+"""Time to look into a folder and those in it; a slow disk lists fewer."""
 MOST_COUNTED = 2_000
 """Directory entries of one folder that are looked at."""
 
@@ -40,7 +44,7 @@ class Listed:
     """None where the folder above may not be read."""
     folders: list[FolderFacts]
     is_cut: bool
-    """Whether there are more than ``MOST_FOLDERS``."""
+    """Whether there are more than were listed."""
 
 
 def list_folders(given: str, home: Home) -> Listed:
@@ -52,15 +56,17 @@ def list_folders(given: str, home: Home) -> Listed:
     found = resolve(given, "path", home=home, must_exist=True, kind=Kind.FOLDER)
     if isinstance(found, Problem):
         raise EnvironmentProblems.of([found])
+    ends_at = time.monotonic() + LONGEST_SECONDS
     try:
-        names = sorted(_subfolders(found.path, home))
+        names = sorted(islice(_subfolders(found.path, home, ends_at), MOST_FOLDERS + 1))
     except OSError as error:
         message = f"{found.path} cannot be listed: {error.strerror or error}."
         raise EnvironmentProblems.of([Problem.error("path", "unreadable", message, got=given)]) from error
     above = found.path.parent
     parent = str(above) if above != found.path and home.place_rule.may_read(above) else None
-    folders = [facts_of(found.path / name) for name in names[:MOST_FOLDERS]]
-    return Listed(facts_of(found.path), parent, folders, is_cut=len(names) > MOST_FOLDERS)
+    folders = [facts_of(found.path / name) for name in takewhile(lambda _: time.monotonic() < ends_at, names[:MOST_FOLDERS])]
+    is_cut = len(folders) < len(names) or time.monotonic() >= ends_at
+    return Listed(facts_of(found.path), parent, folders, is_cut=is_cut)
 
 
 def facts_of(folder: Path) -> FolderFacts:
@@ -77,10 +83,10 @@ def facts_of(folder: Path) -> FolderFacts:
     return FolderFacts(str(folder), folder.name or str(folder), images, captions)
 
 
-def _subfolders(folder: Path, home: Home) -> Iterator[str]:
-    """Names that JSON can hold of folders that may be read. Raises OSError."""
+def _subfolders(folder: Path, home: Home, ends_at: float) -> Iterator[str]:
+    """Names that JSON can hold of folders that may be read, as far as they are found in time. Raises OSError."""
     with os.scandir(folder) as entries:
-        for entry in entries:
+        for entry in takewhile(lambda _: time.monotonic() < ends_at, entries):
             if entry.name.startswith(".") or not entry.name.isprintable():
                 continue
             if is_folder(Path(entry.path)) and home.place_rule.may_read(Path(entry.path)):

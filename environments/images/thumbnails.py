@@ -53,7 +53,7 @@ def _placed(dataset: OpenDataset, files: Iterable[str]) -> Iterator[tuple[Path, 
 
 def _neighbours_of(dataset: OpenDataset, file: str) -> list[str]:
     """An image and those that follow it in the order of their names. Lists the whole dataset."""
-    names = [one.name for one in dataset.files()]
+    names = [one.name for one in dataset.files().files]
     begin = names.index(file) if file in names else 0
     return names[begin : begin + AT_ONCE]
 

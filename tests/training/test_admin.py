@@ -18,6 +18,7 @@ from environments.admin.actions import Onward, find_object_action
 from environments.create.plan import NewEnvironment
 from tests.helpers.jobs import make_job
 from tests.training.conftest import Training
+from tests.training.pages.test_run_page import PROGRESS, append, progress
 from training.errors import CannotStart
 from training.jobs import log
 from training.models import Checkpoint, Event, Job, Status
@@ -31,7 +32,7 @@ def test_the_list_and_a_job_can_be_read(home: Path, client: Client, tmp_path: Pa
     listed = client.get("/admin/training/job/")
     assert listed.status_code == 200 and b"3 of 9" in listed.content and f"/api/training/jobs/{job.pk}/log".encode() in listed.content
     page = client.get(f"/admin/training/job/{job.pk}/change/").content
-    assert b"&lt;b&gt;waits" in page and b"Stop: save and end" in page
+    assert b"&lt;b&gt;waits" in page and b"Take out of the queue" in page and b"Stop: save and end" not in page
     assert client.post("/admin/training/job/add/").status_code == 403
     assert client.post(f"/admin/training/job/{job.pk}/delete/").status_code == 403
 
@@ -202,3 +203,50 @@ def test_the_page_of_a_run_has_times_with_their_zone_and_no_empty_history(db: No
     page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
     assert "Run 7" in page and "Times are UTC" in page
     assert "0 18:03:11 <code>notification</code> hello" in page and "/history/" not in page
+
+
+# ---- what a person needs to know next ----
+def page_of(client: Client, job: Job) -> str:
+    return client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
+
+
+def test_a_job_in_the_queue_says_what_it_waits_for(home: Path, client: Client, tmp_path: Path) -> None:
+    running = make_job(tmp_path, Status.RUNNING)
+    first, second = make_job(tmp_path), make_job(tmp_path)
+    assert f"Position 1 in the queue; waits for run {running.number}." in page_of(client, first)
+    page = page_of(client, second)
+    assert f"Position 2 in the queue; waits for run {running.number}." in page
+    assert "Go first" in page and "Stop: save and end" not in page
+    assert "Stop: save and end" in page_of(client, running) and "Position" not in page_of(client, running)
+    client.post(f"/runs/{second.number}/go-first")
+    assert "Position 1" in page_of(client, second)
+
+
+@pytest.mark.parametrize("status", [Status.STOPPED, Status.ERROR])
+def test_a_job_that_ended_early_offers_how_it_goes_on(training: Training, client: Client, tmp_path: Path, status: Status) -> None:
+    environments.create_environment(NewEnvironment("demo", "pixart_sigma", model_type="full"), actor="test")
+    job = make_job(tmp_path, status, environment="demo", checkpoint="checkpoint-5", hint="free some memory", message="no memory")
+    page = page_of(client, job)
+    assert f'action="/runs/{job.number}/go-on"' in page and f'action="/runs/{job.number}/start-again"' in page
+    assert "free some memory" in page and "Stop: save and end" not in page
+    without = page_of(client, make_job(tmp_path, status))
+    assert "/go-on" not in without and "/start-again" not in without
+
+
+def test_what_was_asked_for_is_a_table_with_the_differences_first(home: Path, client: Client, tmp_path: Path) -> None:
+    base = {"model_family": "pixart_sigma", "max_grad_norm": 0.01, "train_batch_size": 2, "seed": 7}
+    make_job(tmp_path, Status.COMPLETED, environment="demo", options=base)
+    page = page_of(client, make_job(tmp_path, environment="demo", options={**base, "seed": 9, "instance_prompt": "<b>x"}))
+    first, rest = page.split('class="run-options"')[1:3]
+    assert "<th>run 1</th>" in first and "<code>seed</code></th><td>9</td><td>42</td><td>7</td>" in first
+    assert "<code>train_batch_size</code>" in first and "<code>max_grad_norm</code>" not in first, "that is the family's default"
+    assert "<code>max_grad_norm</code></th><td>0.01</td>" in rest and "<b>x" not in page
+
+
+def test_a_run_shows_its_loss_from_the_second_step_on(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    assert "run-spark" not in page_of(client, job).split("</style>")[1]
+    append(job, *(progress(step, 1 / step) for step in (1, 2, 3)))
+    Job.objects.filter(pk=job.pk).update(progress=PROGRESS)
+    page = page_of(client, Job.objects.get(pk=job.pk)).split("</style>")[1]
+    assert "Loss from 1 to 0.3333" in page and "<polyline points=" in page and f'href="/runs/{job.number}">live curves' in page

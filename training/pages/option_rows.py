@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from django.forms import BoundField
 
 from environments.admin.forms import PREFIX, EnvironmentFormBase
-from trainer_engine.config.families import find_spec, specs
 from trainer_engine.config.options import GROUPS, REGISTRY
 
 COMMON = (
@@ -32,8 +31,6 @@ class OptionRow:
     is_set: bool
     words: str
     """What a search looks in."""
-    suggestions: tuple[str, ...] = ()
-    """Values that the browser offers."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,6 @@ def option_groups(form: EnvironmentFormBase) -> Iterator[OptionGroup]:
 
 def _row(form: EnvironmentFormBase, name: str) -> OptionRow:
     field = form[f"{PREFIX}{name}"]
-    suggestions = _suggestions(form, name)
-    if suggestions:
-        field.field.widget.attrs["list"] = f"values-{name}"
     spec = REGISTRY[name]
     return OptionRow(
         name,
@@ -71,12 +65,4 @@ def _row(form: EnvironmentFormBase, name: str) -> OptionRow:
         "" if spec.choices or spec.kind in ("str", "bool") else spec.expected,
         bool(field.value()),
         f"{name} {spec.help}".lower(),
-        suggestions,
     )
-
-
-def _suggestions(form: EnvironmentFormBase, name: str) -> tuple[str, ...]:
-    spec = find_spec(str(form.instance.config.get("model_family", "")))
-    if name == "model_family":
-        return tuple(specs())
-    return tuple(spec.flavours) if spec is not None and name == "model_flavour" else ()

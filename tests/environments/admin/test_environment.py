@@ -6,6 +6,7 @@ import errno
 import json
 import re
 from collections.abc import Iterator
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from rest_framework.exceptions import APIException
 from environments import services
 from environments.admin import actions
 from environments.admin.actions import ObjectAction, Onward, add_object_action
+from environments.admin.forms import USUAL, model_choices
 from environments.create.plan import NewEnvironment
 from environments.examples import find_example, shipped_examples
 from environments.models import Environment, Revision
+from trainer_engine.config.families import specs
 from trainer_engine.config.options import REGISTRY
 
 ENVIRONMENTS = "/admin/environments/environment/"
@@ -346,3 +349,74 @@ def test_problems_of_a_saved_datasets_file_are_shown(browser: Browser, demo: Env
     assert "changed successfully" in page and "Datasets: " in page and "no_such_field" in page
     unchanged = browser.send(f"{demo.pk}/change/", description="the file stays")
     assert "Datasets: " not in unchanged
+
+
+# ---- choices ----
+def choices(page: str, field: str) -> str:
+    return page.split(f'name="{field}"')[1].split("</select>")[0]
+
+
+def test_families_and_flavours_are_lists_with_those_of_the_environment_first(browser: Browser, demo: Environment) -> None:
+    page = browser.page(f"{demo.pk}/change/")
+    families, flavours = choices(page, "option_model_family"), choices(page, "option_model_flavour")
+    assert '<option value="pixart_sigma" selected>' in families and 'value="flux"' in families
+    assert flavours.index("900M-1024-v0.6") < flavours.index("kontext") and flavours.count("<optgroup") == len(specs())
+    assert "Saved" in browser.press(f"{demo.pk}/change/", "check", option_model_flavour="600M-512")
+    assert stored()["model_flavour"] == "600M-512"
+
+
+def test_a_flavour_that_is_not_known_any_more_stays_a_choice(browser: Browser, demo: Environment) -> None:
+    Environment.objects.update(config={**demo.config, "model_flavour": "older", "model_family": "gone"})
+    found = model_choices(Environment.objects.get().config)
+    assert ("gone", "gone") in found["model_family"] and found["model_flavour"][-1] == ("older", "older")
+    assert all(name for name, _ in model_choices({})["model_family"])
+
+
+def test_the_usual_optimizers_come_first_and_each_is_there_once(browser: Browser, demo: Environment) -> None:
+    listed = choices(browser.page(f"{demo.pk}/change/"), "option_optimizer")
+    names = re.findall(r'<option value="([^"]+)"', listed)
+    assert sorted(names) == sorted(REGISTRY["optimizer"].choices) and names[0] == REGISTRY["optimizer"].default
+    assert listed.index('<optgroup label="Usual">') < listed.index('<optgroup label="Others">')
+    for name, usual in USUAL.items():
+        assert set(usual) <= set(REGISTRY[name].choices)
+
+
+def test_a_new_environment_chooses_its_adapter_and_reads_what_examples_are(browser: Browser) -> None:
+    page = browser.page("add/")
+    for example in shipped_examples():
+        assert escape(f"{example.name}: {example.description}") in page
+    browser.send("add/", name="demo", model_family="flux", model_flavour="kontext", model_type="lora", lora_type="lycoris")
+    assert stored()["lora_type"] == "lycoris" and (browser.home / "config/demo/lycoris_config.json").exists()
+
+
+# ---- revisions ----
+def test_a_revision_says_what_it_changed_and_is_brought_back(browser: Browser, demo: Environment) -> None:
+    browser.send(f"{demo.pk}/change/", **options(max_train_steps="33"))
+    first, second = Revision.objects.order_by("number")
+    address = f"/admin/environments/revision/{first.pk}/"
+    page = browser.client.get(f"{address}change/").content.decode()
+    assert "It is the first one." in page and "<code>max_train_steps</code></th><td>1000</td><td>33</td>" in page
+    page = browser.client.get(f"/admin/environments/revision/{second.pk}/change/").content.decode()
+    assert "<code>max_train_steps</code></th><td>1000</td><td>33</td>" in page and "Nothing." in page
+    browser.client.get(f"{address}restore/")
+    assert stored()["max_train_steps"] == 33, "a link changes nothing"
+    answer = browser.client.post(f"{address}restore/", follow=True)
+    assert stored()["max_train_steps"] == 1000 and "as it was in revision 1" in answer.content.decode()
+    assert Revision.objects.filter(action="restored", actor="admin:me").count() == 1
+    assert browser.client.post("/admin/environments/revision/999/restore/").status_code == 404
+
+
+def test_a_deleted_environment_is_brought_back_from_its_revision(browser: Browser, demo: Environment) -> None:
+    services.delete_environment("demo", actor="test")
+    first = Revision.objects.order_by("number")[0]
+    browser.client.post(f"/admin/environments/revision/{first.pk}/restore/")
+    assert stored()["model_family"] == "pixart_sigma"
+
+
+def test_a_revision_that_cannot_be_used_any_more_changes_nothing(browser: Browser, demo: Environment) -> None:
+    first = Revision.objects.get()
+    Revision.objects.update(config={**first.config, "optimizer": "sideways", "model_family": "<script>x"})
+    answer = browser.client.post(f"/admin/environments/revision/{first.pk}/restore/", follow=True)
+    assert (
+        "sideways" in answer.content.decode() and "<script>x" not in answer.content.decode() and stored()["model_family"] == "pixart_sigma"
+    )

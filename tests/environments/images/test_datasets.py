@@ -12,12 +12,16 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from environments.images import thumbnails
+from environments.create import own_images
+from environments.errors import EnvironmentProblems
+from environments.images import datasets, folders, thumbnails
 from environments.images.datasets import LONGEST_CAPTION, OpenDataset
 from environments.paths import Home
 from tests.environments.conftest import Api
 from tests.helpers.pictures import generate_images
 from trainer_engine.config.datasets import ImageSet
+from trainer_engine.datasets.media.base import suffixes_of
+from trainer_engine.datasets.sources.local import Bound, LocalSource
 
 pytestmark = pytest.mark.django_db
 BASE = "/api/datasets/demo/demo-images"
@@ -212,3 +216,60 @@ def test_a_folder_that_its_owner_links_out_of_the_roots_shows_its_texts(api: Api
     (links / "demo").symlink_to(outside)
     opened = OpenDataset(open_dataset_at(links / "demo"), Home(api.home, roots=()))
     assert [bool(one.text) for one in opened.images(offset=0, limit=4).images].count(True) == 2
+
+
+# ---- very large folders ----
+def test_a_page_of_a_very_large_folder_says_that_there_are_more(api: Api, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert listed(api)["is_cut"] is False
+    monkeypatch.setattr(datasets, "MOST_LISTED", 3)
+    shown = listed(api)
+    assert (shown["total"], shown["is_cut"], len(shown["images"])) == (3, True, 3)
+    file = shown["images"][0]["file"]
+    assert put(api, file, "found by its name").status_code == 200, "what is not listed can be used all the same"
+    with pytest.raises(EnvironmentProblems, match="more than 3 images"):
+        datasets.open_dataset("demo", "demo-images").write_texts()
+    monkeypatch.setattr(datasets, "LONGEST_SECONDS", 0.0)
+    assert listed(api)["is_cut"] is True
+
+
+def test_a_walk_ends_at_its_bound_wherever_the_files_lie(tmp_path: Path) -> None:
+    for name in ("a/b/1.png", "a/2.png", "c/3.png", "4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    source, suffixes = LocalSource(str(tmp_path)), suffixes_of(("image",))
+    whole = [one.name for one in source.list_files(suffixes).files]
+    assert whole == ["4.png", "a/2.png", "a/b/1.png", "c/3.png"]
+    for most in range(1, 5):
+        bound = Bound(most, 60.0)
+        some = [one.name for one in source.list_files(suffixes, bound).files]
+        assert len(some) == most and set(some) <= set(whole)
+        assert bound.is_reached or most == 4
+    far = Bound(5, 60.0)
+    assert [one.name for one in source.list_files(suffixes, far).files] == whole and not far.is_reached
+    late = Bound(5, -1.0)
+    assert source.list_files(suffixes, late).files == [] and late.is_reached
+
+
+def test_a_new_environment_looks_for_the_first_caption_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}.txt").write_text("x")
+    looked: list[int] = []
+    allows = Bound.allows
+
+    def noting(bound: Bound, found: int) -> bool:
+        looked.append(found)
+        return allows(bound, found)
+
+    monkeypatch.setattr(Bound, "allows", noting)
+    assert own_images._has_captions(tmp_path) and looked == [0, 1]
+
+
+def test_a_folder_of_many_is_listed_as_far_as_there_is_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        (api.home / f"datasets/set{number}").mkdir(parents=True)
+    monkeypatch.setattr(folders, "MOST_FOLDERS", 4)
+    shown = api.client.get("/api/folders", {"path": "datasets"}).json()
+    assert shown["is_cut"] and len(shown["folders"]) == 4
+    monkeypatch.setattr(folders, "LONGEST_SECONDS", 0.0)
+    shown = api.client.get("/api/folders", {"path": "datasets"}).json()
+    assert shown["is_cut"] and shown["folders"] == []

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -14,6 +16,21 @@ from typing import BinaryIO, ClassVar
 from trainer_engine.contract.files import UnreadableFile, read_small, sha256_of
 from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.datasets.sources.base import FoundFile, LeftOut, Listing, Source, SourceKind, Suffixes, reason_of
+
+
+class Bound:
+    """Ends a walk after so many files or so much time."""
+
+    def __init__(self, most_files: int, seconds: float) -> None:
+        self.most_files = most_files
+        self.is_reached = False
+        """Whether there may be files that were not looked at."""
+        self._ends_at = time.monotonic() + seconds
+
+    def allows(self, found: int) -> bool:
+        """Whether the walk may look at another entry."""
+        self.is_reached = self.is_reached or found >= self.most_files or time.monotonic() > self._ends_at
+        return not self.is_reached
 
 
 @dataclass(frozen=True)
@@ -30,19 +47,21 @@ class LocalSource(Source):
         """The folder with links followed, so that one that is moved behind its link is another place."""
         return os.path.realpath(self.place)
 
-    def list_files(self, suffixes: Suffixes) -> Listing:
+    def list_files(self, suffixes: Suffixes, bound: Bound | None = None) -> Listing:
         """Lists a folder and its subfolders. Symbolic links are followed, but each folder is visited only once.
 
-        Hidden files and folders (with a leading dot) are skipped. Unreadable ones are left out with the reason.
+        Hidden files and folders (with a leading dot) are skipped. Unreadable ones are left out with the reason. A walk with a bound ends
+        when that is reached.
         """
         listing = Listing()
         seen = {_identity(os.stat(self.place))}
         waiting = [""]
-        while waiting:
+        while waiting and not (bound and bound.is_reached):
             folder = waiting.pop()
             try:
                 with os.scandir(os.path.join(self.place, folder)) as entries:
-                    waiting += list(_list_folder(entries, folder, seen, listing, suffixes))
+                    wanted = entries if bound is None else takewhile(lambda _: bound.allows(len(listing.files)), entries)
+                    waiting += list(_list_folder(wanted, folder, seen, listing, suffixes))
             except OSError as error:
                 if not folder:
                     raise

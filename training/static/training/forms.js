@@ -115,6 +115,7 @@ async function list(picker, field, path) {
     line.append(button(answer.folder ? one.name : one.path, () => list(picker, field, one.path)), element("span", `${one.images} images`));
     folders.append(line);
   }
+  if (answer.is_cut) folders.append(element("li", "There are more folders than are shown: type the path."));
   box.append(folders);
   picker.querySelector(".picker")?.remove();
   picker.append(box);

@@ -51,6 +51,7 @@ from training.preflight.network import adaptable_layers, layer_shapes, network_t
 from training.preflight.on_device import EstimatedRun
 from training.preflight.output import output_problems, saving_problems, with_copy
 from training.preflight.phases import memory_answer, memory_problems, phases
+from training.preflight.prompt_tokens import with_cut_prompts
 from training.preflight.publishing import publishing_problems
 from training.preflight.remote_data import ask_servers
 from training.preflight.resume import find_saved_run, other_run_problems, progress_problems
@@ -113,7 +114,7 @@ def examine_run(
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
     report = _examine_datasets(resolved.dataloader, options, spec, home, rules.sources)
     remote = ask_servers(report, variables)
-    problems += [*report.problems, *remote.problems]
+    problems += [*with_cut_prompts(report, options, spec, hub.cache), *remote.problems]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []
     caches = list(cache_uses(options, spec, resolved.dataloader, report, on_cpu=expected_device(variables) == "cpu"))
     problems += embedding_notes(caches, options, spec)

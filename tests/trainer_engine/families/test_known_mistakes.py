@@ -17,6 +17,7 @@ from torch.nn.functional import pixel_unshuffle
 from tests.helpers.models import fixed
 from tests.trainer_engine.families.flux2 import test_flux2 as flux2
 from tests.trainer_engine.families.flux3 import test_numerics as flux3
+from tests.trainer_engine.families.hidream import test_hidream as hidream
 from tests.trainer_engine.families.sdxl import test_refiner as refiner
 from tests.trainer_engine.families.wan import test_wan as wan
 from tests.trainer_engine.families.z_image import test_z_image as z_image
@@ -28,6 +29,8 @@ from trainer_engine.families.flux2.family import Flux2
 from trainer_engine.families.flux3 import family as flux3_family
 from trainer_engine.families.flux3.family import Flux3
 from trainer_engine.families.flux3.windows import in_windows
+from trainer_engine.families.hidream import family as hidream_family
+from trainer_engine.families.hidream.family import HiDream
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.sdxl.family import StableDiffusionXL
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
@@ -70,9 +73,9 @@ def replaced(owner: Any, name: str, value: Any) -> Callable[[Patch], None]:
     return lambda patch: patch.setattr(owner, name, value)
 
 
-def turned_around(patch: Patch) -> None:
-    right = ZImage.predict
-    patch.setattr(ZImage, "predict", lambda self, network, inputs: -right(self, network, inputs))
+def turned_around(family: type[Family]) -> Callable[[Patch], None]:
+    right = family.predict
+    return replaced(family, "predict", lambda self, network, inputs: -right(self, network, inputs))
 
 
 def padded_with_zeros(images: Any, time: Tensor, prompts: list[Tensor], **others: Any) -> Arguments:
@@ -128,6 +131,23 @@ def loss_of_refiner() -> None:
     refiner.test_loss_and_every_gradient_equal_those_of_diffusers("epsilon")
 
 
+def loss_of_hidream() -> None:
+    hidream.check_loss_and_gradients(hidream.their_pipeline(), (8, 12), gradient_checkpointing=False)
+
+
+def gradients_of_experts_of_hidream() -> None:
+    hidream.check_gradients_of_experts()
+
+
+def time_runs_backwards(**given: Any) -> Arguments:
+    return (), {**given, "timesteps": 1000 - given["timesteps"]}
+
+
+def one_layer_of_llama(**given: Any) -> Arguments:
+    states = given["encoder_hidden_states_llama3"]
+    return (), {**given, "encoder_hidden_states_llama3": states[-1:].expand_as(states)}
+
+
 def token_count_of_flux2() -> None:
     """The schedule is shifted by the number of tokens, which is that of the sequence."""
     family, lengths = flux2.tiny_flux2("klein-9b"), set[int]()
@@ -143,7 +163,7 @@ def token_count_of_flux2() -> None:
 MISTAKES = [
     Mistake("z_image: time runs from image to noise", given(ZImage, lambda x, t, p, **o: ((x, 1 - t, p), o)), loss_of_z_image),
     Mistake("z_image: time counts to 1000", given(ZImage, lambda x, t, p, **o: ((x, 1000 * t, p), o)), loss_of_z_image),
-    Mistake("z_image: the output is not negated", turned_around, loss_of_z_image),
+    Mistake("z_image: the output is not negated", turned_around(ZImage), loss_of_z_image),
     Mistake("z_image: prompts are padded", given(ZImage, padded_with_zeros), loss_of_z_image),
     Mistake(
         "z_image: the last states of the prompt",
@@ -179,6 +199,14 @@ MISTAKES = [
         "wan: latents keep the statistics of the autoencoder",
         replaced(ClipAutoencoder, "_statistics", staticmethod(lambda vae, like: (torch.zeros(1), torch.ones(1)))),
         wan.test_an_image_is_a_clip_of_one_frame_with_normalized_latents,
+    ),
+    Mistake("hidream: the output is not negated", turned_around(HiDream), loss_of_hidream),
+    Mistake("hidream: time runs from image to noise", given(HiDream, time_runs_backwards), loss_of_hidream),
+    Mistake("hidream: one layer of Llama stands for all", given(HiDream, one_layer_of_llama), loss_of_hidream),
+    Mistake(
+        "hidream: the experts are computed as for generation",
+        replaced(hidream_family, "make_trainable", lambda network: None),
+        gradients_of_experts_of_hidream,
     ),
     Mistake("sdxl refiner: the size takes the place of the score", replaced(StableDiffusionXL, "conditions", sizes_alone), loss_of_refiner),
 ]

@@ -242,7 +242,7 @@ HIDREAM = Network(
     schedule=SHIFTED,
     text=lambda architecture: {
         "t5": (HIDREAM_TOKENS, architecture["caption_channels"][0]),
-        "llama": (len(set(HIDREAM_LAYERS)), HIDREAM_TOKENS, architecture["caption_channels"][1]),
+        "llama": (len(set(architecture["llama_layers"])), HIDREAM_TOKENS, architecture["caption_channels"][1]),
         "pooled": (architecture["text_emb_dim"],),
     },
     call=call_hidream,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,13 @@ class Mistake:
     """A beginning of the trap in ``TRAPS``; empty for a mistake that is not known of other trainers."""
 
 
+def mistakes_of_families() -> list[Mistake]:
+    """Those of every family whose tests have a module ``mistakes`` with a list ``MISTAKES``."""
+    here = Path(__file__).parent
+    modules = (import_module(f"{__package__}.{path.parent.name}.mistakes") for path in sorted(here.glob("*/mistakes.py")))
+    return [mistake for module in modules for mistake in module.MISTAKES]
+
+
 def given(family: type[Family], change: Callable[..., Arguments]) -> Callable[[Patch], None]:
     """The network gets other arguments from ``predict``."""
 
@@ -80,9 +88,9 @@ def replaced(owner: Any, name: str, value: Any) -> Callable[[Patch], None]:
     return lambda patch: patch.setattr(owner, name, value)
 
 
-def turned_around(patch: Patch) -> None:
-    right = ZImage.predict
-    patch.setattr(ZImage, "predict", lambda self, network, inputs: -right(self, network, inputs))
+def turned_around(family: type[Family]) -> Callable[[Patch], None]:
+    right = family.predict
+    return replaced(family, "predict", lambda self, network, inputs: -right(self, network, inputs))
 
 
 def padded_with_zeros(images: Any, time: Tensor, prompts: list[Tensor], **others: Any) -> Arguments:

@@ -133,7 +133,7 @@ def test_feed_forward_layers_in_chunks_equal_complete_ones(name: str, kind: dict
     for module in trainable.network.modules():
         if is_feed_forward(module):
             first = next(one for one in module.modules() if isinstance(one, nn.Linear))
-            first.register_forward_pre_hook(lambda _module, args: lengths.append(args[0].shape[1]))
+            first.register_forward_pre_hook(lambda _module, args: lengths.append(args[0].shape[-2]))
     found = one_pass(chunked, trainable)
     assert lengths and max(lengths) <= 5
     assert found.is_close_to(one_pass(usual, trainable_of(usual)))

@@ -34,6 +34,7 @@ from tests.trainer_engine.families.mistakes import (
     loss_with_references,
     mask_of_qwen,
     masked_for_nothing,
+    mistakes_of_families,
     normalised_states,
     one_window,
     other_squares,
@@ -103,7 +104,7 @@ MISTAKES = [
     Mistake(
         "z_image: time counts to 1000", given(ZImage, lambda x, t, p, **o: ((x, 1000 * t, p), o)), loss_of_z_image, "prompts and images"
     ),
-    Mistake("z_image: the output is not negated", turned_around, loss_of_z_image, "prompts and images"),
+    Mistake("z_image: the output is not negated", turned_around(ZImage), loss_of_z_image, "prompts and images"),
     Mistake("z_image: prompts are padded", given(ZImage, padded_with_zeros), loss_of_z_image, "prompts and images"),
     Mistake(
         "z_image: the last states of the prompt",
@@ -232,6 +233,7 @@ MISTAKES = [
         loss_of_refiner,
         "five time ids",
     ),
+    *mistakes_of_families(),
 ]
 
 

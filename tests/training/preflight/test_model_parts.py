@@ -19,7 +19,7 @@ from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.part_fit import foreign_network, unfit_encoders
-from trainer_engine.config.text_states import TextStates, stated_number
+from trainer_engine.config.text_states import TextStates, stated_number, stated_width
 from trainer_engine.contract.errors import ModelUnavailable, Problem
 from trainer_engine.weights.loading import PartFinder
 from training.preflight.base_model import HubSettings
@@ -159,7 +159,8 @@ def test_a_text_encoder_of_another_width_is_refused(tmp_path: Path, name: str, s
         misfit.state(folder, states.size, 2 * size)
     found = [problem for problem in misfit.problems() if states.width in problem.message]
     assert [(problem.option, problem.code) for problem in found] == [(BASE, "other_width")]
-    wanted = misfit.config(states.reader or misfit.network)[states.width]
+    wanted = stated_width(misfit.config(states.reader or misfit.network), states.width)
+    assert wanted is not None
     assert found[0].got == str(2 * wanted) and found[0].expected == f"{wanted} numbers"
     for part in (states.folders[0], states.reader or misfit.network):
         with pytest.raises(ModelUnavailable, match="numbers of the text encoder"):

@@ -22,12 +22,11 @@ from transformers import (
 
 from trainer_engine.config.family_parts import tokenizer_of
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.config.text_states import stated_layers
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
 from trainer_engine.families.common.flow_samplers import FlowPartFinder, flow_scheduler
 from trainer_engine.families.common.pipeline_folder import CopiedPart
-from trainer_engine.families.hidream.spec import ENCODERS, SPEC
+from trainer_engine.families.hidream.spec import ENCODERS, SPEC, states_read
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in, read_network_config
 
 CLIP_L, CLIP_G, T5, LLAMA = ENCODERS
@@ -63,11 +62,11 @@ class HiDreamComponents(FlowPartFinder):
         Raises ModelUnavailable.
         """
         part = self.find("transformer")
-        layers = stated_layers(read_network_config(part), "llama_layers")
+        layers = states_read(read_network_config(part))
         if not layers:
             message = f"config.json of the network in {part.source.name} lists no llama_layers."
             raise ModelUnavailable(message, hint=f"use the file of {SPEC.repository(self.options.model_flavour)}")
-        return tuple(sorted(set(layers)))
+        return layers
 
     def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> HiDreamImageTransformer2DModel:
         """From the base model, or from a folder that holds ``config.json`` and weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import HiDreamImagePipeline
@@ -25,15 +25,20 @@ from trainer_engine.families.hidream.components import LLAMA, HiDreamComponents
 from trainer_engine.families.hidream.experts import Balance, image_of, make_trainable
 from trainer_engine.families.hidream.options import HiDreamOptions
 from trainer_engine.families.hidream.prompts import STORED, FourEncoders, TextPart, network_prompts, stacked
-from trainer_engine.families.hidream.spec import ENCODERS, SPEC
+from trainer_engine.families.hidream.spec import ENCODERS, SPEC, states_read
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.modules import free_device_memory, unwrap
+from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.runtime.devices import Devices
 
 TIMESTEPS = 1000
 """The network counts noise levels up to this; sigma is in [0, 1]."""
 ROUNDING = 1e-9
 """Share by which the pipeline's area exceeds that of an image, so that its square roots do not cut off an edge."""
+
+
+def layers_of(network: nn.Module) -> tuple[int, ...]:
+    """The states of Llama that a network reads, which may be wrapped."""
+    return states_read(cast("DiffusersNetwork", unwrap(network)).config)
 
 
 class HiDream(Family):
@@ -123,7 +128,7 @@ class HiDream(Family):
         output: Tensor = network(
             hidden_states=inputs.noisy_latents.to(device, dtype),
             timesteps=inputs.timesteps.to(device, torch.float32) * TIMESTEPS,
-            **network_prompts(inputs.prompts, self.parts.llama_layers, device, dtype),
+            **network_prompts(inputs.prompts, layers_of(network), device, dtype),
             return_dict=False,
         )[0]
         return -(image_of(output, height, width) if unwrap(network).training else output)
@@ -154,8 +159,8 @@ class HiDream(Family):
         pipeline.default_sample_size = edge_px / pipeline.vae_scale_factor
         with self.devices.autocast():
             latents = pipeline(
-                **self._given("", request.prompt),
-                **(self._given("negative_", request.negative) if request.guidance > 1 else {}),
+                **self._given("", request.prompt, pipeline.transformer),
+                **(self._given("negative_", request.negative, pipeline.transformer) if request.guidance > 1 else {}),
                 height=request.height,
                 width=request.width,
                 num_inference_steps=request.steps,
@@ -167,9 +172,9 @@ class HiDream(Family):
         image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
         return image
 
-    def _given(self, prefix: str, prompt: PromptEmbedding) -> dict[str, Tensor]:
+    def _given(self, prefix: str, prompt: PromptEmbedding, network: nn.Module) -> dict[str, Tensor]:
         """A prompt as arguments of the pipeline."""
-        given = network_prompts(stacked([prompt]), self.parts.llama_layers, self.devices.device, self.devices.network)
+        given = network_prompts(stacked([prompt]), layers_of(network), self.devices.device, self.devices.network)
         names = {"t5": "encoder_hidden_states_t5", "llama3": "encoder_hidden_states_llama3"}
         states = {f"{prefix}prompt_embeds_{kind}": given[name] for kind, name in names.items()}
         return {**states, f"{prefix}pooled_prompt_embeds": given["pooled_embeds"]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from trainer_engine.config.distillation import FEW_STEP_WORDS, DistillationSpec
 from trainer_engine.config.family_parts import (
@@ -18,7 +20,7 @@ from trainer_engine.config.family_parts import (
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.precisions import QUANTISED
-from trainer_engine.config.text_states import TextStates
+from trainer_engine.config.text_states import TextStates, stated_layers
 
 FULL = "HiDream-ai/HiDream-I1-Full"
 FLAVOURS = MappingProxyType({"full": FULL, "dev": "HiDream-ai/HiDream-I1-Dev", "fast": "HiDream-ai/HiDream-I1-Fast"})
@@ -31,6 +33,15 @@ TOKENS = 128
 LLAMA_LAYERS, STATE_WIDTH, POOLED_WIDTH = 32, 4096, 2048
 ATTENTION = ("to_q", "to_k", "to_v", "to_out")
 """The network has a layer ``to_out`` where others have a list with a layer and dropout: the format's ``to_out.0`` is this one."""
+
+
+def states_read(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The states of Llama that the blocks of a network with this configuration read, each once, 1 for those of its first layer.
+
+    None if it lists no layers.
+    """
+    return tuple(sorted(set(stated_layers({"llama_layers": list(config.get("llama_layers") or ())}, "llama_layers"))))
+
 
 SPEC = FamilySpec(
     name="hidream",

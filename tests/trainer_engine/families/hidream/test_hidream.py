@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.helpers.models import fixed, tiny_model, tiny_of
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
-from trainer_engine.families.hidream.family import HiDream
+from trainer_engine.families.hidream.family import HiDream, layers_of
 from trainer_engine.families.hidream.prompts import STORED, network_prompts
 from trainer_engine.families.hidream.spec import SPEC
 from trainer_engine.families.inputs import StepInputs
@@ -41,9 +42,14 @@ def ours() -> HiDream:
 
 @pytest.fixture(scope="module")
 def theirs() -> HiDreamImagePipeline:
-    """The pipeline of diffusers, whose prompts are rounded as the caches store them."""
+    return their_pipeline()
+
+
+def their_pipeline() -> HiDreamImagePipeline:
+    """The pipeline of diffusers. Its prompts are rounded as the caches store them, and its autoencoder has the same memory layout."""
     pipeline = HiDreamImagePipeline.from_pretrained(tiny_model("hidream"))
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae.to(memory_format=torch.channels_last)
     exact = pipeline.encode_prompt
     pipeline.encode_prompt = lambda *args, **kwargs: tuple(one if one is None else one.to(STORED).float() for one in exact(*args, **kwargs))
     return pipeline
@@ -133,6 +139,10 @@ def test_latents_are_shifted_and_scaled(ours: HiDream) -> None:
 def test_loss_and_every_gradient_equal_those_of_diffusers(
     theirs: HiDreamImagePipeline, size: tuple[int, int], gradient_checkpointing: bool
 ) -> None:
+    check_loss_and_gradients(theirs, size, gradient_checkpointing=gradient_checkpointing)
+
+
+def check_loss_and_gradients(theirs: HiDreamImagePipeline, size: tuple[int, int], *, gradient_checkpointing: bool) -> None:
     family = tiny_hidream(gradient_checkpointing=gradient_checkpointing)
     network, bare = family.load_network(), their_network()
     assert_same_gradients(our_loss(family, network, *size), network, their_loss(bare, their_prompts(theirs), *size), bare)
@@ -172,13 +182,22 @@ def test_a_network_in_evaluation_mode_predicts_the_same(ours: HiDream, size: tup
     assert torch.allclose(ours.predict(network.eval(), inputs), trained, atol=1e-5)
 
 
-def test_a_network_that_was_kept_for_generation_has_gradients_through_its_experts(tmp_path: Path) -> None:
+def test_a_network_that_was_kept_for_generation_has_gradients_through_its_experts() -> None:
     """The example of diffusers for HiDream-I1 trains with ``force_inference_output``, with which its experts are computed without."""
+    check_gradients_of_experts()
+
+
+def check_gradients_of_experts() -> None:
     stopped = HiDreamImageTransformer2DModel.from_pretrained(tiny_model("hidream"), subfolder="transformer", force_inference_output=True)
-    stopped.save_pretrained(tmp_path)
-    family = tiny_hidream(pretrained_transformer_model_name_or_path=str(tmp_path))
-    network = family.load_network()
-    our_loss(family, network, 8, 8).backward()
+    with TemporaryDirectory() as place:
+        stopped.save_pretrained(place)
+        family = tiny_hidream(pretrained_transformer_model_name_or_path=place)
+        network = family.load_network()
+        prompts = family.collate_prompts(family.encode_prompts(PROMPTS))
+    output = network(
+        noised(8, 8)[2], SIGMAS, **network_prompts(prompts, layers_of(network), torch.device("cpu"), torch.float32), return_dict=False
+    )[0]
+    output.square().mean().backward()
     found = {name for name, one in network.named_parameters() if ".experts." in name and one.grad is not None and one.grad.any()}
     assert len(found) > 24 and network.config["force_inference_output"] is False
 

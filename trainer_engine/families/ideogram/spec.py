@@ -83,8 +83,8 @@ SPEC = FamilySpec(
     ),
     published_precisions=MappingProxyType({"fp8": "fp8-native", "nf4": "nf4-bnb"}),
     widening_option="ideogram_fp8_base_upcast",
-    activation_share=2.2,  # norms before and after attention and feed-forward, of queries and keys; a gated unit, rotated queries
-    short_shares=(1.2, 1.05),
+    activation_share=2.08,  # norms before and after attention and feed-forward, of queries and keys; a gated unit, rotated queries
+    short_shares=(1.27, 1.11),
     defaults=MappingProxyType(
         {
             "resolution": 1024,

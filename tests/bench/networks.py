@@ -16,7 +16,6 @@ from diffusers import (
     Flux3Transformer2DModel,
     FluxTransformer2DModel,
     HiDreamImageTransformer2DModel,
-    Ideogram4Transformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
     PixArtTransformer2DModel,
@@ -32,6 +31,7 @@ from torch.nn.functional import pad
 
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.anima.network import fit_for_images
+from trainer_engine.families.ideogram.network import ShortStates
 from trainer_engine.objectives.build import FLOW_MATCHING
 
 Architecture = Mapping[str, Any]
@@ -64,7 +64,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         FluxTransformer2DModel: 16,
         CosmosOfImages: 16,
         PixArtTransformer2DModel: 4,
-        Ideogram4Transformer2DModel: 128,
+        ShortStates: 128,
         Krea2Transformer2DModel: 16,
         ChromaTransformer2DModel: 16,
         QwenImage21Transformer2DModel: 64,
@@ -209,17 +209,17 @@ def call_krea2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
 
 
 def call_ideogram(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
-    count, channels, height, width = noisy.shape
+    count, _, height, width = noisy.shape
     embeds = batch.prompts["embeds"]
-    text, image = embeds.shape[1], height * width
+    text = embeds.shape[1]
     tokens = noisy.flatten(2).transpose(1, 2)
     places, roles = ideogram_places(text, height, width, noisy.device)
     output: Tensor = network(
-        hidden_states=torch.cat([tokens.new_zeros(count, text, channels), tokens], dim=1),
+        hidden_states=tokens,
         timestep=1 - batch.timesteps,
-        encoder_hidden_states=torch.cat([embeds, embeds.new_zeros(count, image, embeds.shape[2])], dim=1),
+        encoder_hidden_states=embeds,
         position_ids=places.expand(count, -1, -1),
-        segment_ids=torch.ones_like(roles).expand(count, -1),
+        segment_ids=None,
         indicator=roles.expand(count, -1),
         return_dict=False,
     )[0]
@@ -430,7 +430,7 @@ KREA2 = Network(
 IDEOGRAM = Network(
     family="ideogram",
     title="Ideogram 4",
-    make=Ideogram4Transformer2DModel,
+    make=ShortStates,
     architecture=MappingProxyType({"num_layers": 34, "llm_features_dim": 53_248}),
     narrow=MappingProxyType(
         {

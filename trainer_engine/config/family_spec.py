@@ -263,6 +263,7 @@ class FamilySpec:
             self.module_prefix(name): ModuleKeys(
                 _comfyui_prefix(one),
                 one.original_names.names if one.original_names and one.comfyui_takes_original else (),
+                one.comfyui_joins,
                 one.comfyui_takes_alpha,
             )
             for name, one in self.trained.items()

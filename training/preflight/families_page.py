@@ -36,7 +36,7 @@ def document() -> Iterator[str]:
         yield ""
 
 
-BASES = {"lora": "bf16", "lora_int8": "int8-quanto", "lora_nf4": "nf4-bnb"}
+BASES = {"lora": "no_change", "lora_int8": "int8-quanto", "lora_nf4": "nf4-bnb"}
 """Name of an estimate for an adapter -> ``base_model_precision``."""
 
 
@@ -44,7 +44,7 @@ def memory_gib(spec: FamilySpec, flavour: str) -> dict[str, float | None]:
     """Estimated GiB a GPU for one step at the size of the weights: ``full``, and each of ``BASES``; None where it is not offered."""
     edge = usual_edge(spec, flavour)
     full = float(training_gib(spec, flavour, edge, {"model_type": "full"})) if "full" in spec.model_types else None
-    offered = {name: base for name, base in BASES.items() if base in ("bf16", *spec.adapters.base_precisions)}
+    offered = {name: base for name, base in BASES.items() if base in ("no_change", *spec.adapters.base_precisions)}
     adapter = {"model_type": "lora", "lora_rank": 16}
     found = {name: float(training_gib(spec, flavour, edge, {**adapter, "base_model_precision": base})) for name, base in offered.items()}
     return {"full": full, **{name: found.get(name) for name in BASES}}

@@ -83,8 +83,7 @@ def training_rows(spec: FamilySpec, swapped: int) -> Iterator[Row]:
     offloads: tuple[dict[str, Any], ...] = ({}, {"musubi_blocks_to_swap": swapped}, {"enable_group_offload": True})
     for name in TYPES:
         if name == "no_change" or name in spec.adapters.base_precisions:
-            base = "bf16" if name == "no_change" else name
-            values = {"model_type": "lora", "lora_rank": 16, "base_model_precision": base}
+            values = {"model_type": "lora", "lora_rank": 16, "base_model_precision": name}
             yield Row("LoRA", "bfloat16" if name == "no_change" else f"`{name}`", tuple({**values, **one} for one in offloads))
 
 
@@ -128,6 +127,7 @@ def table_options(spec: FamilySpec, flavour: str, values: Mapping[str, Any]) -> 
         "optimizer": "adamw_bf16" if values["model_type"] == "full" else "torch-adamw",
         "max_train_steps": 1,
         "num_train_epochs": 0,
+        **({spec.widening_option: True} if spec.widening_option else {}),
     }
     return parse_options({**usual, **values})
 

@@ -88,7 +88,7 @@ TRAPS: Mapping[str, tuple[str, ...]] = {
     "states before the last norm, prompts at time 0, attention to what came before": ("qwen_image_21",),
     "clips have one frame and a multiple of four": ("wan",),
     "audio has a place although there is none": ("ltxvideo2",),
-    "states of several layers are stacked, and large": ("krea2", "flux2", "flux3"),
+    "states of several layers are stacked, and large": ("krea2", "flux2", "flux3", "ideogram"),
     "five time ids, the last of which is the score": ("sdxl",),
 }
 """What goes wrong -> the families in which it does. The two networks of Wan 2.2 are a trap as well, of flavours that are not here."""

@@ -32,10 +32,11 @@ from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import load_validation_adapters
 from trainer_engine.config.adapters.keys import METADATA_KEY, keys_by_module
-from trainer_engine.config.adapters.other_names import OriginalNames, modules_by_other_name, renamed
+from trainer_engine.config.adapters.other_names import ModuleKeys, OriginalNames, modules_by_other_name, renamed
 from trainer_engine.config.adapters.validation_adapter import ValidationAdapterRun, ValidationAdapterSource
 from trainer_engine.config.families import specs
 from trainer_engine.config.one_file.unet_names import diffusers_names, original_names
+from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.export.__main__ import main
 
 JOINED = r"attn2?\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)"
@@ -67,6 +68,9 @@ COMFYUI: Mapping[str, str] = MappingProxyType(
             |single_stream_blocks\.\d+\.block\.(attn1\.to_([qkv]|out)|adaLN_modulation\.1|ff_i\.(shared_experts|experts\.\d+)\.w[123])
             |caption_projection\.\d+\.linear|x_embedder\.proj|final_layer\.(linear|adaLN_modulation\.1)
             |t_embedder\.timestep_embedder\.linear_[12]|p_embedder\.pooled_embedder\.linear_[12])""",
+        "ideogram": r"""diffusion_model\.(
+            layers\.\d+\.(attention\.(qkv|o)|feed_forward\.w[123]|adaln_modulation)
+            |input_proj|llm_cond_proj|adaln_proj|t_embedding\.mlp_(in|out)|final_layer\.(linear|adaln_modulation))""",
         "krea2": r"""transformer\.(
             (transformer_blocks|text_fusion\.(layerwise|refiner)_blocks)\.\d+\.(attn\.(to_[qkv]|to_gate|to_out\.0)|ff\.(gate|up|down))
             |text_fusion\.projector|img_in|(txt_in|time_embed)\.linear_[12]|time_mod_proj|final_layer\.linear)""",
@@ -121,9 +125,15 @@ def test_comfyui_knows_the_key_of_every_layer_of_the_published_network(family: s
     (keys,) = specs()[family].comfyui_keys.values()
     rule, never = re.compile(COMFYUI[family], re.VERBOSE), NOT_LOADED.get(family)
     layers = [layer for layer in adaptable(published_network(family, flavour)) if never is None or not never.search(layer)]
+    layers = list(dict.fromkeys(whole_of(layer, keys) for layer in layers))
     found = [keys.key(layer, "alpha").removesuffix(".alpha") for layer in layers]
     assert [key for key in found if not rule.fullmatch(key)] == []
     assert len(set(found)) == len(found) > 100
+
+
+def whole_of(layer: str, keys: ModuleKeys) -> str:
+    """The layer, or the one that ComfyUI has in its place and in that of others."""
+    return next((place[0] for join in keys.joins if (place := join.place_of(layer))), layer)
 
 
 def test_every_family_has_a_rule() -> None:
@@ -173,7 +183,9 @@ def test_an_export_for_comfyui_loads_in_diffusers_with_the_same_output(family: s
     keys = load_file(folder / RESULT).keys()
     modules = {re.sub(r"\.(alpha|lora_[AB]\.weight|lora_(down|up)\.weight)$", "", key) for key in keys}
     assert all(rule.fullmatch(module) for module in modules)
-    assert len(modules) == len(load_file(result_of(family) / RESULT)) // 2
+    (comfyui,) = specs()[family].comfyui_keys.values()
+    layers = {key.partition(".")[2].partition(".lora_")[0] for key in load_file(result_of(family) / RESULT)}
+    assert len(modules) == len({whole_of(layer, comfyui) for layer in layers})
     found, wanted = (output_of(family, network_with(family, place)) for place in (folder, result_of(family)))
     assert not torch.allclose(wanted, output_of(family, network_in(pipeline_of(family))), atol=1e-4)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
@@ -197,13 +209,26 @@ def beginning(family: str, file: Path, **options: Any) -> dict[str, Tensor]:
     return adapter.tensors()
 
 
-@pytest.mark.parametrize("family", COMFYUI)
+JOINING = [family for family in COMFYUI if any(keys.joins for keys in specs()[family].comfyui_keys.values())]
+"""Families of which ComfyUI has some layers as one."""
+
+
+@pytest.mark.parametrize("family", [family for family in COMFYUI if family not in JOINING])
 def test_a_run_begins_with_an_export_for_comfyui(family: str, tmp_path: Path) -> None:
     (keys,) = specs()[family].comfyui_keys.values()
     found = beginning(family, exported(family, tmp_path) / RESULT, lora_alpha=2 if keys.takes_alpha else 4)
     for key, wanted in load_file(result_of(family) / RESULT).items():
         scale = 0.5 if "lora_B" in key and not keys.takes_alpha else 1
         assert torch.equal(found[key], scale * wanted)
+
+
+@pytest.mark.parametrize("family", JOINING)
+def test_an_export_with_joined_layers_is_refused_as_an_adapter_to_start_from(family: str, tmp_path: Path) -> None:
+    file = str(exported(family, tmp_path) / RESULT)
+    usual = {"pretrained_model_name_or_path": str(tiny_model(family)), "model_type": "lora", "lora_rank": 4, "init_lora": file}
+    assert [problem.option for problem in checked(tmp_path, model_family=family, **usual).errors] == ["init_lora"]
+    with pytest.raises((InvalidOptions, ModelUnavailable)):
+        beginning(family, Path(file))
 
 
 def in_flat_keys(family: str, place: Path, names: Mapping[str, str]) -> Path:

@@ -82,7 +82,7 @@ def test_the_estimate_counts_the_weights_of_the_published_network(family: str, f
     assert numbers_in(trained_weights(full, spec, numbers, tensors)) == numbers
     chosen = adapted_in(family, flavour)
     assert chosen and set(chosen) <= set(layers)
-    lora = table_options(spec, flavour, {"model_type": "lora", "lora_rank": RANK, "base_model_precision": "bf16"})
+    lora = table_options(spec, flavour, {"model_type": "lora", "lora_rank": RANK})
     assert numbers_in(trained_weights(lora, spec, numbers, tensors)) == sum(RANK * (out + into) for out, into in chosen.values())
     assert frozen_network_bytes(lora, spec, numbers, tensors) == 2 * numbers
     short = table_options(spec, flavour, {"model_type": "lora", "lora_rank": RANK, "base_model_precision": "int8-torchao"})

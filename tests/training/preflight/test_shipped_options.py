@@ -59,6 +59,48 @@ LOKR = {
     "factor": 16,
     "apply_preset": {"target_module": ["Attention"], "module_algo_map": {"Attention": {"factor": 16}}},
 }
+IDEOGRAM: dict[str, Any] = {
+    **USUAL,
+    "model_family": "ideogram",
+    "model_flavour": "fp8",
+    "base_model_precision": "no_change",
+    "caption_dropout_probability": 0.0,
+    "checkpoints_total_limit": 5,
+    "compress_disk_cache": False,
+    "ideogram_auto_json": True,
+    "ideogram_prompt_upsample": False,
+    "ideogram_schedule_mu": 0.0,
+    "ideogram_schedule_std": 1.5,
+    "ideogram_validation": True,
+    "lora_rank": 32,
+    "lr_scheduler": "constant_with_warmup",
+    "lr_warmup_steps": 100,
+    "max_grad_norm": 0.01,
+    "minimum_image_size": 0,
+    "optimizer": "optimi-lion",
+    "resolution_type": "pixel_area",
+    "resume_from_checkpoint": "latest",
+    "skip_file_discovery": False,
+    "train_batch_size": 1,
+    "vae_batch_size": 1,
+    "validation_guidance": 3.0,
+    "validation_lycoris_strength": 1.0,
+    "validation_negative_prompt": "ugly, cropped, blurry, low-quality, malformed text, incorrect spelling",
+    "validation_num_inference_steps": 12,
+}
+BY_BLOCKS = {
+    "dynamo_backend": "inductor",
+    "dynamo_use_regional_compilation": True,
+    "ideogram_prompt_enhancer_head_id": "diffusers/qwen3-vl-8b-instruct-lm-head",
+    "strict_epoch_limit": False,
+    "text_encoder_batch_size": 2,
+}
+CAPTION = {
+    "crop": True,
+    "crop_style": "random",
+    "crop_aspect": "square",
+    "instance_prompt": '{"high_level_description":"A photograph of 🟫."}',
+}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "flux lora": ({**FLUX, "lora_rank": 16, "lora_alpha": 16}, {}),
     "flux lora by blocks": ({**FLUX, "dynamo_backend": "inductor", "dynamo_use_regional_compilation": True}, {}),
@@ -256,6 +298,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "validation_seed": 42,
         },
         {},
+    ),
+    "ideogram": ({**IDEOGRAM, "ignore_final_epochs": True}, CAPTION),
+    "ideogram by blocks": ({**IDEOGRAM, **BY_BLOCKS}, CAPTION),
+    "ideogram in more memory": (
+        {
+            **IDEOGRAM,
+            **BY_BLOCKS,
+            "ideogram_fp8_base_upcast": True,
+            "gradient_checkpointing_interval": 2,
+            "gradient_checkpointing_segment_stride": 4,
+        },
+        CAPTION,
     ),
     "wan": (
         {

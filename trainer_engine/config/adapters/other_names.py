@@ -25,6 +25,24 @@ class OriginalNames:
     names: Renaming
 
 
+@dataclass(frozen=True)
+class JoinedLayers:
+    """Layers that are one layer in the original code, which has the rows of each of them, one after the other."""
+
+    parts: tuple[str, ...]
+    """Regular expressions that the names of their modules match whole, in the order of the rows; all layers have as many."""
+    whole: str
+    """Name of the one layer, which may refer to groups of the expressions."""
+
+    def place_of(self, module: str) -> tuple[str, int] | None:
+        """(name of the whole, number of the part), or None for other modules."""
+        for number, pattern in enumerate(self.parts):
+            found = re.fullmatch(pattern, module)
+            if found is not None:
+                return found.expand(self.whole), number
+        return None
+
+
 def renamed(module: str, names: Renaming) -> str:
     """The name of a module in the original code of its network; empty if it is not stated."""
     for pattern, other in names:
@@ -42,6 +60,8 @@ class ModuleKeys:
     """Before the names of diffusers. One that ends with an underscore is kohya's, whose keys have no dots in the names of modules."""
     names: Renaming = ()
     """Modules that the program knows only by the names of the original code."""
+    joins: tuple[JoinedLayers, ...] = ()
+    """Layers that the program has as one."""
     takes_alpha: bool = True
     """Whether every program that reads such a file takes the tensor ``alpha``; otherwise the scale is worked into the weights."""
 

@@ -16,6 +16,7 @@ from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.common.flow_samplers import SAMPLERS as ALL_SAMPLERS
 from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
+from trainer_engine.families.ideogram.network import ShortStates
 from trainer_engine.families.ideogram.spec import SPEC, UNCONDITIONAL
 from trainer_engine.weights.hub import Part
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
@@ -44,7 +45,7 @@ class IdeogramComponents(FlowPartFinder):
         if torch.get_default_device().type != "meta" and is_quantised_part(part):
             network = load_dequantised(_network_of, part, dtype, _in_diffusers_names)
         else:
-            network = load_diffusers(Ideogram4Transformer2DModel, part, dtype)
+            network = load_diffusers(ShortStates, part, dtype)
         assert isinstance(network, Ideogram4Transformer2DModel)
         return network
 
@@ -93,7 +94,7 @@ class IdeogramComponents(FlowPartFinder):
 
 
 def _network_of(config: Mapping[str, Any]) -> nn.Module:
-    network: nn.Module = Ideogram4Transformer2DModel.from_config(dict(config))
+    network: nn.Module = ShortStates.from_config(dict(config))
     return network
 
 

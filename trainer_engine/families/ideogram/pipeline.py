@@ -8,7 +8,7 @@ import torch
 from diffusers import Ideogram4Pipeline
 from torch import Tensor, nn
 
-from trainer_engine.families.ideogram.sequence import layout, velocity
+from trainer_engine.families.ideogram.sequence import layout, masked, velocity
 
 
 class EmbeddedPipeline(Ideogram4Pipeline):  # type: ignore[misc]  # mypy does not read diffusers' types
@@ -18,11 +18,9 @@ class EmbeddedPipeline(Ideogram4Pipeline):  # type: ignore[misc]  # mypy does no
     """(T, D) of the prompt."""
 
     def encode_prompt(self, prompt: Any, grid_h: int, grid_w: int, max_sequence_length: int, device: torch.device) -> Any:
-        """As the pipeline does, for one prompt of ``max_sequence_length`` tokens."""
-        embeds = self.embeds[None].to(device, torch.float32)
-        padded = torch.cat([embeds, embeds.new_zeros(1, grid_h * grid_w, embeds.shape[2])], dim=1)
+        """As the pipeline does, for one prompt of ``max_sequence_length`` tokens, without zeros for the image (``ShortStates``)."""
         places = layout(len(self.embeds), grid_h, grid_w, device)
-        return padded, places["position_ids"], places["segment_ids"], places["indicator"]
+        return self.embeds[None].to(device, torch.float32), places["position_ids"], places["segment_ids"], places["indicator"]
 
 
 class Unguided(nn.Module):
@@ -47,5 +45,5 @@ class Unguided(nn.Module):
         """(B, N, C) of the image alone -> the same of the velocity."""
         embeds = self.embeds[None].to(hidden_states)
         height, width = (int(last) + 1 for last in (position_ids[0, -1] - position_ids[0, 0])[1:])
-        places = layout(len(self.embeds), height, width, position_ids.device)
+        places = masked(layout(len(self.embeds), height, width, position_ids.device), None, 1)
         return (velocity(self.network, hidden_states, embeds, timestep, places),)

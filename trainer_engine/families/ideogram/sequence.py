@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from trainer_engine.families.common.autoencoder import CELLS, ShuffledAutoencoder
 
+Places = dict[str, Tensor | None]
+"""Arguments of the network that say what each token of the sequence is, and where."""
 IN_USE = 1
 """Segment of everything but padding: tokens attend to their own segment."""
 
@@ -48,7 +50,7 @@ def image_places(height: int, width: int, device: torch.device) -> Tensor:
     return (torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).view(-1, 3) + offset).to(device)
 
 
-def layout(text: int, height: int, width: int, device: torch.device) -> dict[str, Tensor]:
+def layout(text: int, height: int, width: int, device: torch.device) -> Places:
     """Arguments of the network for a prompt of ``text`` tokens and an image of so many latent cells: (1, text + h w, ...) each."""
     words = torch.arange(text)[:, None].expand(-1, 3).to(device)
     places = torch.cat([words, image_places(height, width, device)])
@@ -56,29 +58,21 @@ def layout(text: int, height: int, width: int, device: torch.device) -> dict[str
     return {"position_ids": places[None], "segment_ids": torch.full_like(roles, IN_USE)[None], "indicator": roles[None]}
 
 
-def masked(places: dict[str, Tensor], mask: Tensor | None, batch: int) -> dict[str, Tensor]:
-    """A ``layout`` for a batch of prompts. ``mask`` (B, T), true for what is no padding; None if nothing is."""
-    found = {name: one.expand(batch, *one.shape[1:]) for name, one in places.items()}
-    if mask is None:
-        return found
-    image = mask.new_ones(batch, found["indicator"].shape[1] - mask.shape[1])
+def masked(places: Places, mask: Tensor | None, batch: int) -> Places:
+    """A ``layout`` for a batch of prompts. ``mask`` (B, T), true for what is no padding; None if nothing is, and all is one segment."""
+    found = {name: None if one is None else one.expand(batch, *one.shape[1:]) for name, one in places.items()}
+    indicator, segments = found["indicator"], found["segment_ids"]
+    if mask is None or indicator is None or segments is None:
+        return {**found, "segment_ids": None}
+    image = mask.new_ones(batch, indicator.shape[1] - mask.shape[1])
     is_used = torch.cat([mask, image], dim=1)
-    found["indicator"] = found["indicator"] * is_used
-    found["segment_ids"] = found["segment_ids"].masked_fill(~is_used, SEQUENCE_PADDING_INDICATOR)
-    return found
+    return {**found, "indicator": indicator * is_used, "segment_ids": segments.masked_fill(~is_used, SEQUENCE_PADDING_INDICATOR)}
 
 
-def velocity(network: nn.Module, tokens: Tensor, embeds: Tensor, time: Tensor, places: dict[str, Tensor]) -> Tensor:
+def velocity(network: nn.Module, tokens: Tensor, embeds: Tensor, time: Tensor, places: Places) -> Tensor:
     """The output (B, N, C) of the network for the tokens (B, N, C) of an image: from noise to data, at the share ``time`` of data.
 
     ``embeds`` (B, T, D) are the states of the prompt; ``places`` is the ``masked`` layout of both.
     """
-    text, image = embeds.shape[1], tokens.shape[1]
-    output: Tensor = network(
-        hidden_states=torch.cat([tokens.new_zeros(len(tokens), text, tokens.shape[2]), tokens], dim=1),
-        timestep=time,
-        encoder_hidden_states=torch.cat([embeds, embeds.new_zeros(len(embeds), image, embeds.shape[2])], dim=1),
-        **places,
-        return_dict=False,
-    )[0]
-    return output[:, text:]
+    output: Tensor = network(hidden_states=tokens, timestep=time, encoder_hidden_states=embeds, **places, return_dict=False)[0]
+    return output[:, embeds.shape[1] :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from trainer_engine.config.adapters.other_names import JoinedLayers, OriginalNames
 from trainer_engine.config.family_parts import (
     AdapterSpec,
     Component,
@@ -25,6 +26,9 @@ TEXT_LAYERS = (1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34, 36)
 """The states of the text encoder that the network takes, beginning with its input; the last ones before the norm at its end."""
 TEXT_WIDTH = 4096
 ATTENTION = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
+ORIGINAL_NAMES = OriginalNames(mark="llm_cond_proj", names=((r"(layers\.\d+\.attention)\.to_out\.0", r"\1.o"),))
+JOINT_ATTENTION = JoinedLayers(parts=tuple(rf"(layers\.\d+\.attention)\.to_{part}" for part in "qkv"), whole=r"\1.qkv")
+"""Queries, keys and values, which are one layer in the published code and in ComfyUI."""
 LICENSE = MappingProxyType(
     {
         "license": "other",
@@ -45,7 +49,9 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED),
+            "transformer": Component(
+                "transformer", "transformer.", Role.TRAINED, original_names=ORIGINAL_NAMES, comfyui_joins=(JOINT_ATTENTION,)
+            ),
             **frozen_components(UNCONDITIONAL, "vae", "text_encoder"),
         }
     ),
@@ -77,7 +83,8 @@ SPEC = FamilySpec(
     ),
     published_precisions=MappingProxyType({"fp8": "fp8-native", "nf4": "nf4-bnb"}),
     widening_option="ideogram_fp8_base_upcast",
-    activation_share=1.5,
+    activation_share=2.08,  # norms before and after attention and feed-forward, of queries and keys; a gated unit, rotated queries
+    short_shares=(1.27, 1.11),
     defaults=MappingProxyType(
         {
             "resolution": 1024,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from trainer_engine.config.adapters.keys import RESHAPED
 from trainer_engine.config.adapters.other_names import ModuleKeys
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.export.adapter_file import AdapterTensors, kind_of
+from trainer_engine.export.joined_layers import joined_layers
 
 DORA = ("dora_scale", "lora_magnitude_vector")
 DOWN, UP = ("lora_A.weight", "lora_down.weight"), ("lora_B.weight", "lora_up.weight")
 Tensors = Mapping[str, Tensor]
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
 def to_diffusers(adapter: AdapterTensors, prefixes: Mapping[str, str]) -> list[dict[str, Tensor]]:
@@ -38,17 +41,20 @@ def to_diffusers(adapter: AdapterTensors, prefixes: Mapping[str, str]) -> list[d
     return [_named(keys, {name: make(adapter, name, tensors) for name, tensors in adapter.modules.items()})]
 
 
-def to_comfyui(adapter: AdapterTensors, keys: Mapping[str, ModuleKeys], *, widened: str = "") -> dict[str, Tensor]:
+def to_comfyui(
+    adapter: AdapterTensors, keys: Mapping[str, ModuleKeys], *, widened: str = "", outputs: Mapping[str, int] = NO_SIZES
+) -> dict[str, Tensor]:
     """One state dict with an ``alpha`` for each module that takes one. ``keys`` are the ``comfyui_keys`` of the family.
 
-    ``widened``: the layer that ``control`` widened, of which ComfyUI is given the new shape. Raises ModelUnavailable for an algorithm that
+    ``widened``: the layer that ``control`` widened, of which ComfyUI is given the new shape. ``outputs``: module -> number of its outputs,
+    for layers that ComfyUI has as one with others and that the adapter may leave out. Raises ModelUnavailable for an algorithm that
     ComfyUI has no code for.
     """
     modules = {name: _for_comfyui(adapter, name, tensors, keys[_component(name, keys)]) for name, tensors in adapter.modules.items()}
     if widened in modules:
         down, up = (modules[widened][part] for part in ("lora_A.weight", "lora_B.weight"))
         modules[widened][RESHAPED] = torch.tensor([up.shape[0], down.shape[1]])
-    return _named(keys, modules)
+    return _named(keys, joined_layers(modules, keys, outputs))
 
 
 def _for_comfyui(adapter: AdapterTensors, name: str, tensors: Tensors, keys: ModuleKeys) -> dict[str, Tensor]:

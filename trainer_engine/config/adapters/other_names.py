@@ -23,6 +23,8 @@ class OriginalNames:
     mark: str
     """A linear layer that no other network has, by its name in diffusers: two networks may have a name that means two layers."""
     names: Renaming
+    joined: tuple[tuple[str, ...], ...] = ()
+    """Ends of the names of layers that are one layer in the published code, in the order of its rows. They have one name there."""
 
 
 def renamed(module: str, names: Renaming) -> str:
@@ -44,6 +46,16 @@ class ModuleKeys:
     """Modules that the program knows only by the names of the original code."""
     takes_alpha: bool = True
     """Whether every program that reads such a file takes the tensor ``alpha``; otherwise the scale is worked into the weights."""
+    joined: tuple[tuple[str, ...], ...] = ()
+    """As ``OriginalNames.joined``."""
+
+    def rows_of(self, module: str) -> tuple[str, ...]:
+        """The layers, ``module`` among them, that the program has as one, in the order of its rows; empty for a layer of its own."""
+        for ends in self.joined:
+            stem = next((module.removesuffix(end) for end in ends if module.endswith(f".{end}")), None)
+            if stem is not None:
+                return tuple(stem + end for end in ends)
+        return ()
 
     def key(self, module: str, part: str) -> str:
         """``module``: its name in the component; ``part``: name of a tensor, such as ``lora_A.weight``."""

@@ -17,6 +17,7 @@ from diffusers import (
     FluxTransformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
+    Lumina2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
@@ -63,6 +64,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         CosmosOfImages: 16,
         PixArtTransformer2DModel: 4,
         Krea2Transformer2DModel: 16,
+        Lumina2Transformer2DModel: 16,
         ChromaTransformer2DModel: 16,
         QwenImage21Transformer2DModel: 64,
     }
@@ -200,6 +202,13 @@ def call_krea2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
         return_dict=False,
     )[0]
     return output.view(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+
+
+def call_lumina2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    embeds = torch.stack(list(batch.prompts.values()))
+    mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=noisy.device)
+    output: Tensor = network(noisy, 1 - batch.timesteps, embeds, mask, return_dict=False)[0]
+    return -output
 
 
 @cache
@@ -392,6 +401,29 @@ KREA2 = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["num_text_layers"], architecture["text_hidden_dim"])},
     call=call_krea2,
+)
+
+
+LUMINA2 = Network(
+    family="lumina2",
+    title="Lumina-Image 2.0",
+    make=Lumina2Transformer2DModel,
+    architecture=MappingProxyType({"cap_feat_dim": 2304}),
+    narrow=MappingProxyType(
+        {
+            "hidden_size": 48,
+            "num_attention_heads": 6,
+            "num_kv_heads": 2,
+            "multiple_of": 16,
+            "axes_dim_rope": (4, 2, 2),
+            "cap_feat_dim": 16,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["cap_feat_dim"])},
+    call=call_lumina2,
+    is_ragged=True,
+    reads_numbers=True,
 )
 
 

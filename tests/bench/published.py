@@ -34,6 +34,7 @@ from tests.bench.networks import (
     FLUX3,
     KREA2,
     LONG_TOKENS,
+    LUMINA2,
     QWEN_IMAGE,
     SD1X,
     SD3,
@@ -203,7 +204,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         one.family: one
         for one in (
-            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, KREA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
+            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, KREA2, LUMINA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
             *(SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
         )
     }

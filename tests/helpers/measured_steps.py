@@ -17,6 +17,7 @@ from diffusers import (
     Flux3Transformer2DModel,
     FluxTransformer2DModel,
     Krea2Transformer2DModel,
+    Lumina2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
@@ -51,6 +52,10 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "flux2": (Flux2Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 4}),
     "flux3": (Flux3Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 6, "num_layers": 2}),
     "krea2": (Krea2Transformer2DModel, {**HEADS, **ROTARY, "num_key_value_heads": 1, "intermediate_size": 344}),
+    "lumina2": (
+        Lumina2Transformer2DModel,
+        {"hidden_size": 128, "num_attention_heads": 4, "axes_dim_rope": (8, 12, 12), "num_layers": 6},
+    ),
     "pixart_sigma": (PixArtTransformer2DModel, {**HEADS, "num_attention_heads": 6, "cross_attention_dim": 192, "num_layers": 6}),
     "qwen_image": (QwenImageTransformer2DModel, {**HEADS, **ROTARY}),
     "qwen_image_21": (QwenImage21Transformer2DModel, {**HEADS, **ROTARY}),
@@ -60,7 +65,7 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "z_image": (ZImageTransformer2DModel, {"dim": 128, "n_heads": 4, "n_kv_heads": 4, "axes_dims": (8, 12, 12), "n_layers": 6}),
 }
 """Family -> class of its network, and what makes the smallest one wide enough that layers, not vectors of one sample, hold the memory."""
-UNPADDED: Mapping[str, int] = {"flux3": 1, "krea2": 1, "qwen_image": 1, "qwen_image_21": 1, "z_image": 32}
+UNPADDED: Mapping[str, int] = {"flux3": 1, "krea2": 1, "lumina2": 1, "qwen_image": 1, "qwen_image_21": 1, "z_image": 32}
 """Families whose sequence is as long as the caption -> the multiple that it is padded to. The estimate is that of the longest caption."""
 ALONE = {"z_image": {"model_flavour": "base"}}
 """Options with which a family needs no adapter of its publisher."""

@@ -17,6 +17,7 @@ from torch.nn.functional import pixel_unshuffle
 from tests.helpers.models import fixed
 from tests.trainer_engine.families.flux2 import test_flux2 as flux2
 from tests.trainer_engine.families.flux3 import test_numerics as flux3
+from tests.trainer_engine.families.lumina2 import test_lumina2 as lumina2
 from tests.trainer_engine.families.sdxl import test_refiner as refiner
 from tests.trainer_engine.families.wan import test_wan as wan
 from tests.trainer_engine.families.z_image import test_z_image as z_image
@@ -29,6 +30,9 @@ from trainer_engine.families.flux3 import family as flux3_family
 from trainer_engine.families.flux3.family import Flux3
 from trainer_engine.families.flux3.windows import in_windows
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.lumina2 import family as lumina2_family
+from trainer_engine.families.lumina2 import prompts as lumina2_prompts
+from trainer_engine.families.lumina2.family import Lumina2
 from trainer_engine.families.sdxl.family import StableDiffusionXL
 from trainer_engine.families.wan.autoencoder import ClipAutoencoder
 from trainer_engine.families.wan.family import Wan
@@ -70,9 +74,18 @@ def replaced(owner: Any, name: str, value: Any) -> Callable[[Patch], None]:
     return lambda patch: patch.setattr(owner, name, value)
 
 
-def turned_around(patch: Patch) -> None:
-    right = ZImage.predict
-    patch.setattr(ZImage, "predict", lambda self, network, inputs: -right(self, network, inputs))
+def turned_around(family: type[Family]) -> Callable[[Patch], None]:
+    """What the network predicts is taken as it is."""
+
+    def make(patch: Patch) -> None:
+        right = family.predict
+        patch.setattr(family, "predict", lambda self, network, inputs: -right(self, network, inputs))
+
+    return make
+
+
+def all_tokens_count(**given: Any) -> Arguments:
+    return (), {**given, "encoder_attention_mask": torch.ones_like(given["encoder_attention_mask"])}
 
 
 def padded_with_zeros(images: Any, time: Tensor, prompts: list[Tensor], **others: Any) -> Arguments:
@@ -120,6 +133,10 @@ def loss_of_z_image() -> None:
     z_image.test_loss_and_every_gradient_equal_those_of_diffusers(gradient_checkpointing=False)
 
 
+def loss_of_lumina2() -> None:
+    lumina2.test_loss_and_every_gradient_equal_those_of_diffusers(gradient_checkpointing=False)
+
+
 def loss_of_wan() -> None:
     wan.test_loss_and_every_gradient_equal_those_of_diffusers(1, gradient_checkpointing=False)
 
@@ -143,7 +160,7 @@ def token_count_of_flux2() -> None:
 MISTAKES = [
     Mistake("z_image: time runs from image to noise", given(ZImage, lambda x, t, p, **o: ((x, 1 - t, p), o)), loss_of_z_image),
     Mistake("z_image: time counts to 1000", given(ZImage, lambda x, t, p, **o: ((x, 1000 * t, p), o)), loss_of_z_image),
-    Mistake("z_image: the output is not negated", turned_around, loss_of_z_image),
+    Mistake("z_image: the output is not negated", turned_around(ZImage), loss_of_z_image),
     Mistake("z_image: prompts are padded", given(ZImage, padded_with_zeros), loss_of_z_image),
     Mistake(
         "z_image: the last states of the prompt",
@@ -173,6 +190,29 @@ MISTAKES = [
     Mistake("flux3: a prompt attends to the windows of longer ones", replaced(flux3_family, "in_windows", one_window), loss_of_flux3),
     Mistake(
         "flux3: the text encoder ends a layer early", replaced(flux3_family, "TEXT_LAYERS", (4, 8, 12, 16, 20, 24, 28, 31)), loss_of_flux3
+    ),
+    Mistake(
+        "lumina2: time runs from image to noise",
+        given(Lumina2, lambda **o: ((), {**o, "timestep": 1 - o["timestep"]})),
+        loss_of_lumina2,
+    ),
+    Mistake("lumina2: time counts to 1000", given(Lumina2, lambda **o: ((), {**o, "timestep": 1000 * o["timestep"]})), loss_of_lumina2),
+    Mistake("lumina2: the output is not negated", turned_around(Lumina2), loss_of_lumina2),
+    Mistake("lumina2: the padding of a prompt counts", given(Lumina2, all_tokens_count), loss_of_lumina2),
+    Mistake(
+        "lumina2: the last states of the prompt",
+        replaced(lumina2_family, "STATES", -1),
+        lumina2.test_prompts_equal_those_of_the_pipeline_and_are_stored_without_padding,
+    ),
+    Mistake(
+        "lumina2: prompts without the instruction",
+        replaced(lumina2_prompts, "BEFORE_PROMPT", ""),
+        lumina2.test_prompts_equal_those_of_the_pipeline_and_are_stored_without_padding,
+    ),
+    Mistake(
+        "lumina2: the negative prompt with the instruction",
+        replaced(Lumina2, "as_negative", lambda self, text: text),
+        lumina2.test_a_negative_prompt_has_no_instruction_as_in_the_pipeline,
     ),
     Mistake("wan: time counts to 1", given(Wan, lambda **o: ((), {**o, "timestep": o["timestep"] / 1000})), loss_of_wan),
     Mistake(

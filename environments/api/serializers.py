@@ -85,9 +85,7 @@ class CreateEnvironmentSerializer(Sent):
         max_length=LONGEST_TEXT,
         help_text="Datasets file; NAME/multidatabackend.json if nothing is sent.",
     )
-    create_dataloader = Flag(
-        required=False, default=True, initial=True, help_text="Whether to write a starter datasets file."
-    )
+    create_dataloader = Flag(required=False, default=True, initial=True, help_text="Whether to write a starter datasets file.")
     images = Text(
         required=False,
         allow_null=True,
@@ -139,9 +137,7 @@ class RegenerateDataloaderSerializer(Sent):
     path = Text(
         required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT, help_text="Empty: the one the environment names."
     )
-    include_defaults = Flag(
-        required=False, default=True, initial=True, help_text="Whether to write out sizes, cropping and cache folders."
-    )
+    include_defaults = Flag(required=False, default=True, initial=True, help_text="Whether to write out sizes, cropping and cache folders.")
 
 
 class ProblemSerializer(serializers.Serializer[Any]):

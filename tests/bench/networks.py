@@ -18,6 +18,7 @@ from diffusers import (
     HiDreamImageTransformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
+    Lumina2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
@@ -66,6 +67,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         PixArtTransformer2DModel: 4,
         ShortStates: 128,
         Krea2Transformer2DModel: 16,
+        Lumina2Transformer2DModel: 16,
         ChromaTransformer2DModel: 16,
         QwenImage21Transformer2DModel: 64,
         HiDreamImageTransformer2DModel: 16,
@@ -232,6 +234,13 @@ def ideogram_places(text: int, height: int, width: int, device: torch.device) ->
     words, image = torch.arange(text)[:, None].expand(-1, 3), torch.cartesian_prod(*map(torch.arange, (1, height, width))) + 65_536
     roles = torch.cat([torch.full((text,), 3), torch.full((height * width,), 2)])
     return torch.cat([words, image]).to(device), roles.to(device)
+
+
+def call_lumina2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    embeds = torch.stack(list(batch.prompts.values()))
+    mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=noisy.device)
+    output: Tensor = network(noisy, 1 - batch.timesteps, embeds, mask, return_dict=False)[0]
+    return -output
 
 
 @cache
@@ -446,6 +455,29 @@ IDEOGRAM = Network(
     text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["llm_features_dim"])},
     call=call_ideogram,
     has_autocast=True,
+)
+
+
+LUMINA2 = Network(
+    family="lumina2",
+    title="Lumina-Image 2.0",
+    make=Lumina2Transformer2DModel,
+    architecture=MappingProxyType({"cap_feat_dim": 2304}),
+    narrow=MappingProxyType(
+        {
+            "hidden_size": 48,
+            "num_attention_heads": 6,
+            "num_kv_heads": 2,
+            "multiple_of": 16,
+            "axes_dim_rope": (4, 2, 2),
+            "cap_feat_dim": 16,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["cap_feat_dim"])},
+    call=call_lumina2,
+    is_ragged=True,
+    reads_numbers=True,
 )
 
 

@@ -35,6 +35,7 @@ from tests.bench.networks import (
     IDEOGRAM,
     KREA2,
     LONG_TOKENS,
+    LUMINA2,
     QWEN_IMAGE,
     SD1X,
     SD3,
@@ -252,7 +253,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         one.family: one
         for one in (
-            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KREA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
+            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KREA2, LUMINA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
             *(SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
         )
     }

@@ -35,6 +35,7 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "anima": {"num_layers": 1},
     "ideogram": {"num_layers": 1},
     "krea2": {"num_layers": 1},
+    "lumina2": {"num_layers": 1},
     "chroma": {"num_layers": 1, "num_single_layers": 1, "approximator_layers": 1},
     "qwen_image_21": {"num_layers": 1},
     "hidream": {"num_layers": 1, "num_single_layers": 1, "llama_layers": (0, 1)},
@@ -54,6 +55,7 @@ DEEPER: dict[str, dict[str, Any]] = {
     "anima": {"num_layers": 3},
     "ideogram": {"num_layers": 3},
     "krea2": {"num_layers": 3},
+    "lumina2": {"num_layers": 3},
     "chroma": {"num_layers": 2, "num_single_layers": 3},
     "qwen_image_21": {"num_layers": 3},
     "hidream": {"num_layers": 2, "num_single_layers": 3, "llama_layers": (0, 1, 2, 3, 3)},
@@ -65,7 +67,7 @@ WAITING = {"aten._local_scalar_dense.default", "aten.lift_fresh.default", "aten.
 """Operators behind ``item()``, ``torch.tensor(...)`` and masks as indices. The step's one read, a ``tolist()``, is none of these."""
 
 WAITING_IN_DIFFUSERS: dict[str, set[str]] = {
-    "chroma": {"aten.lift_fresh.default"},
+    **dict.fromkeys(("chroma", "lumina2"), {"aten.lift_fresh.default"}),
     "qwen_image_21": WAITING,
     "hidream": WAITING,
 }

@@ -37,6 +37,7 @@ FAMILIES = (
     "qwen_image_21",
     "hidream",
     "ideogram",
+    "lumina2",
 )
 PROMPTS = ["A red circle on blue glass ", "two small stars"]
 LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lora_dropout": 0}

@@ -19,6 +19,7 @@ from diffusers import (
     HiDreamImageTransformer2DModel,
     Ideogram4Transformer2DModel,
     Krea2Transformer2DModel,
+    Lumina2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
@@ -55,6 +56,10 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "hidream": (HiDreamImageTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4, "llama_layers": [0, 1, 2, 2, 2, 2, 2, 2]}),
     "ideogram": (Ideogram4Transformer2DModel, {**HEADS, "mrope_section": (8, 4, 4), "intermediate_size": 344, "adaln_dim": 32}),
     "krea2": (Krea2Transformer2DModel, {**HEADS, **ROTARY, "num_key_value_heads": 1, "intermediate_size": 344}),
+    "lumina2": (
+        Lumina2Transformer2DModel,
+        {"hidden_size": 128, "num_attention_heads": 4, "axes_dim_rope": (8, 12, 12), "num_layers": 6},
+    ),
     "pixart_sigma": (PixArtTransformer2DModel, {**HEADS, "num_attention_heads": 6, "cross_attention_dim": 192, "num_layers": 6}),
     "qwen_image": (QwenImageTransformer2DModel, {**HEADS, **ROTARY}),
     "qwen_image_21": (QwenImage21Transformer2DModel, {**HEADS, **ROTARY}),
@@ -64,7 +69,7 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "z_image": (ZImageTransformer2DModel, {"dim": 128, "n_heads": 4, "n_kv_heads": 4, "axes_dims": (8, 12, 12), "n_layers": 6}),
 }
 """Family -> class of its network, and what makes the smallest one wide enough that layers, not vectors of one sample, hold the memory."""
-UNPADDED: Mapping[str, int] = {"flux3": 1, "ideogram": 1, "krea2": 1, "qwen_image": 1, "qwen_image_21": 1, "z_image": 32}
+UNPADDED: Mapping[str, int] = {"flux3": 1, "ideogram": 1, "krea2": 1, "lumina2": 1, "qwen_image": 1, "qwen_image_21": 1, "z_image": 32}
 """Families whose sequence is as long as the caption -> the multiple that it is padded to. The estimate is that of the longest caption."""
 ALONE = {"z_image": {"model_flavour": "base"}}
 """Options with which a family needs no adapter of its publisher."""

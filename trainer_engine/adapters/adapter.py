@@ -141,7 +141,8 @@ class AddedAdapter(Trainable):
         if self.comfyui_keys:
             names = (name for name, _ in self.network.named_modules())
             adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE, self.key_prefixes)
-            tensors = to_comfyui(adapter, self.comfyui_keys, widened=self.widened)
+            outputs = {name: layer.out_features for name, layer in self.network.named_modules() if isinstance(layer, nn.Linear)}
+            tensors = to_comfyui(adapter, self.comfyui_keys, widened=self.widened, outputs=outputs)
         more = {"global_step": str(step), **comment_header(self.comment())}
         self._write(folder, tensors, more, states_scale=not self.comfyui_keys)
         if self.write_below is not None:

@@ -120,6 +120,7 @@ def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:
             quantised=quantised,
             comfyui=family.options.adapter.lora_format == "comfyui",
             received=family.options.distributed.reads_weights_once,
+            joined=family.spec.joins_for_comfyui,
         )
     if config is None or errors_in(problems):
         raise InvalidOptions(errors_in(problems))

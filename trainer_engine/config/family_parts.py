@@ -8,7 +8,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from trainer_engine.config.adapters.other_names import JoinedLayers, OriginalNames
+from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.family_costs import AutoencoderFacts, TextEncoderFacts
 from trainer_engine.config.text_states import TextStates
 
@@ -44,8 +44,6 @@ class Component:
     """The names of its modules in the published code, with which adapter files are read as well; None if they are those of diffusers."""
     comfyui_takes_original: bool = True
     """Whether the files for ComfyUI have the ``original_names``, because it knows those modules by no other."""
-    comfyui_joins: tuple[JoinedLayers, ...] = ()
-    """Layers that ComfyUI has as one: its files hold one adapter for them."""
     comfyui_takes_alpha: bool = True
     """Whether diffusers loads an adapter file with ComfyUI's keys although it states ``alpha``; otherwise the scale is worked into it."""
     lora_targets: tuple[str, ...] = ()

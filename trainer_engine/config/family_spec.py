@@ -262,12 +262,18 @@ class FamilySpec:
         return {
             self.module_prefix(name): ModuleKeys(
                 _comfyui_prefix(one),
-                one.original_names.names if one.original_names and one.comfyui_takes_original else (),
-                one.comfyui_joins,
+                names.names if names else (),
                 one.comfyui_takes_alpha,
+                names.joined if names else (),
             )
             for name, one in self.trained.items()
+            for names in (one.original_names if one.comfyui_takes_original else None,)
         }
+
+    @property
+    def joins_for_comfyui(self) -> bool:
+        """Whether ComfyUI has layers as one that the network has apart."""
+        return any(keys.joined for keys in self.comfyui_keys.values())
 
     @property
     def key_prefixes(self) -> Mapping[str, str]:

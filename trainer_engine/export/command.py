@@ -70,7 +70,8 @@ def export(request: ExportRequest) -> list[str]:
     if request.output.exists():
         raise ModelUnavailable(f"{request.output} is there already.", hint="choose another --output, or remove it")
     family = _family(request, metadata)
-    adapter = read_adapter(request.adapter, _module_names(family), family.spec.key_prefixes)
+    outputs = _outputs(family)
+    adapter = read_adapter(request.adapter, outputs, family.spec.key_prefixes)
     if request.form == "merged":
         return _merge(request, family, adapter)
     if request.form == "comfyui":
@@ -80,7 +81,8 @@ def export(request: ExportRequest) -> list[str]:
         if control and not control.in_comfyui:
             raise ModelUnavailable(f"ComfyUI does not generate with {family.spec.title} and a control image.", hint="use --to merged")
         stated = {key: value for key, value in metadata.items() if key != METADATA_KEY}  # the tensors have their alphas
-        _write(request.output, to_comfyui(adapter, family.spec.comfyui_keys, widened=control.input_layer if control else ""), stated)
+        widened = control.input_layer if control else ""
+        _write(request.output, to_comfyui(adapter, family.spec.comfyui_keys, widened=widened, outputs=outputs), stated)
         return [f"{request.output}: put it into ComfyUI's models/loras"]
     state_dicts = to_diffusers(adapter, family.spec.diffusers_prefixes)
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]
@@ -180,21 +182,28 @@ def _is_widened(adapter: Path, spec: FamilySpec) -> bool:
     return any(spec.control.is_wide(shape[1]) for shape in shapes)
 
 
-def _module_names(family: Family) -> set[str]:
-    """The names of the network's modules, from the headers of its weights; a file may have other names, so it is loaded."""
-    names: set[str] = set()
+def _outputs(family: Family) -> dict[str, int]:
+    """Module of the network -> rows of its weights, 0 if it has none. From the headers of the weights; a file may have other names, so it
+    is loaded."""
+    found: dict[str, int] = {}
     for name, component in family.spec.trained.items():
         part, prefix = family.parts.find(component.folder), family.spec.module_prefix(name)
-        keys = set(family.load_component(name, family.devices.weights).state_dict()) if part.file else _keys_in(part)
-        names.update(prefix + key.removeprefix(component.file_prefix).rpartition(".")[0] for key in keys)
-    return names
+        if part.file:
+            loaded = family.load_component(name, family.devices.weights).state_dict()
+            shapes = {key: tuple(tensor.shape) for key, tensor in loaded.items()}
+        else:
+            shapes = _shapes_in(part)
+        for key, shape in shapes.items():
+            module, _, own = key.removeprefix(component.file_prefix).rpartition(".")
+            found[prefix + module] = shape[0] if own == "weight" and shape else found.get(prefix + module, 0)
+    return found
 
 
-def _keys_in(part: Part) -> set[str]:
-    found: set[str] = set()
+def _shapes_in(part: Part) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
     for path in part.weights():
         with safe_open(path, framework="pt") as file:
-            found.update(file.keys())
+            found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from trainer_engine.config.adapters.keys import RESHAPED
 from trainer_engine.config.adapters.other_names import ModuleKeys
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.export.adapter_file import AdapterTensors, kind_of
+from trainer_engine.export.joined_layers import joined_layers
 
 DORA = ("dora_scale", "lora_magnitude_vector")
 DOWN, UP = ("lora_A.weight", "lora_down.weight"), ("lora_B.weight", "lora_up.weight")
 Tensors = Mapping[str, Tensor]
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
 def to_diffusers(adapter: AdapterTensors, prefixes: Mapping[str, str]) -> list[dict[str, Tensor]]:
@@ -38,60 +41,20 @@ def to_diffusers(adapter: AdapterTensors, prefixes: Mapping[str, str]) -> list[d
     return [_named(keys, {name: make(adapter, name, tensors) for name, tensors in adapter.modules.items()})]
 
 
-def to_comfyui(adapter: AdapterTensors, keys: Mapping[str, ModuleKeys], *, widened: str = "") -> dict[str, Tensor]:
+def to_comfyui(
+    adapter: AdapterTensors, keys: Mapping[str, ModuleKeys], *, widened: str = "", outputs: Mapping[str, int] = NO_SIZES
+) -> dict[str, Tensor]:
     """One state dict with an ``alpha`` for each module that takes one. ``keys`` are the ``comfyui_keys`` of the family.
 
-    ``widened``: the layer that ``control`` widened, of which ComfyUI is given the new shape. Raises ModelUnavailable for an algorithm that
+    ``widened``: the layer that ``control`` widened, of which ComfyUI is given the new shape. ``outputs``: module -> number of its outputs,
+    for layers that ComfyUI has as one with others and that the adapter may leave out. Raises ModelUnavailable for an algorithm that
     ComfyUI has no code for.
     """
     modules = {name: _for_comfyui(adapter, name, tensors, keys[_component(name, keys)]) for name, tensors in adapter.modules.items()}
     if widened in modules:
         down, up = (modules[widened][part] for part in ("lora_A.weight", "lora_B.weight"))
         modules[widened][RESHAPED] = torch.tensor([up.shape[0], down.shape[1]])
-    return _named(keys, _joined(keys, modules))
-
-
-def _joined(keys: Mapping[str, ModuleKeys], modules: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """The modules with one adapter in place of those on layers that the program has as one."""
-    groups: dict[str, dict[int, str]] = {}
-    sizes: dict[str, int] = {}
-    for name in modules:
-        component = _component(name, keys)
-        for join in keys[component].joins:
-            place = join.place_of(name.removeprefix(component))
-            if place is not None:
-                groups.setdefault(component + place[0], {})[place[1]] = name
-                sizes[component + place[0]] = len(join.parts)
-    found = {name: tensors for name, tensors in modules.items() if not any(name in group.values() for group in groups.values())}
-    for whole, group in groups.items():
-        own = {number: modules[name] for number, name in group.items()}
-        found[whole] = _one_lora(whole, own, sizes[whole], keys[_component(whole, keys)])
-    return found
-
-
-def _one_lora(name: str, parts: Mapping[int, Tensors], count: int, keys: ModuleKeys) -> dict[str, Tensor]:
-    """A LoRA on a layer with the rows of ``count`` layers, of which ``parts`` have one each; its rank is the sum of theirs. Exact.
-
-    (B_1 A_1; B_2 A_2) = diag(B_1, B_2) (A_1; A_2). The rows of a layer without an adapter are 0. Raises ModelUnavailable.
-    """
-    if any("lora_A.weight" not in tensors for tensors in parts.values()):
-        raise _cannot(f"this adapter on the parts of {name}", "ComfyUI has them as one layer, of which only a LoRA can be made")
-    if any("dora_scale" in tensors for tensors in parts.values()) and len(parts) < count:
-        raise _cannot(f"weight-decomposed adapters (DoRA) on some parts of {name}", "ComfyUI has them as one layer")
-    downs = [parts[number]["lora_A.weight"] for number in sorted(parts)]
-    rows, rank = len(next(iter(parts.values()))["lora_B.weight"]), sum(map(len, downs))
-    up, column = downs[0].new_zeros(count * rows, rank), 0
-    for number in sorted(parts):
-        own, down = parts[number]["lora_B.weight"], parts[number]["lora_A.weight"]
-        scale = float(parts[number]["alpha"]) / len(down) if "alpha" in parts[number] else 1.0
-        up[number * rows : (number + 1) * rows, column : column + len(down)] = own * scale
-        column += len(down)
-    found = {"lora_A.weight": torch.cat(downs), "lora_B.weight": up}
-    if keys.takes_alpha:
-        found["alpha"] = torch.tensor(float(rank))
-    if all("dora_scale" in tensors for tensors in parts.values()):
-        found["dora_scale"] = torch.cat([parts[number]["dora_scale"] for number in sorted(parts)])
-    return found
+    return _named(keys, joined_layers(modules, keys, outputs))
 
 
 def _for_comfyui(adapter: AdapterTensors, name: str, tensors: Tensors, keys: ModuleKeys) -> dict[str, Tensor]:

@@ -135,6 +135,10 @@ class Family(ABC):
         """Whether the text encoder looks at the reference images of a prompt, so that an embedding depends on both."""
         return False
 
+    def as_negative(self, text: str) -> str:
+        """What ``encode_prompts`` is given for a negative prompt, if the family reads it in another way than a prompt."""
+        return text
+
     @abstractmethod
     def free_encoders(self) -> None:
         """Release the weights of every encoder; they are loaded again when they are needed."""

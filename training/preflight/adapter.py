@@ -100,7 +100,7 @@ def _lycoris(
         return
     is_quantised = options.precision.base_model_precision in QUANTISED
     how = {"comfyui": options.adapter.lora_format == "comfyui", "received": options.distributed.reads_weights_once}
-    yield from unfit(document, quantised=is_quantised, **how)
+    yield from unfit(document, quantised=is_quantised, joined=spec.joins_for_comfyui, **how)
     if shapes is not None:
         yield from _ranks_of_classes(config, shapes)
 

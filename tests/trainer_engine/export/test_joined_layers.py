@@ -1,80 +1,77 @@
-"""Adapters on layers that ComfyUI has as one: one LoRA makes the same change, and what no file can hold is refused."""
+"""Layers that ComfyUI has as one: its file changes their rows exactly as the adapter changes each of them."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.models import fixed
-from trainer_engine.config.adapters.other_names import JoinedLayers, ModuleKeys
+from tests.trainer_engine.export.test_command import ALGORITHMS, bare_network, lycoris_file, module_names
+from trainer_engine.config.adapters.other_names import ModuleKeys
 from trainer_engine.contract.errors import ModelUnavailable
-from trainer_engine.export.adapter_file import AdapterTensors
+from trainer_engine.export.adapter_file import AdapterTensors, read_adapter
 from trainer_engine.export.conversion import to_comfyui
+from trainer_engine.export.merging import merged_weights
 
-JOIN = JoinedLayers(parts=(r"(b\.\d+)\.to_q", r"(b\.\d+)\.to_k", r"(b\.\d+)\.to_v"), whole=r"\1.qkv")
-OUT, INTO = 6, 4
-
-
-def lora(rank: int, alpha: float | None, seed: int) -> dict[str, Tensor]:
-    found = {"lora_A.weight": fixed(rank, INTO, seed=seed), "lora_B.weight": fixed(OUT, rank, seed=seed + 1)}
-    return found if alpha is None else {**found, "alpha": torch.tensor(alpha)}
+ROWS = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
+KEYS = ModuleKeys("transformer.", names=((r"(.*)\.attn1\.to_[qkv]", r"\1.qkv"),), joined=(ROWS,))
+BLOCK = "transformer_blocks.0."
+JOINED = f"diffusion_model.{BLOCK}qkv."
 
 
-def converted(modules: dict[str, dict[str, Tensor]], *, takes_alpha: bool = True, kind: str = "lora") -> dict[str, Tensor]:
-    adapter = AdapterTensors(path=Path("a"), kind=kind, is_lycoris=False, modules=modules, metadata={}, prefixes={"": ""})
-    return to_comfyui(adapter, {"": ModuleKeys("diffusion_model.", joins=(JOIN,), takes_alpha=takes_alpha)})
+def adapter_of(place: Path, name: str) -> AdapterTensors:
+    return read_adapter(lycoris_file(place, **ALGORITHMS[name])[0], module_names())
 
 
-def change(tensors: dict[str, Any]) -> Tensor:
-    rank = len(tensors["lora_A.weight"])
-    change: Tensor = tensors["lora_B.weight"] @ tensors["lora_A.weight"] * float(tensors.get("alpha", rank)) / rank
-    return change
+def change_of(adapter: AdapterTensors, row: str) -> Tensor:
+    """What the adapter adds to the weights of a layer, read off its answers."""
+    network = bare_network()
+    base = network.state_dict()[f"{BLOCK}{row}.weight"].clone()
+    return merged_weights(network, adapter)[f"{BLOCK}{row}.weight"] - base
 
 
-def of_layer(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(f"diffusion_model.{layer}."): one for key, one in tensors.items() if key.startswith(f"diffusion_model.{layer}.")
-    }
+def change_in(tensors: dict[str, Tensor]) -> Tensor:
+    """What a program adds to the joined weights."""
+    if f"{JOINED}diff" in tensors:
+        return tensors[f"{JOINED}diff"]
+    down, up = tensors[f"{JOINED}lora_A.weight"], tensors[f"{JOINED}lora_B.weight"]
+    return up @ down * (tensors[f"{JOINED}alpha"] / len(down))
 
 
-@pytest.mark.parametrize("takes_alpha", [True, False])
-@pytest.mark.parametrize("parts", ["qkv", "qv", "k"])
-def test_one_lora_makes_the_change_of_all_of_them(parts: str, takes_alpha: bool) -> None:
-    """Ranks and scales may differ; the rows of a layer without an adapter stay as they are."""
-    ranks, alphas = {"q": 2, "k": 3, "v": 2}, {"q": 1.0, "k": 6.0, "v": None}
-    modules = {f"b.0.to_{part}": lora(ranks[part], alphas[part], ord(part)) for part in parts} | {"b.0.other": lora(2, 1.0, 9)}
-    found = converted(modules, takes_alpha=takes_alpha)
-    assert {key.partition(".lora_")[0].removesuffix(".alpha") for key in found} == {"diffusion_model.b.0.qkv", "diffusion_model.b.0.other"}
-    joined = of_layer(found, "b.0.qkv")
-    assert len(joined["lora_A.weight"]) == sum(ranks[part] for part in parts)
-    assert ("alpha" in joined) == takes_alpha
-    wanted = torch.cat([change(modules[f"b.0.to_{part}"]) if part in parts else torch.zeros(OUT, INTO) for part in "qkv"])
-    torch.testing.assert_close(change(joined), wanted, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize(("name", "is_lora"), [("lora", True), ("loha", False), ("lokr", False), ("lokr full matrix", False)])
+def test_the_rows_change_as_the_layers_do(name: str, is_lora: bool, tmp_path: Path) -> None:
+    adapter = adapter_of(tmp_path, name)
+    tensors = to_comfyui(adapter, {"": KEYS})
+    assert (f"{JOINED}lora_A.weight" in tensors) is is_lora
+    assert not any("attn1.to_q" in key or "attn1.to_k" in key for key in tensors)
+    assert any(key.startswith(f"transformer.{BLOCK}attn1.to_out.0.") for key in tensors), "a layer of its own"
+    torch.testing.assert_close(change_in(tensors), torch.cat([change_of(adapter, row) for row in ROWS]), rtol=1e-4, atol=1e-5)
 
 
-def test_layers_of_each_block_are_joined_on_their_own() -> None:
-    modules = {f"b.{block}.to_{part}": lora(2, 2.0, 10 * block + ord(part)) for block in (0, 1) for part in "qkv"}
-    found = converted(modules)
-    for block in (0, 1):
-        wanted = torch.cat([change(modules[f"b.{block}.to_{part}"]) for part in "qkv"])
-        torch.testing.assert_close(change(of_layer(found, f"b.{block}.qkv")), wanted, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("name", ["lora", "lokr"])
+def test_layers_without_an_adapter_stay_as_they_are(name: str, tmp_path: Path) -> None:
+    adapter = adapter_of(tmp_path, name)
+    only = {module: parts for module, parts in adapter.modules.items() if not module.endswith("attn1.to_k")}
+    partial = dataclasses.replace(adapter, modules=only)
+    with pytest.raises(ModelUnavailable, match="attn1.to_k is not known"):
+        to_comfyui(partial, {"": KEYS})
+    outputs = {module: bare_network().get_submodule(module).weight.shape[0] for module in adapter.modules}
+    found = change_in(to_comfyui(partial, {"": KEYS}, outputs=outputs))
+    size = outputs[f"{BLOCK}attn1.to_k"]
+    assert not found[size : 2 * size].any()
+    wanted = torch.cat([change_of(adapter, row) for row in (ROWS[0], ROWS[2])])
+    torch.testing.assert_close(torch.cat([found[:size], found[2 * size :]]), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_magnitudes_are_joined_if_every_part_has_them() -> None:
-    modules = {f"b.0.to_{part}": {**lora(2, 2.0, ord(part)), "lora_magnitude_vector": fixed(OUT, seed=ord(part) + 5)} for part in "qkv"}
-    magnitudes = of_layer(converted(modules), "b.0.qkv")["dora_scale"]
-    assert torch.equal(magnitudes[:, 0], torch.cat([modules[f"b.0.to_{part}"]["lora_magnitude_vector"] for part in "qkv"]))
-    del modules["b.0.to_k"]
-    with pytest.raises(ModelUnavailable, match="DoRA"):
-        converted(modules)
+def test_a_component_behind_a_prefix_keeps_it(tmp_path: Path) -> None:
+    adapter = adapter_of(tmp_path, "lora")
+    inside = dataclasses.replace(adapter, modules={f"transformer.{name}": parts for name, parts in adapter.modules.items()})
+    assert to_comfyui(inside, {"transformer.": KEYS, "text_encoder.": ModuleKeys("te.")}).keys() == to_comfyui(adapter, {"": KEYS}).keys()
 
 
-def test_an_adapter_that_is_no_lora_is_refused_on_such_layers_alone() -> None:
-    factors = {"lokr_w1": fixed(2, 2, seed=1), "lokr_w2": fixed(3, 2, seed=2)}
-    assert converted({"b.0.other": factors}, kind="lokr")
-    with pytest.raises(ModelUnavailable, match="ComfyUI has them as one layer"):
-        converted({"b.0.to_q": factors}, kind="lokr")
+def test_a_weight_decomposed_adapter_is_not_joined(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="dora_scale"):
+        to_comfyui(adapter_of(tmp_path, "dora"), {"": KEYS})

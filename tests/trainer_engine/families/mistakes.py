@@ -40,7 +40,6 @@ from trainer_engine.families.qwen_image.family import QwenImage
 from trainer_engine.families.qwen_image_21.components import QwenImage21Components
 from trainer_engine.families.qwen_image_21.family import QwenImage21
 from trainer_engine.families.sdxl.family import StableDiffusionXL
-from trainer_engine.families.z_image.family import ZImage
 from training.preflight.model_files import weights_problems
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]

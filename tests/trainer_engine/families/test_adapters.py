@@ -34,6 +34,7 @@ PIPELINES = {
     "qwen_image": "QwenImagePipeline",
     "anima": "AnimaModularPipeline",
     "krea2": "Krea2Pipeline",
+    "lumina2": "Lumina2Pipeline",
     "chroma": "ChromaPipeline",
     "qwen_image_21": "QwenImage21Pipeline",
     "hidream": "HiDreamImagePipeline",
@@ -112,6 +113,9 @@ def output_of(family: str, network: nn.Module) -> Tensor:
         tokens, states = torch.randn(2, 6, 64, generator=generator), torch.randn(2, 9, 3, 32, generator=generator)
         places = diffusers.Krea2Pipeline.prepare_position_ids(9, 2, 3, "cpu")
         return network(tokens, states, torch.tensor([0.3, 0.7]), places, return_dict=False)[0]
+    if family == "lumina2":
+        latents, mask = torch.randn(2, 16, 4, 6, generator=generator), torch.arange(9)[None] < torch.tensor([[9], [7]])
+        return network(latents, torch.tensor([0.3, 0.7]), prompt[:, :9], mask, return_dict=False)[0]
     if family == "qwen_image_21":
         tokens, slots = torch.randn(1, 24, 64, generator=generator), torch.arange(15)[None] > 8
         given = {"timestep": torch.tensor([0.3]), "img_shapes": [[(1, 4, 6)]], "img_mask": slots, "return_dict": False}

@@ -32,7 +32,7 @@ from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import load_validation_adapters
 from trainer_engine.config.adapters.keys import METADATA_KEY, keys_by_module
-from trainer_engine.config.adapters.other_names import ModuleKeys, OriginalNames, modules_by_other_name, renamed
+from trainer_engine.config.adapters.other_names import OriginalNames, modules_by_other_name, renamed
 from trainer_engine.config.adapters.validation_adapter import ValidationAdapterRun, ValidationAdapterSource
 from trainer_engine.config.families import specs
 from trainer_engine.config.one_file.unet_names import diffusers_names, original_names
@@ -74,6 +74,9 @@ COMFYUI: Mapping[str, str] = MappingProxyType(
         "krea2": r"""transformer\.(
             (transformer_blocks|text_fusion\.(layerwise|refiner)_blocks)\.\d+\.(attn\.(to_[qkv]|to_gate|to_out\.0)|ff\.(gate|up|down))
             |text_fusion\.projector|img_in|(txt_in|time_embed)\.linear_[12]|time_mod_proj|final_layer\.linear)""",
+        "lumina2": r"""diffusion_model\.(
+            (layers|noise_refiner|context_refiner)\.\d+\.(attention\.(qkv|out)|feed_forward\.w[123]|adaLN_modulation\.1)
+            |x_embedder|cap_embedder\.1|t_embedder\.mlp\.[02]|final_layer\.(linear|adaLN_modulation\.1))""",
         "pixart_sigma": r"""transformer\.(
             transformer_blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2))
             |pos_embed\.proj|proj_out|caption_projection\.linear_[12]|adaln_single\.(linear|emb\.timestep_embedder\.linear_[12]))""",
@@ -115,6 +118,9 @@ NOT_LOADED: Mapping[str, re.Pattern[str]] = MappingProxyType(
 In its network the small layers of Chroma for the timestep have other names, and two layers of Qwen-Image 2.1 are one.
 """
 
+JOINED = tuple(name for name, spec in specs().items() if spec.joins_for_comfyui)
+"""Families of which ComfyUI has layers as one: its file holds a LoRA of a larger rank, which is not read here."""
+
 
 def adaptable(network: nn.Module) -> list[str]:
     return [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d))]
@@ -125,15 +131,11 @@ def test_comfyui_knows_the_key_of_every_layer_of_the_published_network(family: s
     (keys,) = specs()[family].comfyui_keys.values()
     rule, never = re.compile(COMFYUI[family], re.VERBOSE), NOT_LOADED.get(family)
     layers = [layer for layer in adaptable(published_network(family, flavour)) if never is None or not never.search(layer)]
-    layers = list(dict.fromkeys(whole_of(layer, keys) for layer in layers))
     found = [keys.key(layer, "alpha").removesuffix(".alpha") for layer in layers]
     assert [key for key in found if not rule.fullmatch(key)] == []
-    assert len(set(found)) == len(found) > 100
-
-
-def whole_of(layer: str, keys: ModuleKeys) -> str:
-    """The layer, or the one that ComfyUI has in its place and in that of others."""
-    return next((place[0] for join in keys.joins if (place := join.place_of(layer))), layer)
+    rows = {layer: keys.rows_of(layer) for layer in layers}
+    assert all(len({keys.key(row, "alpha") for row in layers_of_one}) == 1 for layers_of_one in rows.values() if layers_of_one)
+    assert len(set(found)) == len({of_one or (layer,) for layer, of_one in rows.items()}) > 100
 
 
 def test_every_family_has_a_rule() -> None:
@@ -162,8 +164,25 @@ def exported(family: str, place: Path) -> Path:
     return place
 
 
+def split_rows(family: str, folder: Path) -> nn.Module:
+    """The network with an adapter for ComfyUI merged by hand, each layer with its rows of the joined one."""
+    network, (keys,) = network_in(pipeline_of(family)), specs()[family].comfyui_keys.values()
+    tensors = load_file(folder / RESULT)
+    for name, layer in network.named_modules():
+        down = tensors.get(keys.key(name, "lora_A.weight")) if isinstance(layer, nn.Linear) else None
+        if down is not None:
+            up, alpha = tensors[keys.key(name, "lora_B.weight")], tensors[keys.key(name, "alpha")]
+            rows = keys.rows_of(name) or (name,)
+            sizes = [network.get_submodule(row).weight.shape[0] for row in rows]
+            change = (up @ down * (alpha / len(down))).split(sizes)[rows.index(name)]
+            layer.weight.data += change
+    return network
+
+
 def network_with(family: str, folder: Path) -> nn.Module:
     """The network of the family's pipeline with the adapter in it, by diffusers, or by PEFT where diffusers has no loader."""
+    if family in JOINED and any(key.startswith("diffusion_model.") for key in load_file(folder / RESULT)):
+        return split_rows(family, folder)  # diffusers splits them at the sizes of the published network alone
     if family == "pixart_sigma":
         network: nn.Module = PixArtSigmaPipeline.from_pretrained(tiny_model(family)).transformer
         tensors = {key.removeprefix("transformer."): one for key, one in load_file(folder / RESULT).items()}
@@ -183,9 +202,9 @@ def test_an_export_for_comfyui_loads_in_diffusers_with_the_same_output(family: s
     keys = load_file(folder / RESULT).keys()
     modules = {re.sub(r"\.(alpha|lora_[AB]\.weight|lora_(down|up)\.weight)$", "", key) for key in keys}
     assert all(rule.fullmatch(module) for module in modules)
-    (comfyui,) = specs()[family].comfyui_keys.values()
-    layers = {key.partition(".")[2].partition(".lora_")[0] for key in load_file(result_of(family) / RESULT)}
-    assert len(modules) == len({whole_of(layer, comfyui) for layer in layers})
+    (names,) = specs()[family].comfyui_keys.values()
+    trained_layers = {key.removeprefix("transformer.").partition(".lora_")[0] for key in load_file(result_of(family) / RESULT)}
+    assert len(modules) == len({names.rows_of(layer) or (layer,) for layer in trained_layers})
     found, wanted = (output_of(family, network_with(family, place)) for place in (folder, result_of(family)))
     assert not torch.allclose(wanted, output_of(family, network_in(pipeline_of(family))), atol=1e-4)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
@@ -209,11 +228,7 @@ def beginning(family: str, file: Path, **options: Any) -> dict[str, Tensor]:
     return adapter.tensors()
 
 
-JOINING = [family for family in COMFYUI if any(keys.joins for keys in specs()[family].comfyui_keys.values())]
-"""Families of which ComfyUI has some layers as one."""
-
-
-@pytest.mark.parametrize("family", [family for family in COMFYUI if family not in JOINING])
+@pytest.mark.parametrize("family", [family for family in COMFYUI if family not in JOINED])
 def test_a_run_begins_with_an_export_for_comfyui(family: str, tmp_path: Path) -> None:
     (keys,) = specs()[family].comfyui_keys.values()
     found = beginning(family, exported(family, tmp_path) / RESULT, lora_alpha=2 if keys.takes_alpha else 4)
@@ -222,7 +237,7 @@ def test_a_run_begins_with_an_export_for_comfyui(family: str, tmp_path: Path) ->
         assert torch.equal(found[key], scale * wanted)
 
 
-@pytest.mark.parametrize("family", JOINING)
+@pytest.mark.parametrize("family", JOINED)
 def test_an_export_with_joined_layers_is_refused_as_an_adapter_to_start_from(family: str, tmp_path: Path) -> None:
     file = str(exported(family, tmp_path) / RESULT)
     usual = {"pretrained_model_name_or_path": str(tiny_model(family)), "model_type": "lora", "lora_rank": 4, "init_lora": file}
@@ -307,6 +322,8 @@ def test_names_of_another_network_are_not_read() -> None:
 def test_every_layer_is_found_by_the_name_that_its_own_family_states(family: str) -> None:
     layers = [name for name, module in network_in(pipeline_of(family)).named_modules() if isinstance(module, nn.Linear)]
     stated = {layer: other for layer, other in names_elsewhere(family).items() if layer in layers and other and other != layer}
+    (keys,) = specs()[family].comfyui_keys.values()
+    stated = {layer: other for layer, other in stated.items() if not keys.rows_of(layer)}
     found, strangers = keys_by_module([f"diffusion_model.{other}.alpha" for other in stated.values()], layers)
     assert strangers == [] and found.keys() == stated.keys()
     names = specs()[family].components[specs()[family].network].original_names

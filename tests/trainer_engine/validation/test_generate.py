@@ -51,18 +51,19 @@ def rendered(tmp_path: Path, network: nn.Module | None = None, step: int = 5, **
 
 
 def test_prompts_are_the_unconditional_one_and_the_validation_prompt() -> None:
-    options = tiny_family(**USUAL).options
+    family = tiny_family(**USUAL)
+    options = family.options
     assert [(prompt.shortname, prompt.text) for prompt in validation_prompts(options)] == [
         ("unconditional", ""),
         ("validation", "a red circle"),
     ]
-    assert texts_to_encode(options) == ["", "a red circle", "blurry"]
+    assert texts_to_encode(options, family) == ["", "a red circle", "blurry"]
 
 
 def test_validation_without_prompts_generates_nothing(tmp_path: Path) -> None:
     assert validation_prompts(tiny_family(**USUAL, validation_disable=True).options) == []
-    options = tiny_family(validation_disable_unconditional=True).options
-    assert (validation_prompts(options), texts_to_encode(options)) == ([], [])
+    family = tiny_family(validation_disable_unconditional=True)
+    assert (validation_prompts(family.options), texts_to_encode(family.options, family)) == ([], [])
     assert rendered(tmp_path, validation_prompt="", validation_disable_unconditional=True)[1] == []
 
 
@@ -121,13 +122,14 @@ def test_prompts_of_datasets_get_file_names_that_no_other_image_has(tmp_path: Pa
 
 def test_libraries_stand_between_the_unconditional_prompt_and_the_validation_prompt() -> None:
     library = json.dumps({"mine": {"caption": "a dog", "adapter_strength": 0.5}})
-    options = tiny_family(**USUAL, user_prompt_library=library, validation_prompt_library="people").options
+    family = tiny_family(**USUAL, user_prompt_library=library, validation_prompt_library="people")
+    options = family.options
     prompts = validation_prompts(options)
     shortnames = [prompt.shortname for prompt in prompts]
     assert shortnames[:2] == ["unconditional", "face"]
     assert shortnames[-2:] == ["mine", "validation"]
     assert prompts[-2] == ValidationPrompt("mine", "a dog", 0.5)
-    assert texts_to_encode(options) == [*(prompt.text for prompt in prompts), "blurry"]
+    assert texts_to_encode(options, family) == [*(prompt.text for prompt in prompts), "blurry"]
     named = validation_prompts(tiny_family(validation_prompt_library="general").options)
     assert named == validation_prompts(tiny_family(validation_prompt_library=True).options)
     assert validation_prompts(tiny_family(user_prompt_library=library, validation_disable=True).options) == []

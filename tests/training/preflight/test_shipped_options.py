@@ -266,6 +266,26 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"conditioning": [{"type": "superresolution", "conditioning_type": "reference_strict"}]},
     ),
+    "lumina 2": (
+        {
+            **USUAL,
+            "model_family": "lumina2",
+            "checkpoint_step_interval": 50,
+            "flow_schedule_auto_shift": True,
+            "flow_schedule_shift": 0.0,
+            "lora_alpha": 16,
+            "lora_rank": 16,
+            "tracker_project_name": "lora-training",
+            "train_batch_size": 2,
+            "vae_batch_size": 1,
+            "validation_disable_unconditional": True,
+            "validation_guidance": 4.0,
+            "validation_negative_prompt": "ugly, cropped, blurry, low-quality, mediocre average",
+            "validation_num_inference_steps": 40,
+            "validation_resolution": "512x512",
+        },
+        {"crop": False, "crop_style": "random", "crop_aspect": "square", "resolution_type": "pixel"},
+    ),
     "krea 2": (
         {
             **USUAL,

@@ -23,24 +23,8 @@ class OriginalNames:
     mark: str
     """A linear layer that no other network has, by its name in diffusers: two networks may have a name that means two layers."""
     names: Renaming
-
-
-@dataclass(frozen=True)
-class JoinedLayers:
-    """Layers that are one layer in the original code, which has the rows of each of them, one after the other."""
-
-    parts: tuple[str, ...]
-    """Regular expressions that the names of their modules match whole, in the order of the rows; all layers have as many."""
-    whole: str
-    """Name of the one layer, which may refer to groups of the expressions."""
-
-    def place_of(self, module: str) -> tuple[str, int] | None:
-        """(name of the whole, number of the part), or None for other modules."""
-        for number, pattern in enumerate(self.parts):
-            found = re.fullmatch(pattern, module)
-            if found is not None:
-                return found.expand(self.whole), number
-        return None
+    joined: tuple[tuple[str, ...], ...] = ()
+    """Ends of the names of layers that are one layer in the published code, in the order of its rows. They have one name there."""
 
 
 def renamed(module: str, names: Renaming) -> str:
@@ -60,10 +44,18 @@ class ModuleKeys:
     """Before the names of diffusers. One that ends with an underscore is kohya's, whose keys have no dots in the names of modules."""
     names: Renaming = ()
     """Modules that the program knows only by the names of the original code."""
-    joins: tuple[JoinedLayers, ...] = ()
-    """Layers that the program has as one."""
     takes_alpha: bool = True
     """Whether every program that reads such a file takes the tensor ``alpha``; otherwise the scale is worked into the weights."""
+    joined: tuple[tuple[str, ...], ...] = ()
+    """As ``OriginalNames.joined``."""
+
+    def rows_of(self, module: str) -> tuple[str, ...]:
+        """The layers, ``module`` among them, that the program has as one, in the order of its rows; empty for a layer of its own."""
+        for ends in self.joined:
+            stem = next((module.removesuffix(end) for end in ends if module.endswith(f".{end}")), None)
+            if stem is not None:
+                return tuple(stem + end for end in ends)
+        return ()
 
     def key(self, module: str, part: str) -> str:
         """``module``: its name in the component; ``part``: name of a tensor, such as ``lora_A.weight``."""

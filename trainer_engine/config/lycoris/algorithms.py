@@ -22,6 +22,9 @@ KEEPS_WEIGHTS = ("full",)
 """Algorithms that keep a copy of the weights of the base model."""
 IN_COMFYUI = ("lora", "locon", "loha", "lokr", "full", "dylora")
 """Algorithms whose adapters can be saved with ComfyUI's keys."""
+DECOMPOSED_APART = (
+    "ComfyUI has query, key and value of this model as one layer: a weight-decomposed adapter (DoRA) of each cannot be saved for it."
+)
 PRODUCTS = ("lora", "locon", "loha", "lokr")
 READ_BY: Mapping[str, tuple[str, ...]] = {
     "factor": ("lokr",),
@@ -119,10 +122,13 @@ def _block_problems(variant: Variant) -> Iterator[Problem]:
         yield variant.problem("linear_dim", "not_a_multiple", message, expected=f"a multiple of {block}")
 
 
-def unfit(document: Mapping[str, Any], *, quantised: bool, comfyui: bool, received: bool = False) -> Iterator[Problem]:
+def unfit(
+    document: Mapping[str, Any], *, quantised: bool, comfyui: bool, received: bool = False, joined: bool = False
+) -> Iterator[Problem]:
     """Yields a problem for each setting that does not work with a quantised base, or with ComfyUI's keys in the result.
 
-    ``received``: most processes get the weights of the base model from another one, after the adapter was made.
+    ``received``: most processes get the weights of the base model from another one, after the adapter was made. ``joined``: ComfyUI has
+    layers of the network as one.
     """
     for variant in variants(document):
         if quantised and variant.algo not in ON_QUANTISED:
@@ -143,3 +149,7 @@ def unfit(document: Mapping[str, Any], *, quantised: bool, comfyui: bool, receiv
             message = f"Adapters of the algorithm {variant.algo} cannot be saved with ComfyUI's keys."
             expected = f"diffusers, or one of the algorithms {', '.join(IN_COMFYUI)}"
             yield Problem.error("lora_format", "not_for_algorithm", message, got="comfyui", expected=expected)
+        elif comfyui and joined and variant.effective.get("weight_decompose") is True:
+            yield variant.problem(
+                "weight_decompose", "not_with_joined_layers", DECOMPOSED_APART, expected="false, or lora_format=diffusers"
+            )

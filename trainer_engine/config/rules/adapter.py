@@ -21,6 +21,7 @@ from trainer_engine.config.adapters.validation_adapter import (
     strength_problems,
 )
 from trainer_engine.config.families import find_spec
+from trainer_engine.config.lycoris.algorithms import DECOMPOSED_APART
 from trainer_engine.config.options.adapter import LYCORIS_ALONE, STANDARD_ALONE, AdapterOptions, parse_targets
 from trainer_engine.config.options.hooks import EXTERNAL
 from trainer_engine.config.options.registry import REGISTRY, Rule, Values
@@ -54,6 +55,15 @@ def adapter_options_fit_together(values: Values) -> Iterator[Problem]:
     except ValueError as error:
         got = values["peft_lora_target_modules"]
         yield Problem.error("peft_lora_target_modules", "not_a_list", f"{error}.", got=got, expected='a JSON list: ["to_q", "to_v"]')
+
+
+def comfyui_has_the_layers_apart(values: Values) -> Iterator[Problem]:
+    """Refuses a weight-decomposed adapter with ComfyUI's keys if ComfyUI has some of its layers as one."""
+    spec = find_spec(str(values.get("model_family", "")))
+    is_standard = values.get("model_type") == "lora" and values["lora_type"] == "standard"
+    if spec is not None and spec.joins_for_comfyui and is_standard and values["use_dora"] and values["lora_format"] == "comfyui":
+        hint = "use_dora=false saves a LoRA, which can be joined"
+        yield Problem.error("lora_format", "not_with_joined_layers", DECOMPOSED_APART, got="comfyui", expected="diffusers", hint=hint)
 
 
 def a_start_has_what_it_needs(values: Values) -> Iterator[Problem]:
@@ -153,6 +163,7 @@ def validation_adapters_are_valid(values: Values) -> Iterator[Problem]:
 RULES: tuple[Rule, ...] = (
     adapter_options_fit_together,
     a_start_has_what_it_needs,
+    comfyui_has_the_layers_apart,
     named_targets_exist,
     slider_targets_are_used,
     options_have_a_validation_adapter,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
@@ -71,14 +71,19 @@ class ChatEncoder:
             self._loaded = loaded = self._load()
         return loaded
 
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> BatchEncoding:
+        """The tokens of each prompt and their mask, (B, ``token_limit``) on the CPU."""
+        texts = [tokenizer.apply_chat_template(self._as_chat(prompt), tokenize=False, **self._template) for prompt in prompts]
+        tokens: BatchEncoding = tokenizer(
+            texts, padding="max_length", max_length=self.token_limit, truncation=True, add_special_tokens=False, return_tensors="pt"
+        )
+        return tokens
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         """The states (T, D x layers) of the tokens of each prompt on the CPU, those of the template included; longer ones are cut off."""
         model, tokenizer = self.parts()
-        texts = [tokenizer.apply_chat_template(self._as_chat(prompt), tokenize=False, **self._template) for prompt in prompts]
-        tokens = tokenizer(
-            texts, padding="max_length", max_length=self.token_limit, truncation=True, add_special_tokens=False, return_tensors="pt"
-        ).to(self.device)
+        tokens = self.tokenize(tokenizer, prompts).to(self.device)
         mask = tokens.attention_mask.bool()
         states = model(input_ids=tokens.input_ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
         joined = torch.cat([states[layer] for layer in self._layers], dim=-1).cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.adapters.other_names import JoinedLayers, OriginalNames
+from trainer_engine.config.adapters.other_names import OriginalNames
 from trainer_engine.config.family_parts import (
     AdapterSpec,
     Component,
@@ -26,9 +26,15 @@ TEXT_LAYERS = (1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34, 36)
 """The states of the text encoder that the network takes, beginning with its input; the last ones before the norm at its end."""
 TEXT_WIDTH = 4096
 ATTENTION = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
-ORIGINAL_NAMES = OriginalNames(mark="llm_cond_proj", names=((r"(layers\.\d+\.attention)\.to_out\.0", r"\1.o"),))
-JOINT_ATTENTION = JoinedLayers(parts=tuple(rf"(layers\.\d+\.attention)\.to_{part}" for part in "qkv"), whole=r"\1.qkv")
-"""Queries, keys and values, which are one layer in the published code and in ComfyUI."""
+ORIGINAL_NAMES = OriginalNames(
+    mark="llm_cond_proj",
+    names=(
+        (r"(layers\.\d+\.attention)\.to_out\.0", r"\1.o"),
+        (r"(layers\.\d+\.attention)\.to_[qkv]", r"\1.qkv"),
+    ),
+    joined=(("attention.to_q", "attention.to_k", "attention.to_v"),),
+)
+"""Queries, keys and values are one layer in the published code and in ComfyUI."""
 LICENSE = MappingProxyType(
     {
         "license": "other",
@@ -49,9 +55,7 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component(
-                "transformer", "transformer.", Role.TRAINED, original_names=ORIGINAL_NAMES, comfyui_joins=(JOINT_ATTENTION,)
-            ),
+            "transformer": Component("transformer", "transformer.", Role.TRAINED, original_names=ORIGINAL_NAMES),
             **frozen_components(UNCONDITIONAL, "vae", "text_encoder"),
         }
     ),

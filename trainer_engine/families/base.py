@@ -130,6 +130,10 @@ class Family(ABC):
         unless ``prompts_see_references``.
         """
 
+    def negative_text(self, text: str) -> str:
+        """The text under which a negative prompt is encoded and cached: itself, unless the family reads negative prompts in another way."""
+        return text
+
     @property
     def prompts_see_references(self) -> bool:
         """Whether the text encoder looks at the reference images of a prompt, so that an embedding depends on both."""

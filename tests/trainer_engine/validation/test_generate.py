@@ -16,6 +16,7 @@ from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.families.base import Family
 from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.pixart_sigma.components import PixArtParts
+from trainer_engine.families.pixart_sigma.family import PixArtSigma
 from trainer_engine.runtime.groups import Group
 from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.validation.failures import GenerationFailed
@@ -57,6 +58,15 @@ def test_prompts_are_the_unconditional_one_and_the_validation_prompt() -> None:
         ("validation", "a red circle"),
     ]
     assert texts_to_encode(options) == ["", "a red circle", "blurry"]
+
+
+def test_a_negative_prompt_is_read_under_the_text_that_the_family_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    usual = PixArtSigma.encode_prompts
+    monkeypatch.setattr(PixArtSigma, "encode_prompts", lambda self, texts: read.extend(texts) or usual(self, texts))
+    monkeypatch.setattr(PixArtSigma, "negative_text", lambda self, text: f"not {text}")
+    family, _ = rendered(tmp_path, validation_disable_unconditional=True)
+    assert read == ["a red circle", "not blurry"] == texts_to_encode(family.options, family.negative_text)
 
 
 def test_validation_without_prompts_generates_nothing(tmp_path: Path) -> None:

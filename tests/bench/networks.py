@@ -20,6 +20,7 @@ from diffusers import (
     PixArtTransformer2DModel,
     QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     WanTransformer3DModel,
@@ -65,6 +66,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         Krea2Transformer2DModel: 16,
         ChromaTransformer2DModel: 16,
         QwenImage21Transformer2DModel: 64,
+        SanaTransformer2DModel: 32,
     }
 )
 

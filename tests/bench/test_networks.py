@@ -36,6 +36,7 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "krea2": {"num_layers": 1},
     "chroma": {"num_layers": 1, "num_single_layers": 1, "approximator_layers": 1},
     "qwen_image_21": {"num_layers": 1},
+    "sana": {"num_layers": 1},
 }
 
 DEEPER: dict[str, dict[str, Any]] = {
@@ -53,6 +54,7 @@ DEEPER: dict[str, dict[str, Any]] = {
     "krea2": {"num_layers": 3},
     "chroma": {"num_layers": 2, "num_single_layers": 3},
     "qwen_image_21": {"num_layers": 3},
+    "sana": {"num_layers": 3},
 }
 MOST_ADDED = 24
 """Operators: the step's loss and norm are gathered for one read of the device, and the weighting of the loss looks at the noise level."""

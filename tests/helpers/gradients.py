@@ -35,6 +35,7 @@ FAMILIES = (
     "krea2",
     "chroma",
     "qwen_image_21",
+    "sana",
 )
 PROMPTS = ["A red circle on blue glass ", "two small stars"]
 LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lora_dropout": 0}

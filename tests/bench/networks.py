@@ -22,6 +22,7 @@ from diffusers import (
     PixArtTransformer2DModel,
     QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     WanTransformer3DModel,
@@ -71,6 +72,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         ChromaTransformer2DModel: 16,
         QwenImage21Transformer2DModel: 64,
         HiDreamImageTransformer2DModel: 16,
+        SanaTransformer2DModel: 32,
     }
 )
 

@@ -20,6 +20,7 @@ from diffusers import (
     HiDreamImageTransformer2DModel,
     PixArtTransformer2DModel,
     QwenImage21Transformer2DModel,
+    SanaTransformer2DModel,
     UNet2DConditionModel,
 )
 from torch import Tensor
@@ -41,6 +42,7 @@ from tests.bench.networks import (
     SD3,
     SDXL,
     SHIFTED,
+    TIMESTEPS,
     WAN,
     Z_IMAGE,
     Architecture,
@@ -52,7 +54,8 @@ from trainer_engine.batches.batch import Batch
 from trainer_engine.config.families import family_folder, specs
 from training.preflight.published_shapes import FILE
 
-PIXART_TOKENS, HIDREAM_TOKENS = 300, 128
+PIXART_TOKENS = SANA_TOKENS = 300
+HIDREAM_TOKENS = 128
 
 
 def call_flux(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
@@ -137,6 +140,17 @@ def call_pixart(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Ten
         return_dict=False,
     )[0]
     return output[:, : noisy.shape[1]]
+
+
+def call_sana(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    output: Tensor = network(
+        noisy,
+        encoder_hidden_states=batch.prompts["embeds"],
+        encoder_attention_mask=batch.prompts["mask"],
+        timestep=batch.timesteps * TIMESTEPS,
+        return_dict=False,
+    )[0]
+    return output
 
 
 SD2X = Network(
@@ -249,12 +263,31 @@ HIDREAM = Network(
     call=call_hidream,
     reads_numbers=True,
 )
+SANA = Network(
+    family="sana",
+    title="Sana 1.5 4.8B",
+    make=SanaTransformer2DModel,
+    architecture=MappingProxyType({"num_layers": 60, "qk_norm": "rms_norm_across_heads", "caption_channels": 2304}),
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "num_cross_attention_heads": 2,
+            "cross_attention_head_dim": 16,
+            "cross_attention_dim": 32,
+            "caption_channels": 16,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (SANA_TOKENS, architecture["caption_channels"]), "mask": (SANA_TOKENS,)},
+    call=call_sana,
+)
 NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         one.family: one
         for one in (
             *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KREA2, LUMINA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
-            *(SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
+            *(SANA, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
         )
     }
 )
@@ -269,6 +302,17 @@ REFINER = MappingProxyType(
         "attention_head_dim": (6, 12, 24, 24),
         "cross_attention_dim": 1280,
         "projection_class_embeddings_input_dim": 2560,
+    }
+)
+SANA_10 = MappingProxyType({"num_layers": 20, "qk_norm": None})
+SANA_600M = MappingProxyType(
+    {
+        **SANA_10,
+        "num_layers": 28,
+        "num_attention_heads": 36,
+        "num_cross_attention_heads": 16,
+        "cross_attention_head_dim": 72,
+        "cross_attention_dim": 1152,
     }
 )
 WAN_14B = MappingProxyType({"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13_824})
@@ -295,6 +339,13 @@ OTHERS: Mapping[str, Mapping[str, Architecture]] = MappingProxyType(
             "600M-2048": {**PIXART_600M, "sample_size": 256},
         },
         "qwen_image": {"edit-v3": {"zero_cond_t": True}},
+        "sana": {
+            "sana1.5-1.6b-1024": {"num_layers": 20},
+            "sana1.0-1.6b-2048": {**SANA_10, "sample_size": 64, "interpolation_scale": 1.0},
+            "sana1.0-1.6b-1024": SANA_10,
+            "sana1.0-600m-1024": SANA_600M,
+            "sana1.0-600m-512": {**SANA_600M, "sample_size": 16},
+        },
         "sd3": {
             "large": {
                 "num_layers": 38,

@@ -23,6 +23,7 @@ from diffusers import (
     PixArtTransformer2DModel,
     QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     WanTransformer3DModel,
@@ -63,6 +64,10 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "pixart_sigma": (PixArtTransformer2DModel, {**HEADS, "num_attention_heads": 6, "cross_attention_dim": 192, "num_layers": 6}),
     "qwen_image": (QwenImageTransformer2DModel, {**HEADS, **ROTARY}),
     "qwen_image_21": (QwenImage21Transformer2DModel, {**HEADS, **ROTARY}),
+    "sana": (
+        SanaTransformer2DModel,
+        {**HEADS, "num_attention_heads": 6, "num_cross_attention_heads": 6, "cross_attention_head_dim": 32, "cross_attention_dim": 192},
+    ),
     **dict.fromkeys(("sd1x", "sd2x", "sdxl"), UNET),
     "sd3": (SD3Transformer2DModel, {**HEADS, "caption_projection_dim": 128}),
     "wan": (WanTransformer3DModel, {"num_attention_heads": 8, "attention_head_dim": 24, "ffn_dim": 768, "num_layers": 4}),

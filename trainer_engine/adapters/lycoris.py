@@ -171,10 +171,17 @@ def _create(network: nn.Module, config: LycorisConfig) -> LycorisNetwork:
 
 
 def _preset_for(network: nn.Module, config: LycorisConfig) -> dict[str, Any]:
-    """The preset for the classes that the network's layers have by now."""
+    """The preset for the classes that the network's layers have by now, without convolutions that compute their channels in groups.
+
+    The library makes the matrices of those for all channels together.
+    """
     there = {type(module).__name__ for module in network.modules()}
     renamed = {old: sorted(there.intersection(names)) for old, names in QUANTISED_CLASSES.items()}
     preset = dict(config.preset)
+    grouped = [
+        name for name, module in network.named_modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups > 1
+    ]
+    preset["exclude_name"] = [*preset["exclude_name"], *grouped]
     preset["target_module"] = [*preset["target_module"], *(new for name in preset["target_module"] for new in renamed.get(name, ()))]
     overrides = preset["module_algo_map"]
     preset["module_algo_map"] = {**overrides, **{new: overrides[name] for name in overrides for new in renamed.get(name, ())}}

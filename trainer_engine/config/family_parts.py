@@ -82,6 +82,9 @@ def lokr_start(factor: int, factors: Mapping[str, int]) -> Mapping[str, Any]:
 
 FEED_FORWARD = ("FeedForward", "SwiGLU", "MLP")
 """Ends of the names of the classes of feed-forward layers."""
+MIXING_FEED_FORWARD = ("GLUMBConv",)
+"""Ends of the names of classes in the place of feed-forward layers that see the neighbours of a token, so that tokens cannot be computed in
+parts."""
 OTHER_PREFIXES = ("unet.", "diffusion_model.")
 """Prefixes that other programs put before the module names of the only trained component."""
 

@@ -81,6 +81,8 @@ class FamilySpec:
     """Share of these parameters that convolutions hold, for estimates: most libraries quantise linear layers alone."""
     activation_share: float = 1.0
     """Activation memory of a step relative to PixArt's network with the same layers; measured with ``make bench``."""
+    flavour_activation_shares: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> its ``activation_share``, if its blocks have other layers than those of the family."""
     short_shares: tuple[float, float] = (1.0, 1.0)
     """What is kept in a type of two bytes, relative to float32: of blocks as a whole, and of those that gradient checkpointing recomputes.
     Above 1 where norms are computed in float32, of a copy. Measured at the size of the published weights (``docs/activations.md``)."""
@@ -90,6 +92,8 @@ class FamilySpec:
     """How weights of the family are recognised that are distilled to few sampler steps; None if none are known."""
     network_classes: tuple[str, ...] = ()
     """Values of ``_class_name`` in the ``config.json`` of its network; empty if any is taken."""
+    foreign_networks: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    """Title of another model whose network has one of ``network_classes``, but other inputs -> entries of its ``config.json``."""
     repeated_blocks: tuple[str, ...] = ()
     """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
     routing: RoutingSpec | None = None
@@ -286,6 +290,10 @@ class FamilySpec:
     def defaults_of(self, flavour: str | None) -> Mapping[str, Any]:
         """Returns the option defaults of a flavour, including the family's."""
         return {**self.defaults, **self.flavour_defaults.get(flavour or self.default_flavour, {})}
+
+    def activation_share_of(self, flavour: str | None) -> float:
+        """Returns the activation memory of a flavour relative to PixArt's network with the same layers."""
+        return self.flavour_activation_shares.get(flavour or self.default_flavour, self.activation_share)
 
     def tokens_of(self, flavour: str | None, asked: int | None = None) -> int:
         """Returns the longest prompt of a flavour, in tokens. ``asked``: the option tokenizer_max_length, which T5 alone can follow."""

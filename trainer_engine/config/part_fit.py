@@ -47,12 +47,18 @@ def missing_parts(model: ModelOptions, spec: FamilySpec, cache: Path) -> Iterato
 
 
 def foreign_network(model: ModelOptions, spec: FamilySpec, cache: Path) -> Problem | None:
-    """Why the network is that of another family, by the class that its ``config.json`` names; None if it is not."""
+    """Why the network is that of another family, by the class or the entries of its ``config.json``; None if it is not."""
     source = component_source(model, spec, spec.components[spec.network].folder)
-    kind = component_config(model, spec, spec.components[spec.network].folder, cache).get("_class_name")
+    config = component_config(model, spec, spec.components[spec.network].folder, cache)
+    kind, place = config.get("_class_name"), source.config or source
+    for title, entries in spec.foreign_networks.items():
+        if all(config.get(key) == value for key, value in entries.items()):
+            found = ", ".join(f"{key}={value}" for key, value in entries.items())
+            message = f"{place.name} holds the network of {title}, whose configuration has {found}; {spec.title} has other inputs."
+            hint = f"take one such as {spec.repository(model.model_flavour)}"
+            return Problem.error(place.option, "other_model", message, got=place.name, expected=f"a network of {spec.title}", hint=hint)
     if not spec.network_classes or not isinstance(kind, str) or kind in spec.network_classes:
         return None
-    place = source.config or source
     others = [other.name for other in specs().values() if kind in other.network_classes]
     message = f"{place.name} holds a {kind[:100]}, which is not the network of {spec.title}."
     expected = f"a {' or a '.join(spec.network_classes)}"

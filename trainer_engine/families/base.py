@@ -130,14 +130,14 @@ class Family(ABC):
         unless ``prompts_see_references``.
         """
 
+    def negative_text(self, text: str) -> str:
+        """The text under which a negative prompt is encoded and cached: itself, unless the family reads negative prompts in another way."""
+        return text
+
     @property
     def prompts_see_references(self) -> bool:
         """Whether the text encoder looks at the reference images of a prompt, so that an embedding depends on both."""
         return False
-
-    def as_negative(self, text: str) -> str:
-        """What ``encode_prompts`` is given for a negative prompt, if the family reads it in another way than a prompt."""
-        return text
 
     @abstractmethod
     def free_encoders(self) -> None:

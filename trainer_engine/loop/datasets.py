@@ -192,12 +192,12 @@ class Preparation:
     ) -> list[Prompt]:
         """Every prompt that validations read."""
         validation, sees = self.options.validation, self.family.prompts_see_references
-        negative = [self.family.as_negative(validation.validation_negative_prompt)] if lent or shown or inputs else []
+        negative = [self.family.negative_text(validation.validation_negative_prompt)] if lent or shown or inputs else []
         edited = [(one.input.prompt, (one.sample,) if sees else ()) for one in inputs]
         pairs = [(shown_caption(sample), tuple(one.sample for one in sample.references) if sees else ()) for _, sample in shown]
         shared = [text for text in (validation.validation_prompt, *negative) if text is not None]
         return [
-            *map(Prompt, texts_to_encode(self.options, self.family)),
+            *map(Prompt, texts_to_encode(self.options, self.family.negative_text)),
             *(Prompt(caption, references) for caption, references in (*pairs, *edited)),
             *(Prompt(prompt.text) for prompt in lent),
             *map(Prompt, negative),

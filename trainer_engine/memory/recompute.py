@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer_engine.config.family_parts import FEED_FORWARD
+from trainer_engine.config.family_parts import FEED_FORWARD, MIXING_FEED_FORWARD
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.memory.saved_tensors import SavedOnHost
@@ -121,7 +121,7 @@ def is_feed_forward(module: nn.Module) -> bool:
 
 
 def _is_named_so(module: nn.Module) -> bool:
-    return type(module).__name__.endswith(FEED_FORWARD) and sum(map(_has_weights, module.modules())) > 1
+    return type(module).__name__.endswith((*FEED_FORWARD, *MIXING_FEED_FORWARD)) and sum(map(_has_weights, module.modules())) > 1
 
 
 def _has_weights(layer: nn.Module) -> bool:

@@ -21,7 +21,9 @@ class HostTensor:
     """A tensor whose numbers are in the memory of the host."""
 
     like: Tensor
-    """Its type, shape and strides, without numbers."""
+    """Its type and shape, without numbers and with its dimensions in the order in which they lie in memory."""
+    order: tuple[int, ...]
+    """The dimensions of the tensor in that order: a function that is computed again may take another way for other strides."""
     previous: Callable[[], HostTensor | None]
     """The tensor that was saved before it; the backward pass needs that one next."""
     host: Tensor | None = None
@@ -47,8 +49,9 @@ class SavedOnHost:
         return saved_tensors_hooks(pack, self._unpack)
 
     def _to_host(self, tensor: Tensor) -> HostTensor:
-        dense = tensor.detach().contiguous()
-        saved = HostTensor(torch.empty_like(dense, device="meta"), self._last)
+        order = _order_in_memory(tensor)
+        dense = tensor.detach().permute(order).contiguous()
+        saved = HostTensor(torch.empty_like(dense, device="meta"), order, self._last)
         saved.host = self._pool.take(dense.nbytes, saved)
         self._transfers.copy(_as_bytes(dense), saved.host)
         self._last = weakref.ref(saved)
@@ -63,12 +66,18 @@ class SavedOnHost:
         if self._prefetch and before is not None and before.fetched is None:
             before.fetched = self._fetch(before)
         wait()
-        return tensor
+        return tensor.permute([saved.order.index(dimension) for dimension in range(tensor.ndim)])
 
     def _fetch(self, saved: HostTensor) -> tuple[Tensor, Wait]:
         assert saved.host is not None
         tensor = torch.empty_like(saved.like, device=self._transfers.device)
         return tensor, self._transfers.copy(saved.host, _as_bytes(tensor))
+
+
+def _order_in_memory(tensor: Tensor) -> tuple[int, ...]:
+    """The dimensions of a tensor, the one with the longest steps first; as they are if numbers stand for several elements."""
+    strides = tensor.stride()
+    return tuple(sorted(range(tensor.ndim), key=lambda one: -strides[one])) if 0 not in strides else tuple(range(tensor.ndim))
 
 
 def _as_bytes(dense: Tensor) -> Tensor:

@@ -120,10 +120,10 @@ def validation_prompts(options: TrainingOptions) -> list[ValidationPrompt]:
     return unconditional + listed + asked_for
 
 
-def texts_to_encode(options: TrainingOptions, family: Family) -> list[str]:
-    """The prompts whose embeddings ``render`` will read."""
+def texts_to_encode(options: TrainingOptions, negative_text: Callable[[str], str] = str) -> list[str]:
+    """The prompts whose embeddings ``render`` will read. ``negative_text``: that of the family."""
     prompts = validation_prompts(options)
-    return [prompt.text for prompt in prompts] + ([family.as_negative(options.validation.validation_negative_prompt)] if prompts else [])
+    return [prompt.text for prompt in prompts] + ([negative_text(options.validation.validation_negative_prompt)] if prompts else [])
 
 
 def render(
@@ -271,7 +271,7 @@ def _request(
     read = subject.edit.read_prompt if subject.edit else read_prompt
     return GenerationRequest(
         prompt=read(image.prompt),
-        negative=read(family.as_negative(validation.validation_negative_prompt)),
+        negative=read(family.negative_text(validation.validation_negative_prompt)),
         text=image.prompt,
         negative_text=validation.validation_negative_prompt,
         width=width,

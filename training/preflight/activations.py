@@ -27,6 +27,7 @@ from training.preflight.tokens import (
     FUSION,
     TEXT_PROJECTION,
     Tokens,
+    convolved,
     crosses,
     in_sequence,
     modulated,
@@ -120,7 +121,8 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
         unet = kept_by_unet(layers, inputs, options, spec)
         return Kept(unet + prompts.total, int(unet * (0.7 if options.model.gradient_checkpointing else 0.125)))
     if tensors:
-        return kept_numbers({name: shape for name, shape in layers.items() if len(shape) == 2}, tokens, options, spec)
+        in_blocks = convolved(layers)
+        return kept_numbers({name: one for name, one in layers.items() if len(one) == 2 or name in in_blocks}, tokens, options, spec)
     layer_number, width = layer_count(parameters), modelled_width(parameters)
     row = (tokens.image + tokens.prompt * tokens.joined) * width
     modelled = [BlockNumbers(row, row * KEPT_WIDTHS, row * 8, row * 10)] * layer_number
@@ -182,7 +184,7 @@ def kept_share(options: TrainingOptions, spec: FamilySpec) -> float:
     """Returns the factor of ``KEPT`` for this run."""
     kind, library = kind_of_kept(options)
     kept = KEPT["standard" if kind == "lycoris" and is_beside(options) else kind, library]
-    return kept * spec.activation_share * _short_shares(options, spec)[0]
+    return kept * spec.activation_share_of(options.model.model_flavour) * _short_shares(options, spec)[0]
 
 
 def _short_shares(options: TrainingOptions, spec: FamilySpec) -> tuple[float, float]:
@@ -194,13 +196,15 @@ def kept_numbers(shapes: Mapping[str, tuple[int, ...]], tokens: Tokens, options:
     """Returns the numbers that are alive when the backward pass begins. ``shapes``: module name -> (out, in)."""
     blocks: dict[str, dict[str, float]] = defaultdict(dict)
     share, beside = kept_share(options, spec), _beside(shapes, options)
-    copies = own_inputs(shapes, options, spec)
+    copies, convolutions = own_inputs(shapes, options, spec), convolved(shapes)
     outside = of_states = 0
     is_full = options.model.model_type == "full"
     for name, shape in shapes.items():
         found = BLOCK.search(f"{name}.")
-        if found and sees_tokens(name):
-            factor = BESIDE * spec.activation_share if name in beside else share
+        if found and name in convolutions:
+            blocks[found[1]][name] = convolutions[name]
+        elif found and sees_tokens(name):
+            factor = BESIDE * spec.activation_share_of(options.model.model_flavour) if name in beside else share
             sides = shape[0] + shape[1] + (shape[0] / 3 if PARALLEL.search(name) else 0)
             sides *= spec.expert_share if EXPERT.search(name) else 1
             if crosses(name, tokens) and name not in beside:  # the states of the prompt are the same for all of them

@@ -31,7 +31,10 @@ MODULATION = re.compile(r"_stream_modulations\.(\w+)\.")
 """Layers outside of the blocks that make shifts, scales and gates for each token, and the tokens that they make them for."""
 EXPERT = re.compile(r"\.experts\.\d+\.")
 """Layers of an expert of a mixture, which sees a part of the tokens."""
-TEXT_PROJECTION = re.compile(r"\btext_embedder\.")
+DEPTHWISE = 1.5
+"""What is kept behind a convolution that computes each channel for itself, as a multiple of its output: the value and its gate, and the
+activated gate."""
+TEXT_PROJECTION = re.compile(r"\b(?:text_embedder|caption_projection)\.")
 """Layers outside of the blocks that see the tokens of the prompt."""
 
 
@@ -79,6 +82,18 @@ def sees_tokens(name: str) -> bool:
     """Whether a layer is in a block, and sees the tokens of a sequence and not one vector a sample."""
     found = BLOCK.search(f"{name}.")
     return found is not None and not any(mark in name.rpartition(found[1])[2] for mark in PER_SAMPLE)
+
+
+def convolved(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """Convolution in a block of a transformer -> the numbers that it keeps for each token, frozen or not.
+
+    It keeps its input. One that has more outputs than inputs is followed by an activation function, which keeps the output as well.
+    """
+    kept: dict[str, float] = {}
+    for name, (out, of_group, *kernel) in shapes.items():
+        if kernel and sees_tokens(name):
+            kept[name] = (1 + DEPTHWISE) * out if of_group == 1 else of_group + out * (out > of_group)
+    return kept
 
 
 def in_sequence(layers: Mapping[str, float], tokens: Tokens) -> int:

@@ -8,9 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+from torch import nn
+
 from tests.helpers.models import tiny_pixart
 from tests.helpers.tiny_run import ROOT
 from tests.trainer_engine.adapters.test_runs import LOKR, STANDARD, lycoris
+from trainer_engine.adapters.lycoris import LycorisAdapter
+from trainer_engine.config.lycoris.config_file import parse_lycoris
 
 PROGRAM = """
 import json, os, sys
@@ -41,3 +47,29 @@ def test_a_run_loads_only_the_libraries_of_its_own_adapter(tmp_path: Path) -> No
         {"standard": ["trainer_engine.adapters.lora"]},
         {"quantised lokr": ["lycoris", "optimum.quanto"]},
     ]
+
+
+class Mixed(nn.Module):
+    """A convolution of each channel for itself between two that mix them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.each, self.narrow = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 4, H, W) -> the same shape."""
+        output: torch.Tensor = self.narrow(self.each(self.widen(pixels)))
+        return output
+
+
+@pytest.mark.parametrize("preset", [{}, {"target_module": ["Mixed"]}], ids=["everything", "a class"])
+@pytest.mark.parametrize("algo", ["lora", "lokr", "loha"])
+def test_lycoris_leaves_out_convolutions_in_groups(algo: str, preset: dict[str, object]) -> None:
+    document = {"algo": algo, "linear_dim": 2, "linear_alpha": 1, "multiplier": 1.0, "apply_preset": preset}
+    config, _ = parse_lycoris({**document, "bypass_mode": True}, None)
+    assert config is not None
+    network = nn.ModuleDict({"block": Mixed()}).requires_grad_(False)
+    adapter = LycorisAdapter(network, config, {}, last_timestep=1.0)
+    assert {lora.lora_name for lora in adapter.net.loras} == {"lycoris_block_widen", "lycoris_block_narrow"}
+    network["block"](torch.rand(1, 4, 6, 6)).sum().backward()
+    assert all(parameter.grad is not None for parameter in adapter.net.parameters())

@@ -39,6 +39,7 @@ PIPELINES = {
     "qwen_image_21": "QwenImage21Pipeline",
     "hidream": "HiDreamImagePipeline",
     "ideogram": "Ideogram4Pipeline",
+    "sana": "SanaPipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -133,6 +134,13 @@ def output_of(family: str, network: nn.Module) -> Tensor:
     if family == "sd3":
         latents, joint = torch.randn(2, 16, 8, 8, generator=generator), torch.randn(2, 12, 80, generator=generator)
         return network(latents, joint, torch.randn(2, 64, generator=generator), torch.tensor([300.0, 700.0]), return_dict=False)[0]
+    if family == "sana":
+        given = {
+            "timestep": torch.tensor([300.0, 700.0]),
+            "encoder_attention_mask": torch.arange(77).expand(2, -1) < 9,
+            "return_dict": False,
+        }
+        return network(torch.randn(2, 32, 4, 6, generator=generator), prompt, **given)[0]
     added = {"text_embeds": torch.randn(2, 32, generator=generator), "time_ids": torch.full((2, 6), 64.0)} if family == "sdxl" else None
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     return network(latents, torch.tensor([300, 700]), encoder_hidden_states=prompt, added_cond_kwargs=added, return_dict=False)[0]

@@ -9,7 +9,7 @@ import diffusers
 import pytest
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
-from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
+from diffusers.models.attention_processor import AttnProcessor2_0, SanaLinearAttnProcessor2_0, SlicedAttnProcessor
 from torch import Tensor, nn
 
 from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of
@@ -25,7 +25,9 @@ WITHOUT_MASKS = tuple(name for name in FAMILIES if not specs()[name].prompts.mas
 
 
 def processors(network: nn.Module) -> list[Any]:
-    return [module.processor for module in network.modules() if getattr(module, "processor", None) is not None]
+    """Those that compute the scores of pairs of tokens, which linear attention does not."""
+    found = [module.processor for module in network.modules() if getattr(module, "processor", None) is not None]
+    return [processor for processor in found if type(processor) is not SanaLinearAttnProcessor2_0]
 
 
 def count_backends(monkeypatch: pytest.MonkeyPatch, name: AttentionBackendName) -> list[int]:
@@ -124,7 +126,7 @@ def test_the_usual_attention_is_left_to_the_library() -> None:
     assert {type(one) for one in processors(chosen)} == {DispatchedProcessor}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if specs()[name].has_feed_forward])
 @pytest.mark.parametrize("kind", [{}, LORA, {"gradient_checkpointing": True}], ids=["full", "lora", "checkpointed"])
 def test_feed_forward_layers_in_chunks_equal_complete_ones(name: str, kind: dict[str, Any]) -> None:
     usual, chunked = tiny(name, **kind), tiny(name, enable_chunked_feed_forward=True, feed_forward_chunk_size=5, **kind)
@@ -137,6 +139,12 @@ def test_feed_forward_layers_in_chunks_equal_complete_ones(name: str, kind: dict
     found = one_pass(chunked, trainable)
     assert lengths and max(lengths) <= 5
     assert found.is_close_to(one_pass(usual, trainable_of(usual)))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not specs()[name].has_feed_forward])
+def test_layers_that_see_the_neighbours_of_a_token_are_not_computed_in_chunks(name: str) -> None:
+    usual, chunked = tiny(name), tiny(name, enable_chunked_feed_forward=True, feed_forward_chunk_size=5)
+    assert torch.equal(one_pass(chunked, trainable_of(chunked)).prediction, one_pass(usual, trainable_of(usual)).prediction)
 
 
 def test_feed_forward_layers_in_chunks_equal_those_of_the_library() -> None:

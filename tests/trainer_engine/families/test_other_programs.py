@@ -86,6 +86,10 @@ COMFYUI: Mapping[str, str] = MappingProxyType(
         "qwen_image_21": r"""diffusion_model\.(
             transformer_blocks\.\d+\.attn\.(to_[qkv]|to_out\.0)
             |img_in|txt_in\.(in|out)_layer|modulation\.1|proj_out|norm_out\.linear|time_text_embed\.timestep_embedder\.linear_[12])""",
+        # ComfyUI has no network of its own for Sana. These are the keys that diffusers reads, with which nodes for ComfyUI generate.
+        "sana": r"""transformer\.(
+            transformer_blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.conv_(inverted|depth|point))
+            |patch_embed\.proj|proj_out|caption_projection\.linear_[12]|time_embed\.(linear|emb\.timestep_embedder\.linear_[12]))""",
         "sd3": rf"""transformer\.(
             transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))
             |pos_embed\.proj|context_embedder|proj_out|norm_out\.linear|{EMBEDDERS})""",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,30 @@ def test_saved_tensors_return_in_reverse_order(prefetch: bool, backward: list[st
     transfers.events.clear()
     total.backward()
     assert transfers.events == backward
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+def test_a_tensor_returns_with_its_strides(order: tuple[int, ...]) -> None:
+    weight, seen = torch.ones(8, 16, 24, requires_grad=True), list[tuple[int, ...]]()
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, factor: Tensor, other: Tensor) -> Tensor:
+            context.save_for_backward(other)
+            return factor * other
+
+        @staticmethod
+        def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+            (other,) = context.saved_tensors
+            seen.append(other.stride())
+            return gradients[0] * other, None
+
+    other = torch.rand([(8, 16, 24)[one] for one in order]).permute([order.index(one) for one in range(3)])
+    with SavedOnHost(transfers_of(CPU), prefetch=False, pinned_sizes=4).of(lambda tensor: True):
+        product = Product.apply(weight, other)
+    product.sum().backward()
+    assert seen == [other.stride()]
+    assert weight.grad is not None and torch.equal(weight.grad, other)
 
 
 def test_gradients_are_those_without_the_host() -> None:

@@ -16,6 +16,7 @@ from tests.helpers.models import tiny_family, tiny_pixart
 from trainer_engine.families.base import Family
 from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.pixart_sigma.components import PixArtParts
+from trainer_engine.families.pixart_sigma.family import PixArtSigma
 from trainer_engine.runtime.groups import Group
 from trainer_engine.runtime.reproducibility import preserve_training_state
 from trainer_engine.validation.failures import GenerationFailed
@@ -51,19 +52,27 @@ def rendered(tmp_path: Path, network: nn.Module | None = None, step: int = 5, **
 
 
 def test_prompts_are_the_unconditional_one_and_the_validation_prompt() -> None:
-    family = tiny_family(**USUAL)
-    options = family.options
+    options = tiny_family(**USUAL).options
     assert [(prompt.shortname, prompt.text) for prompt in validation_prompts(options)] == [
         ("unconditional", ""),
         ("validation", "a red circle"),
     ]
-    assert texts_to_encode(options, family) == ["", "a red circle", "blurry"]
+    assert texts_to_encode(options) == ["", "a red circle", "blurry"]
+
+
+def test_a_negative_prompt_is_read_under_the_text_that_the_family_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    usual = PixArtSigma.encode_prompts
+    monkeypatch.setattr(PixArtSigma, "encode_prompts", lambda self, texts: read.extend(texts) or usual(self, texts))
+    monkeypatch.setattr(PixArtSigma, "negative_text", lambda self, text: f"not {text}")
+    family, _ = rendered(tmp_path, validation_disable_unconditional=True)
+    assert read == ["a red circle", "not blurry"] == texts_to_encode(family.options, family.negative_text)
 
 
 def test_validation_without_prompts_generates_nothing(tmp_path: Path) -> None:
     assert validation_prompts(tiny_family(**USUAL, validation_disable=True).options) == []
     family = tiny_family(validation_disable_unconditional=True)
-    assert (validation_prompts(family.options), texts_to_encode(family.options, family)) == ([], [])
+    assert (validation_prompts(family.options), texts_to_encode(family.options)) == ([], [])
     assert rendered(tmp_path, validation_prompt="", validation_disable_unconditional=True)[1] == []
 
 
@@ -129,7 +138,7 @@ def test_libraries_stand_between_the_unconditional_prompt_and_the_validation_pro
     assert shortnames[:2] == ["unconditional", "face"]
     assert shortnames[-2:] == ["mine", "validation"]
     assert prompts[-2] == ValidationPrompt("mine", "a dog", 0.5)
-    assert texts_to_encode(options, family) == [*(prompt.text for prompt in prompts), "blurry"]
+    assert texts_to_encode(options) == [*(prompt.text for prompt in prompts), "blurry"]
     named = validation_prompts(tiny_family(validation_prompt_library="general").options)
     assert named == validation_prompts(tiny_family(validation_prompt_library=True).options)
     assert validation_prompts(tiny_family(user_prompt_library=library, validation_disable=True).options) == []

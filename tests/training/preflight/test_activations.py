@@ -15,7 +15,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from training.preflight.activations import AROUND, BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
 from training.preflight.adapter_inputs import own_inputs
 from training.preflight.recomputed import SPLIT_RECOMPUTED
-from training.preflight.tokens import Tokens, in_sequence, modulated, passed, prompt_tokens, routed_tokens, sees_tokens
+from training.preflight.tokens import Tokens, convolved, in_sequence, modulated, passed, prompt_tokens, routed_tokens, sees_tokens
 from training.preflight.weights import widened_numbers
 
 SHAPES = {
@@ -234,6 +234,24 @@ def test_an_adapter_in_a_longer_type_than_the_arithmetic_keeps_copies_in_its_own
     assert found == [pytest.approx(14 * 8 * (2 - 1 + 2), abs=1), 0]
     dropped = added(**short, optimizer="torch-adamw", lora_dropout=0.1)
     assert dropped == pytest.approx(14 * 8 * (2.5 - 1 + 2.5), abs=1)
+
+
+def test_convolutions_in_blocks_keep_their_inputs_and_what_activation_functions_see() -> None:
+    shapes = {
+        "blocks.0.attn1.to_q": (8, 8),
+        "blocks.0.ff.conv_inverted": (40, 8, 1, 1),
+        "blocks.0.ff.conv_depth": (40, 1, 3, 3),
+        "blocks.0.ff.conv_point": (8, 20, 1, 1),
+        "patch_embed.proj": (8, 4, 2, 2),
+    }
+    kept = {"blocks.0.ff.conv_inverted": 8 + 40, "blocks.0.ff.conv_depth": 40 + 40 + 20, "blocks.0.ff.conv_point": 20}
+    assert convolved(shapes) == kept
+    linear = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    options, tokens = options_with(gradient_checkpointing=False), Tokens(100, 0, joined=False)
+    totals = [
+        kept_numbers(chosen, tokens, options, PIXART).total for chosen in (linear, {**linear, **{name: shapes[name] for name in kept}})
+    ]
+    assert totals[1] - totals[0] == 100 * sum(kept.values())
 
 
 def test_norms_that_are_computed_in_float32_count_in_short_types_alone() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage21, AutoencoderKLWan
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage21, AutoencoderKLWan
 from torch import nn
 from transformers import CLIPTextModel, Qwen3Model, T5EncoderModel, UMT5EncoderModel
 
@@ -52,6 +52,13 @@ KL = {"block_out_channels": (32, 64, 128, 128), "layers_per_block": 2, "norm_num
 AUTOENCODERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "sd1x": (AutoencoderKL, KL),
     "flux2": (AutoencoderKLFlux2, KL),
+    "sana": (
+        AutoencoderDC,
+        {
+            **dict.fromkeys(("encoder_block_out_channels", "decoder_block_out_channels"), (16, 32, 32, 32, 32, 32)),
+            **dict.fromkeys(("encoder_layers_per_block", "decoder_layers_per_block"), (2,) * 6),
+        },
+    ),
     "wan": (AutoencoderKLWan, {"base_dim": 8, "num_res_blocks": 2}),
     "qwen_image_21": (AutoencoderKLQwenImage21, {"base_dim": 8, "decoder_base_dim": 12, "num_res_blocks": 2}),
 }
@@ -63,7 +70,7 @@ def made(family: str, folder: Path) -> None:
 
 def widened(cls: type[Any], folder: Path, changes: Mapping[str, Any]) -> None:
     """Replaces a component with a wider one of random weights."""
-    if issubclass(cls, (AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage21, AutoencoderKLWan)):
+    if issubclass(cls, (AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage21, AutoencoderKLWan)):
         config: dict[str, Any] = {**cls.load_config(folder), **changes}
         make: Callable[[], nn.Module] = lambda: cls.from_config(config)  # noqa: E731
     else:
@@ -122,7 +129,16 @@ def test_the_estimate_is_what_reading_captions_holds(name: str, place: Path) -> 
         assert texts.weights + texts.reading == pytest.approx(live.peak, rel=TOLERANCE)
 
 
-ENCODED = [("sd1x", 1, 1), ("sd1x", 1, 3), ("flux2", 1, 2), ("wan", 1, 1), ("wan", 9, 1), ("wan", 17, 1), ("qwen_image_21", 1, 2)]
+ENCODED = [
+    ("sd1x", 1, 1),
+    ("sd1x", 1, 3),
+    ("flux2", 1, 2),
+    ("wan", 1, 1),
+    ("wan", 9, 1),
+    ("wan", 17, 1),
+    ("qwen_image_21", 1, 2),
+    ("sana", 1, 2),
+]
 
 
 @pytest.mark.parametrize(("name", "frames", "count"), ENCODED)

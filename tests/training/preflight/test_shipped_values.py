@@ -123,6 +123,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         EDGES,
     ),
     "chroma": ({**OF_FLOW, **QUANTISED, "model_family": "chroma", "controlnet": False, "validation_guidance": 4.0}, PICTURES),
+    "sana with a LoKr": (
+        {
+            **OF_FLOW,
+            **OF_LYCORIS,
+            "model_family": "sana",
+            "ema_validation": "comparison",
+            "lr_scheduler": "constant_with_warmup",
+            "lr_warmup_steps": 10,
+            "use_ema": True,
+            "validation_lycoris_strength": 1.0,
+            "validation_negative_prompt": "blurry",
+            "validation_disable_unconditional": False,
+        },
+        PICTURES,
+    ),
     "qwen image": (
         {
             "model_family": "qwen_image",

@@ -70,7 +70,7 @@ _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
     (
         Reason.NOT_OFFERED,
         "the text encoder is that of the base model: put another one into its folder",
-        ("qwen_text_encoder_model_name_or_path",),
+        ("qwen_text_encoder_model_name_or_path", "pretrained_gemma_model_name_or_path"),
     ),
     (Reason.NOT_OFFERED, "the pipeline of diffusers for Krea 2 takes no references", ("krea2_*",)),
     (Reason.NOT_OFFERED, _FIELD, ("disable_multiline_split", "max_upscale_threshold")),
@@ -88,7 +88,6 @@ _RULES: tuple[tuple[Reason, str, tuple[str, ...]], ...] = (
         ("ideogram_uncond_ramtorch",),
     ),
     (Reason.FAMILY, "it belongs to LTX-Video", ("ltx_*", "ltx2_*", "validation_ltx2_*")),
-    (Reason.FAMILY, "it belongs to Sana", ("sana_*", "pretrained_gemma_*")),
     (Reason.FAMILY, "it belongs to models with grounding", ("max_grounding_entities", "pretrained_grounding_*")),
     (Reason.FAMILY, "it belongs to models that stack layers of a text encoder", ("custom_text_encoder_intermediary_layers",)),
 )

@@ -10,9 +10,11 @@ import torch
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, JointAttnProcessor2_0
+from diffusers.models.transformers.sana_transformer import SanaAttnProcessor2_0
 from torch import Tensor, nn
 
 from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
+from trainer_engine.config.family_parts import MIXING_FEED_FORWARD
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.fused_projections import fuse_projections
 from trainer_engine.memory.recompute import is_feed_forward
@@ -36,7 +38,10 @@ def prepare_network(network: Any, options: TrainingOptions) -> None:
 
 
 class DispatchedProcessor:
-    """The attention of the transformer blocks of UNets and of PixArt, through the dispatcher of diffusers."""
+    """The attention of the transformer blocks of UNets and of PixArt, through the dispatcher of diffusers.
+
+    And cross-attention whose queries and keys are normalised over all heads at once.
+    """
 
     _attention_backend: AttentionBackendName | None = None
     _parallel_config = None
@@ -54,10 +59,11 @@ class DispatchedProcessor:
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], len(context))
             attention_mask = attention_mask.unflatten(0, (len(context), -1))
-        query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))
-        key = attn.to_k(context).unflatten(-1, (attn.heads, -1))
-        value = attn.to_v(context).unflatten(-1, (attn.heads, -1))
-        attended = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=self._attention_backend)
+        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        query = query if attn.norm_q is None else attn.norm_q(query)
+        key = key if attn.norm_k is None else attn.norm_k(key)
+        heads = (one.unflatten(-1, (attn.heads, -1)) for one in (query, key, value))
+        attended = dispatch_attention_fn(*heads, attn_mask=attention_mask, backend=self._attention_backend)
         output: Tensor = attn.to_out[1](attn.to_out[0](attended.flatten(2).to(query.dtype)))
         return output
 
@@ -93,11 +99,12 @@ def _heads_of(attn: Any, states: Tensor, projections: Sequence[str], norms: tupl
 
 def _is_plain(attn: nn.Module) -> bool:
     """Whether ``DispatchedProcessor`` computes what the usual processor computes for this layer."""
-    absent = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross")
+    absent = ("group_norm", "spatial_norm", "norm_cross")
+    norms = ("norm_q", "norm_k")  # other processors normalise each head for itself
     return (
         isinstance(attn, Attention)
-        and type(attn.processor) is AttnProcessor2_0
-        and not any(getattr(attn, name, None) for name in absent)
+        and type(attn.processor) in (AttnProcessor2_0, SanaAttnProcessor2_0)
+        and not any(getattr(attn, name, None) for name in (*absent, *(norms if type(attn.processor) is AttnProcessor2_0 else ())))
         and not attn.residual_connection
         and attn.rescale_output_factor == 1
     )
@@ -156,7 +163,7 @@ def _with_backend(network: nn.Module, mechanism: AttentionMechanism) -> Iterator
 def chunk_feed_forward(network: nn.Module, tokens: int) -> None:
     """Compute the feed-forward layers of a network for at most ``tokens`` of the tokens of each sample at a time."""
     for layer in network.modules():
-        if is_feed_forward(layer):
+        if is_feed_forward(layer) and not type(layer).__name__.endswith(MIXING_FEED_FORWARD):
             layer.forward = _in_chunks(layer.forward, tokens)
 
 

@@ -21,7 +21,7 @@ from trainer_engine.families.generation import GenerationRequest, SamplerStep, s
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.lumina2.attention import DispatchedAttention
 from trainer_engine.families.lumina2.components import Lumina2Components
-from trainer_engine.families.lumina2.prompts import InstructedEncoder, as_negative
+from trainer_engine.families.lumina2.prompts import InstructedEncoder, negative_text
 from trainer_engine.families.lumina2.refiners import RecomputedRefiner
 from trainer_engine.families.lumina2.spec import SPEC
 from trainer_engine.runtime.devices import Devices
@@ -54,8 +54,8 @@ class Lumina2(ChatFamily):
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         return self.parts.load_tokenizer()
 
-    def as_negative(self, text: str) -> str:
-        return as_negative(text)
+    def negative_text(self, text: str) -> str:
+        return negative_text(text)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         return side_by_side(prompts)

@@ -17,7 +17,7 @@ NEGATIVE = "\0"
 """Marks a text that is read without the instruction. No caption has this character."""
 
 
-def as_negative(text: str) -> str:
+def negative_text(text: str) -> str:
     """The text that stands for a negative prompt, in the cache as well."""
     return NEGATIVE + text
 

@@ -45,7 +45,7 @@ MISTAKES = [
     ),
     Mistake(
         "lumina2: the negative prompt with the instruction",
-        replaced(Lumina2, "as_negative", lambda self, text: text),
+        replaced(Lumina2, "negative_text", lambda self, text: text),
         lumina2.test_a_negative_prompt_has_no_instruction_as_in_the_pipeline,
     ),
 ]

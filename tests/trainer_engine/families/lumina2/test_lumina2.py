@@ -20,7 +20,7 @@ from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.lumina2.family import Lumina2
-from trainer_engine.families.lumina2.prompts import INSTRUCTION, as_negative
+from trainer_engine.families.lumina2.prompts import INSTRUCTION, negative_text
 from trainer_engine.families.lumina2.spec import SPEC
 from trainer_engine.objectives.build import make_objective
 
@@ -61,7 +61,7 @@ def test_the_instruction_is_that_of_the_pipeline() -> None:
 
 def test_a_negative_prompt_has_no_instruction_as_in_the_pipeline() -> None:
     family = tiny_lumina2()
-    (ours, positive) = family.encode_prompts([family.as_negative("blue"), "blue"])
+    (ours, positive) = family.encode_prompts([family.negative_text("blue"), "blue"])
     with torch.no_grad():
         _, _, theirs, mask = their_pipeline().encode_prompt(["a", "a"], negative_prompt=["blue", "a"])
     assert torch.equal(ours["embeds"], theirs[0, : int(mask[0].sum())])
@@ -167,7 +167,7 @@ def test_a_prompt_predicts_the_same_beside_a_longer_one() -> None:
 def test_images_equal_those_of_the_pipeline(sampler: str | None, guidance: float) -> None:
     family = tiny_lumina2()
     network = family.load_network().eval()
-    prompt, negative = family.encode_prompts(["a red circle", as_negative("blue")])
+    prompt, negative = family.encode_prompts(["a red circle", negative_text("blue")])
     pipeline, steps = family.make_pipeline(network, sampler=sampler), list[SamplerStep]()
     request = GenerationRequest(prompt=prompt, negative=negative, width=64, height=96, steps=3, guidance=guidance, seed=5)
     ours = family.generate(pipeline, request, on_step=steps.append)

@@ -1,0 +1,156 @@
+"""Sana as the trainer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from diffusers import SanaPipeline, SanaTransformer2DModel
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer_engine.config.options import TrainingOptions
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.base import Family
+from trainer_engine.families.common.deep_autoencoder import DeepAutoencoder, load_deep_vae
+from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.modules import free_device_memory, unwrap
+from trainer_engine.families.sana.components import SanaParts
+from trainer_engine.families.sana.options import SanaOptions
+from trainer_engine.families.sana.prompts import NEGATIVE, InstructedText, published_instruction
+from trainer_engine.families.sana.spec import SPEC
+from trainer_engine.runtime.devices import Devices
+
+TIMESTEPS = 1000
+"""The network counts time up to this, times a factor of its configuration."""
+
+
+class Sana(Family):
+    """Xie et al., 2024, "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers".
+
+    A prompt is ``{"embeds": (T, D)}``: Gemma 2's states of its tokens, without padding. The network gets every prompt with 300 tokens, as
+    in the pipeline, and the mask hides the padding from cross-attention. Attention within the image is linear and has no mask.
+    """
+
+    spec = SPEC
+    parts: SanaParts
+
+    def __init__(self, options: TrainingOptions, devices: Devices) -> None:
+        super().__init__(options, devices)
+        self.parts = SanaParts(options.model)
+        self.autoencoder = DeepAutoencoder(lambda: load_deep_vae(self.parts, devices.vae), devices.device, options.autoencoder)
+        instruction = options.of_family(SanaOptions).sana_complex_human_instruction or published_instruction()
+        self.text = InstructedText(self._load_text, devices.device, instruction=instruction, token_limit=self.token_limit)
+
+    # ---- encoders ----
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        return f"{self.encoder_fingerprint(hashes)} behind {self.text.instruction!r}"
+
+    def negative_text(self, text: str) -> str:
+        """Negative prompts are read without the instruction."""
+        return f"{NEGATIVE}{text}" if text else text
+
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        return self.autoencoder.encode(pixels, exact=exact)
+
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        return [{"embeds": states} for states in self.text.encode(prompts)]
+
+    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        encoder = self.parts.load_text_encoder(self.devices.text)
+        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
+        return encoder, self.parts.load_tokenizer()
+
+    def free_encoders(self) -> None:
+        self.autoencoder.free()
+        self.text.free()
+        free_device_memory(self.devices.device)
+
+    def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
+        """``embeds`` (B, 300, D) and ``mask`` (B, 300), 1 for what is no padding."""
+        states = [prompt["embeds"] for prompt in prompts]
+        embeds = states[0].new_zeros(len(states), self.token_limit, states[0].shape[-1])
+        mask = torch.zeros(len(states), self.token_limit, dtype=torch.int64)
+        for row, state in enumerate(states):
+            embeds[row, : len(state)], mask[row, : len(state)] = state, 1
+        return {"embeds": embeds, "mask": mask}
+
+    # ---- the transformer ----
+
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        network: nn.Module = self.parts.load_transformer(dtype, folder)
+        return network
+
+    def token_count(self, latent_shape: Sequence[int]) -> int:
+        _, height, width = latent_shape
+        return height * width
+
+    def predict(self, network: nn.Module, inputs: StepInputs) -> Tensor:
+        """Return the velocity (B, C, h, w)."""
+        device, dtype = self.devices.device, self.devices.network
+        bare = cast("SanaTransformer2DModel", unwrap(network))
+        velocity: Tensor = network(
+            inputs.noisy_latents.to(device, dtype),
+            encoder_hidden_states=inputs.prompts["embeds"].to(device, dtype),
+            encoder_attention_mask=inputs.prompts["mask"].to(device),
+            timestep=inputs.timesteps.to(device, torch.float32) * (TIMESTEPS * bare.config.timestep_scale),
+            return_dict=False,
+        )[0]
+        return velocity
+
+    # ---- validation and the result ----
+
+    @property
+    def pipeline_name(self) -> str:
+        return "SanaPipeline"
+
+    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> SanaPipeline:
+        pipeline = SanaPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            vae=self.autoencoder.model,
+            transformer=network,
+            scheduler=self.parts.make_scheduler(sampler),
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @torch.no_grad()
+    def generate(
+        self, pipeline: SanaPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
+    ) -> Image.Image:
+        batch = self.collate_prompts([request.prompt, request.negative])
+        embeds, mask = (batch[name].to(self.devices.device) for name in ("embeds", "mask"))
+        with self.devices.autocast():
+            latents = pipeline(
+                prompt_embeds=embeds[:1],
+                prompt_attention_mask=mask[:1],
+                negative_prompt=None,
+                negative_prompt_embeds=embeds[1:],
+                negative_prompt_attention_mask=mask[1:],
+                height=request.height,
+                width=request.width,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance,
+                generator=request.generator(),
+                use_resolution_binning=False,
+                output_type="latent",
+                callback_on_step_end=step_callback(on_step),
+            ).images
+        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
+        return image
+
+    def preview(self, latents: Tensor) -> Image.Image:
+        return self.autoencoder.picture(latents)
+
+    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
+        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+
+
+FAMILY = Sana

@@ -1,0 +1,79 @@
+"""Prompts as the states of Gemma 2, which reads most of them behind an instruction."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from diffusers import SanaPipeline
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NEGATIVE = "\0"
+"""What a text begins with that is read as a negative prompt: without the instruction. No caption has this character."""
+SHARED_TOKENS = 2
+"""Tokens that the instruction alone has and that stand for the prompt, too: the first of all, and its last space, which joins a word."""
+
+
+@cache
+def published_instruction() -> str:
+    """The instruction that the published weights were trained with, as the pipeline of diffusers has it."""
+    lines: list[str] = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    return "\n".join(lines)
+
+
+class InstructedText:
+    """The states of Gemma 2 for prompts that are padded to the limit. The model is loaded when it is first needed."""
+
+    def __init__(
+        self,
+        load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+        device: torch.device,
+        *,
+        instruction: str,
+        token_limit: int,
+    ) -> None:
+        """``load`` returns the model on ``device``, and its tokenizer, which pads on the right."""
+        self._load = load
+        self._device = device
+        self.instruction = instruction
+        self._token_limit = token_limit
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+
+    def free(self) -> None:
+        self._loaded = None
+
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """The states (T, D) of each prompt on the CPU, without padding; longer ones are cut off.
+
+        A text that is empty or begins with ``NEGATIVE`` is read as it is. Others follow the instruction, of whose states only the first
+        one is part of the result. All are read in lower case.
+        """
+        found: dict[int, Tensor] = {}
+        for is_plain in (False, True):
+            rows = [row for row, text in enumerate(texts) if (not text or text.startswith(NEGATIVE)) is is_plain]
+            prompts = [texts[row].removeprefix(NEGATIVE).lower().strip() for row in rows]
+            if prompts:
+                found |= zip(rows, self._states(prompts, "" if is_plain else self.instruction), strict=True)
+        return [found[row] for row in range(len(texts))]
+
+    @torch.no_grad()
+    def _states(self, prompts: Sequence[str], instruction: str) -> list[Tensor]:
+        loaded = self._loaded  # another thread may drop it at any time
+        if loaded is None:
+            self._loaded = loaded = self._load()
+        encoder, tokenizer = loaded
+        before = len(tokenizer.encode(instruction)) - SHARED_TOKENS if instruction else 0
+        tokens = tokenizer(
+            [instruction + prompt for prompt in prompts],
+            padding="max_length",
+            max_length=before + self._token_limit,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self._device)
+        states = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, use_cache=False)[0]
+        chosen = [0, *range(1 - self._token_limit, 0)]
+        lengths = tokens.attention_mask[:, chosen].sum(dim=1).tolist()
+        return [one[chosen][:length].cpu() for one, length in zip(states, lengths, strict=True)]

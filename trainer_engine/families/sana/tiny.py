@@ -1,0 +1,101 @@
+"""A small Sana in the real Hugging Face layout, with random weights: for tests."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaTransformer2DModel
+from tokenizers.processors import TemplateProcessing
+from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+from trainer_engine.families.sana.prompts import published_instruction
+from trainer_engine.tiny_models.hub_cache import write_pipeline_folder
+from trainer_engine.tiny_models.text import WORDS
+
+TEXT_WIDTH = 32
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+DEPTH = 6
+"""Levels of the autoencoder, each of which but the first halves the image."""
+KINDS = ("ResBlock",) * (DEPTH - 1) + ("EfficientViTBlock",)
+
+
+def build_gemma_tokenizer() -> GemmaTokenizer:
+    """A tokenizer of Gemma with the words of the instruction and common ones of captions as tokens; it spells others letter by letter.
+
+    As in the real one, a space is part of the word behind it. Every merge adds a letter to the beginning of a word.
+    """
+    letters = ["▁", *string.ascii_letters, *string.digits, *string.punctuation, "\n"]
+    words = [f"▁{word}" for word in (*published_instruction().split(), *WORDS.split(), *string.ascii_lowercase)]
+    beginnings = list(dict.fromkeys(word[:length] for word in words for length in range(2, len(word) + 1)))
+    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *letters, *beginnings))}
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=[(token[:-1], token[-1]) for token in beginnings])
+    mark = ("<bos>", vocabulary["<bos>"])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[mark])
+    return tokenizer
+
+
+def build_gemma2(vocabulary: int, *, layers: int = 2) -> Gemma2Model:
+    """A Gemma 2 of some ten thousand random weights."""
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=vocabulary,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            query_pre_attn_scalar=8,
+        )
+    )
+
+
+def build_deep_vae() -> AutoencoderDC:
+    """An autoencoder of 32 x 32 pixels a cell, with random weights and the layers of the published one."""
+    channels = (4, 8, 8, 16, 16, 32)
+    vae = AutoencoderDC(
+        attention_head_dim=8,
+        encoder_block_types=KINDS,
+        decoder_block_types=KINDS,
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        encoder_layers_per_block=(1,) * DEPTH,
+        decoder_layers_per_block=(1,) * DEPTH,
+        encoder_qkv_multiscales=((),) * (DEPTH - 1) + ((5,),),
+        decoder_qkv_multiscales=((),) * (DEPTH - 1) + ((5,),),
+        upsample_block_type="interpolate",
+        downsample_block_type="Conv",
+        scaling_factor=0.41407,
+    )
+    return vae.eval()
+
+
+def make_tiny(folder: Path, *, seed: int = 0) -> Path:
+    """Write the pipeline into ``folder`` and return it. The same seed gives the same bytes. The global random state is left alone."""
+    tokenizer = build_gemma_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = SanaTransformer2DModel(
+            num_attention_heads=4,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=16,
+            cross_attention_dim=32,
+            caption_channels=TEXT_WIDTH,
+            sample_size=4,
+            qk_norm="rms_norm_across_heads",
+        )
+        encoder = build_gemma2(len(tokenizer))
+        vae = build_deep_vae()
+    parts = {
+        "transformer": transformer,
+        "text_encoder": encoder,
+        "tokenizer": tokenizer,
+        "vae": vae,
+        "scheduler": DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+    }
+    write_pipeline_folder(folder, "SanaPipeline", parts)
+    return folder

@@ -41,6 +41,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
 
+# Half of the slow tests lie in one file and share nothing: they are spread test by test, and neighbours stay together as long as work lasts.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not faults"
 

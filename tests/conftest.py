@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-SLOW_ROOMS = ("tutorial", "site", "security", "training", "trainer_engine")
+SLOW_ROOMS = ("tutorial", "site", "security", "training", "trainer_engine", "bench")
 """Rooms whose files take longest, the longest first. All processes end at the same time if only short files are left at the end."""
 
 
@@ -62,8 +62,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Nothing that is imported and made while tests are collected is garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(TEST_HOME, ignore_errors=True)
+    gc.freeze()  # pytest collects five times more, to find errors of finalizers: each test has had its own collection
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,12 @@
 """Every family in few figures: its step beside a bare loop, the start of a run with it, and what a caption takes in its cache.
 
-``make bench SECTIONS=families``. Networks have the depth of the published ones, at a width where operators cost more than their arithmetic.
+``make bench SECTIONS=families`` measures every family that the engine has, ``python -m tests.bench.families NAME ...`` some of them.
+Networks have the depth of the published ones, at a width where operators cost more than their arithmetic.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import tempfile
@@ -110,9 +112,9 @@ def seconds_to_first_step(family: str, place: Path) -> float:
     return start(place / "config/config.json", place).seconds
 
 
-def measure(table: Table, families: Iterable[str] = NETWORKS) -> None:
+def measure(table: Table, families: Iterable[str]) -> None:
     for family in families:
-        for kind in ("full", "lora"):
+        for kind in specs()[family].model_types:
             measure_step(table, of_network(NETWORKS[family], kind))
         title = specs()[family].title
         with tempfile.TemporaryDirectory(prefix="bench-families-") as folder:
@@ -125,6 +127,21 @@ def measure(table: Table, families: Iterable[str] = NETWORKS) -> None:
             table.add(SECTION, f"command to first step (small {title})", f"{seconds:.1f} s", aim="under 12 s")
 
 
-def run(table: Table) -> None:
+def run(table: Table, families: Iterable[str] = ()) -> None:
+    """Measures every family of the engine, or those that are named."""
     with torch.random.fork_rng():
-        measure(table)
+        measure(table, families or specs())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.families", description="Measure some families, or all of them.")
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"some of: {', '.join(specs())}")
+    named = parser.parse_args().families
+    unknown = sorted(set(named) - set(specs()))
+    if unknown:
+        parser.error(f"unknown families: {', '.join(unknown)}; known: {', '.join(specs())}")
+    run(Table(), named)
+
+
+if __name__ == "__main__":
+    main()

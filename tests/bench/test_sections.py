@@ -15,6 +15,7 @@ from tests.bench.latency import latencies
 from tests.bench.networks import SD1X, SDXL
 from tests.bench.table import Table
 from tests.helpers.browser import needs_browser, open_browser
+from trainer_engine.config.families import specs
 
 WRK = """Running 8s test @ http://127.0.0.1:8000/api/training/status
   Latency Distribution
@@ -55,6 +56,13 @@ def test_a_caption_in_its_cache_is_weighed_beside_its_states_without_padding(fam
     assert found.tokens < longer.tokens and found.unpadded < longer.unpadded
     assert (found.bytes < longer.bytes) is not stores_padding
     assert found.bytes > (2 if stores_padding else 0.9) * found.unpadded
+
+
+def test_every_family_has_a_network_and_a_caption_to_measure(tmp_path: Path) -> None:
+    assert set(specs()) == set(published.NETWORKS)
+    for family in specs():
+        found = families.cached_caption(family, tmp_path / family)
+        assert found.tokens > 20 and found.bytes > 0.4 * found.unpadded > 0, family
 
 
 @pytest.mark.slow

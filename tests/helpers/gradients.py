@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.models import options_with, tiny_model
+from tests.helpers.models import embedded, options_with, tiny_model
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.base import Family
@@ -63,7 +64,7 @@ def step_inputs(family: Family, *, height: int = 8, width: int = 12) -> StepInpu
     return StepInputs(
         noisy_latents=torch.randn(2, channels, *frames, height, width, generator=torch.Generator().manual_seed(3)),
         timesteps=torch.tensor([0.2, 0.9]) if sigmas else torch.tensor([30, 821]),
-        prompts=family.collate_prompts(family.encode_prompts(PROMPTS)),
+        prompts=family.collate_prompts(embedded(family, PROMPTS)),
         conditions=family.conditions([facts, facts]),
     )
 
@@ -74,6 +75,8 @@ class Pass:
 
     prediction: Tensor
     gradients: dict[str, Tensor]
+    names: tuple[str, ...] = ()
+    """Of every tensor of the network."""
 
     def is_close_to(self, other: Pass, *, rtol: float = 1e-4, atol: float = 1e-6) -> bool:
         """Whether the predictions and every gradient agree."""
@@ -99,7 +102,14 @@ def one_pass(family: Family, trainable: Trainable, network: nn.Module | None = N
     prediction = family.predict(trainable.network if network is None else network, inputs or step_inputs(family))
     prediction.float().square().mean().backward()
     gradients = {name: one.grad.clone() for name, one in trainable.named_parameters if one.grad is not None}
-    return Pass(prediction.detach().clone(), gradients)
+    return Pass(prediction.detach().clone(), gradients, tuple(trainable.network.state_dict()))
+
+
+@cache
+def usual_pass(name: str, **values: Any) -> Pass:
+    """``one_pass`` of a family's micro model as the library computes it, once for all ways that are compared with it."""
+    family = tiny(name, **values)
+    return one_pass(family, trainable_of(family))
 
 
 def assert_same_gradients(loss: Tensor, network: nn.Module, wanted: Tensor, theirs: nn.Module, unread: Sequence[nn.Parameter] = ()) -> None:

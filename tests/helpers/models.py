@@ -6,6 +6,7 @@ import atexit
 import importlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
+from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.families.load import load_family
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 from trainer_engine.runtime.devices import resolve_devices
@@ -81,6 +84,28 @@ def laid_out_alike(pipeline: OnePipeline) -> OnePipeline:
     """
     pipeline.vae.to(memory_format=Autoencoder.layout)
     return pipeline
+
+
+@cache
+def _hashes() -> FileHashes:
+    folder = Path(tempfile.mkdtemp(prefix="hashes-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return FileHashes(folder / "hashes.jsonl")
+
+
+@cache
+def _embeddings() -> dict[tuple[str, ...], list[PromptEmbedding]]:
+    """Fingerprint of the text encoders and prompts -> embeddings."""
+    return {}
+
+
+def embedded(family: Family, prompts: Sequence[str]) -> list[PromptEmbedding]:
+    """What the encoders of a family make of prompts. They are loaded and compute once for all families that have the same."""
+    known, key = _embeddings(), (family.spec.name, family.text_fingerprint(_hashes()), *prompts)
+    if key not in known:
+        known[key] = family.encode_prompts(prompts, [[] for _ in prompts])
+        family.free_encoders()
+    return known[key]
 
 
 def fixed(*shape: int, seed: int) -> Tensor:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tests.helpers.models import options_with, tiny_model
+from tests.helpers.models import embedded, options_with, tiny_model
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.families import specs
 from trainer_engine.families.base import Family
-from trainer_engine.families.inputs import PromptEmbedding, SampleFacts, StepInputs
+from trainer_engine.families.inputs import SampleFacts, StepInputs
 from trainer_engine.families.load import load_family
 from trainer_engine.runtime.devices import resolve_devices
 
@@ -36,8 +37,7 @@ def family_of(name: str, **values: Any) -> Family:
 def step_inputs(family: Family) -> StepInputs:
     """Random inputs of a step; the same for the same family."""
     generator = torch.Generator().manual_seed(3)
-    prompts: list[PromptEmbedding] = family.encode_prompts(["one picture", "another one of a longer name"])
-    family.free_encoders()
+    prompts = embedded(family, ["one picture", "another one of a longer name"])
     pixels = torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1
     latents = family.encode_images(pixels)
     is_flow = family.spec.objective == "flow_matching"
@@ -67,3 +67,9 @@ def loss_of(family: Family, *, steps: int = 1) -> Step:
     return Step(
         float(loss.detach()), {name: parameter.grad for name, parameter in trainable.named_parameters if parameter.grad is not None}
     )
+
+
+@cache
+def usual_step(name: str, **values: Any) -> Step:
+    """``loss_of`` a family's micro model, once for all ways of computing it that are compared with it."""
+    return loss_of(family_of(name, **values))

@@ -93,6 +93,7 @@ def test_images_are_made_with_the_strength_for_images(host: str, tmp_path: Path)
         assert torch.equal(answer(family, network), training)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_follows_the_strength(tmp_path: Path) -> None:
     family = tiny_family(**STILL, **{PATH: str(standard_file(tmp_path))})
     network = make_trainable(family, None).network.eval()

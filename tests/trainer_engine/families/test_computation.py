@@ -12,7 +12,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from diffusers.models.attention_processor import AttnProcessor2_0, SanaLinearAttnProcessor2_0, SlicedAttnProcessor
 from torch import Tensor, nn
 
-from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of
+from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of, usual_pass
 from tests.helpers.models import tiny_model
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
@@ -48,12 +48,11 @@ def count_backends(monkeypatch: pytest.MonkeyPatch, name: AttentionBackendName) 
 @pytest.mark.parametrize("kind", [{}, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("mechanism", ["native", "native-math"])
 def test_pytorchs_own_attention_equals_the_usual_one(name: str, kind: dict[str, Any], mechanism: str) -> None:
-    usual, chosen = tiny(name, **kind), tiny(name, attention_mechanism=mechanism, **kind)
-    wanted = one_pass(usual, trainable_of(usual))
+    chosen = tiny(name, attention_mechanism=mechanism, **kind)
     trainable = trainable_of(chosen)
     backends = {processor._attention_backend for processor in processors(trainable.network)}
     assert backends == {MECHANISMS[mechanism].backend}
-    assert one_pass(chosen, trainable).is_close_to(wanted)
+    assert one_pass(chosen, trainable).is_close_to(usual_pass(name, **kind))
 
 
 @pytest.mark.parametrize("name", WITHOUT_MASKS)
@@ -114,10 +113,10 @@ def test_a_mechanism_without_a_backward_pass_only_generates(name: str, monkeypat
 
 @pytest.mark.parametrize("name", UNETS)
 def test_sliced_attention_equals_the_usual_one(name: str) -> None:
-    usual, sliced = tiny(name), tiny(name, unet_attention_slice=True)
+    sliced = tiny(name, unet_attention_slice=True)
     trainable = trainable_of(sliced)
     assert SlicedAttnProcessor in {type(one) for one in processors(trainable.network)}
-    assert one_pass(sliced, trainable).is_close_to(one_pass(usual, trainable_of(usual)))
+    assert one_pass(sliced, trainable).is_close_to(usual_pass(name))
 
 
 def test_the_usual_attention_is_left_to_the_library() -> None:
@@ -129,7 +128,7 @@ def test_the_usual_attention_is_left_to_the_library() -> None:
 @pytest.mark.parametrize("name", [name for name in FAMILIES if specs()[name].has_feed_forward])
 @pytest.mark.parametrize("kind", [{}, LORA, {"gradient_checkpointing": True}], ids=["full", "lora", "checkpointed"])
 def test_feed_forward_layers_in_chunks_equal_complete_ones(name: str, kind: dict[str, Any]) -> None:
-    usual, chunked = tiny(name, **kind), tiny(name, enable_chunked_feed_forward=True, feed_forward_chunk_size=5, **kind)
+    chunked = tiny(name, enable_chunked_feed_forward=True, feed_forward_chunk_size=5, **kind)
     trainable = trainable_of(chunked)
     lengths: list[int] = []
     for module in trainable.network.modules():
@@ -138,7 +137,7 @@ def test_feed_forward_layers_in_chunks_equal_complete_ones(name: str, kind: dict
             first.register_forward_pre_hook(lambda _module, args: lengths.append(args[0].shape[-2]))
     found = one_pass(chunked, trainable)
     assert lengths and max(lengths) <= 5
-    assert found.is_close_to(one_pass(usual, trainable_of(usual)))
+    assert found.is_close_to(usual_pass(name, **kind))
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if not specs()[name].has_feed_forward])

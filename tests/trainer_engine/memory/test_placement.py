@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.network_steps import FAMILIES, family_of, loss_of
+from tests.helpers.network_steps import FAMILIES, family_of, loss_of, usual_step
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.contract.errors import DiskFull, InvalidOptions
 from trainer_engine.memory.disk_weights import DiskBytes
@@ -116,7 +116,7 @@ WAYS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("memory", WAYS, ids=lambda memory: ",".join(f"{key[:12]}={value}" for key, value in memory.items()))
 def test_every_family_gets_the_gradients_of_weights_that_stay(name: str, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "gradient_checkpointing": False}
-    plain = loss_of(family_of(name, **usual))
+    plain = usual_step(name, **usual)
     other = loss_of(family_of(name, **(usual | memory)), steps=2)
     assert plain.loss == other.loss and plain.gradients.keys() == other.gradients.keys()
     assert [key for key in plain.gradients if not torch.equal(plain.gradients[key], other.gradients[key])] == []
@@ -132,7 +132,7 @@ QUANTISED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("memory", QUANTISED, ids=["blocks", "layers"])
 def test_quantised_weights_are_streamed_too(precision: str, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "gradient_checkpointing": False, "base_model_precision": precision}
-    plain = loss_of(family_of("pixart_sigma", **usual))
+    plain = usual_step("pixart_sigma", **usual)
     other = loss_of(family_of("pixart_sigma", **(usual | memory)), steps=2)
     assert plain.loss == other.loss
     assert [key for key in plain.gradients if not torch.equal(plain.gradients[key], other.gradients[key])] == []

@@ -12,7 +12,7 @@ from diffusers import PixArtTransformer2DModel
 from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_model
-from tests.helpers.network_steps import FAMILIES, family_of, loss_of
+from tests.helpers.network_steps import FAMILIES, family_of, loss_of, usual_step
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.memory import recompute
 from trainer_engine.memory.recompute import enable_checkpointing, is_feed_forward, repeated_blocks
@@ -177,7 +177,7 @@ WAYS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("memory", WAYS, ids=lambda memory: ",".join(map(str, memory.values())))
 def test_every_family_gets_the_gradients_of_a_plain_step(name: str, memory: dict[str, Any]) -> None:
-    plain = loss_of(family_of(name, model_type="full", gradient_checkpointing=False))
+    plain = usual_step(name, model_type="full", gradient_checkpointing=False)
     other = loss_of(family_of(name, model_type="full", gradient_checkpointing=True, **memory))
     assert plain.loss == other.loss and plain.gradients.keys() == other.gradients.keys()
     assert [key for key in plain.gradients if not torch.equal(plain.gradients[key], other.gradients[key])] == []

@@ -6,9 +6,10 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pytest
@@ -24,6 +25,7 @@ from trainer_engine.config.options.registry import not_available
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 NOT_STREAMING = 426
+Place = TypeVar("Place")
 TOGETHER = 16
 OPTIONS = [*REGISTRY, *not_available()]
 DEEP = [name for name, spec in REGISTRY.items() if spec.kind in ("str", "json", "mapping") and not spec.choices]
@@ -136,21 +138,21 @@ def addresses() -> Iterator[str]:
 
 def send_addresses(training: Training, failures: Failures, share: int) -> None:
     job = make_job(training.home)
-    for address in addresses():
+    found = list(addresses())
+    for (address, query), text in spread_texts(list(product(found, QUERIES)), share):
         named = address.replace("{}", str(job.pk) if "/jobs/" in address else "demo")
-        for query, text in spread_texts(QUERIES, share):
-            failures.call("GET", f"{named}?{query}={quote(text.encode('utf-8', 'surrogatepass'))}", name=f"GET {address}?{query}")
+        failures.call("GET", f"{named}?{query}={quote(text.encode('utf-8', 'surrogatepass'))}", name=f"GET {address}?{query}")
+    for (address, method), text in spread_texts(list(product(found, ("GET", "POST", "PUT", "DELETE"))), share):
         if "{}" in address:
-            for _, text in spread_texts([address], share):
-                filled = address.replace("{}", quote(text.encode("utf-8", "surrogatepass"), safe=""))
-                for method in ("GET", "POST", "PUT", "DELETE"):
-                    failures.call(method, filled, "{}" if method != "GET" else None, name=f"{method} {address}")
+            filled = address.replace("{}", quote(text.encode("utf-8", "surrogatepass"), safe=""))
+            failures.call(method, filled, "{}" if method != "GET" else None, name=f"{method} {address}")
 
 
-def spread_texts(places: list[str], share: int) -> Iterator[tuple[str, str]]:
+def spread_texts(places: Sequence[Place], share: int) -> Iterator[tuple[Place, str]]:
+    """(place, text): every place with one text in ``share``, and at least one."""
     texts = [text for text in dict.fromkeys(TEXTS) if len(text) < 8_000] + ["\ud800", "\udcff"]
     for number, place in enumerate(places):
-        yield from ((place, text) for text in texts[number % share :: share])
+        yield from ((place, text) for text in texts[number % min(share, len(texts)) :: share])
 
 
 def send_bodies(training: Training, failures: Failures, share: int) -> None:
@@ -180,11 +182,11 @@ def send_everything(training: Training, failures: Failures, share: int) -> None:
 
 
 FAST = {
-    send_options: 32,
+    send_options: 64,
     send_plain_options: 32,
     send_adapters: 24,
     send_datasets: 96,
-    send_addresses: 160,
+    send_addresses: 400,
     send_bodies: 32,
     send_everything: 8,
 }

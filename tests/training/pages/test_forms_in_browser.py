@@ -110,7 +110,7 @@ def test_large_files_are_sent_with_their_captions_and_broken_ones_named(server: 
     browser.choose_files("[data-files]", [tmp_path / name for name in ("large.png", "large.txt", "broken.png")])
     browser.wait_until("document.querySelector('[data-said]').textContent.includes('stored')")
     said = browser.value_of("document.querySelector('[data-said]').textContent")
-    assert said.startswith("1 images and 1 captions of 3 files stored"), said
+    assert said.startswith("1 image and 1 caption of 3 files stored"), said
     refused = browser.value_of("document.querySelector('[data-refused]').textContent")
     assert "broken.png" in refused and "large" not in refused
     assert (server.home / "datasets/cats/large.txt").read_text() == "a large one"

@@ -32,6 +32,8 @@ for variable in (
     "SIMPLETUNER_ROOTS",
     "SIMPLETUNER_TOKEN",
     "SIMPLETUNER_NEEDS_TOKEN",
+    "SIMPLETUNER_TRUSTED_PROXIES",
+    "SIMPLETUNER_UPLOAD_MB",
     "CUDA_VISIBLE_DEVICES",
 ):
     os.environ.pop(variable, None)

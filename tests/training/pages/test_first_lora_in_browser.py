@@ -75,7 +75,8 @@ def check_quiet(browser: Browser, server: LiveServer) -> None:
 def test_a_stranger_trains_a_lora_on_thirty_images(server: LiveServer, browser: Browser, tmp_path: Path) -> None:
     own = generate_images(tmp_path / "own", count=IMAGES)
     (tmp_path / "own/notes.png").write_text("no image")
-    (tmp_path / "own/huge.png").write_bytes(bytes(9_000_000))
+    with (tmp_path / "own/huge.png").open("wb") as huge:
+        huge.truncate(65_000_000)
     browser.open(f"{server.url}/")
     browser.value_of("document.querySelector('.empty a').click()")
     browser.wait_until("location.pathname === '/new' && document.readyState === 'complete'")

@@ -76,7 +76,7 @@ async function send(drop, files) {
   await Promise.all(Array.from({ length: AT_ONCE }, sendNext));
   bar.hidden = true;
   delete drop.dataset.busy;
-  said.textContent = place ? `${many(stored, "image")} and ${many(texts, "caption")} of ${many(files.length, "file")} stored; ${many(count, "image")} in ${place} now.` : "No image was stored.";
+  said.textContent = place ? `${many(stored, "image")} and ${many(texts, "caption")} of ${many(files.length, "file")} stored; ${count === 1 ? "1 image is" : `${count} images are`} in ${place} now.` : "No image was stored.";
   if (place && drop.dataset.folder) document.getElementById(drop.dataset.folder).value = place;
   if (place && drop.dataset.upload && !refused.childElementCount && !document.querySelector("[data-is-changed]")) location.reload();
 }

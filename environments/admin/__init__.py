@@ -1,6 +1,5 @@
 """Environments in the Django admin. Django imports this package to find the registered models."""
 
-from environments.admin.environment import EnvironmentAdmin
-from environments.admin.revisions import RevisionAdmin
+from environments.admin import environment, revisions
 
-__all__ = ["EnvironmentAdmin", "RevisionAdmin"]
+__all__ = ["environment", "revisions"]

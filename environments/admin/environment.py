@@ -25,6 +25,9 @@ else:
 
 ACT = "_act"
 """Name of the buttons that save and then run an action; the value is the action's slug."""
+ABOUT_DATASETS = (
+    'The file in data_backend_config, as text. <a href="/environments/{0}/datasets">Forms for each set</a> have its fields and images.'
+)
 OPEN_GROUPS = ("model", "run", "optimizer")
 REVISIONS_SHOWN = 10
 REFUSED = "environment_was_refused"
@@ -134,7 +137,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         about = (None, {"fields": ("name", "state", "description", "tags_text")})
         datasets = (
             "Datasets",
-            {"fields": (DATASETS,), "description": "The file in data_backend_config. It can also be edited by hand."},
+            {"fields": (DATASETS,), "description": format_html(ABOUT_DATASETS, obj.name)},
         )
         return [about, datasets, *groups, ("History", {"fields": ("history",)})]
 

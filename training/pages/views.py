@@ -21,6 +21,7 @@ from training.pages import details, event_lines, machine, overview, rows
 from training.pages.buttons import BUTTONS, buttons_of, environment_of, page_of
 from training.pages.messages import say_problems
 from training.pages.numbers import moment_text
+from training.pages.shell_runs import shell_runs
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -54,8 +55,9 @@ class RunList(Page):
     def get_context_data(self, **keywords: Any) -> dict[str, Any]:
         listed, older = rows.listed(number_in(self.request, "before"))
         busy = any(not row.job.has_ended for row in listed)
+        elsewhere = [] if "before" in self.request.GET else shell_runs()
         return super().get_context_data(
-            rows=listed, older=older, is_busy=busy, stream=rows.stream_query(), meters=machine.meters(), **keywords
+            rows=listed, elsewhere=elsewhere, older=older, is_busy=busy, stream=rows.stream_query(), meters=machine.meters(), **keywords
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from environments.limited_process import MEMORY_EXIT, Limits, ProcessFailed, answer_of, apply_limits
+from trainer_engine.contract.files import read_small_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,6 +23,7 @@ MODULE = "training.preflight.count_tokens"
 LIMITS = Limits(cpu_seconds=60, memory_bytes=2 << 30, wall_seconds=60.0, waiting_seconds=5.0)
 SLOTS = threading.BoundedSemaphore(2)
 TOKENIZER, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+LARGEST_VOCABULARY = 16 << 20
 CLIP_MARK = "</w>"
 """What the last letter of a word has in the vocabulary of CLIP."""
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -55,7 +57,7 @@ def tokens_in(folder: Path, texts: Sequence[str]) -> list[int] | None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
     elif (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
-        words = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
+        words = read_small_json(folder / VOCABULARY, LARGEST_VOCABULARY)
         if not any(word.endswith(CLIP_MARK) for word in words):
             return None
         tokenizer, ends = _clip(folder), CLIP_ENDS

@@ -358,6 +358,7 @@ def choices(page: str, field: str) -> str:
 
 def test_families_and_flavours_are_lists_with_those_of_the_environment_first(browser: Browser, demo: Environment) -> None:
     page = browser.page(f"{demo.pk}/change/")
+    assert 'href="/environments/demo/datasets"' in page
     families, flavours = choices(page, "option_model_family"), choices(page, "option_model_flavour")
     assert '<option value="pixart_sigma" selected>' in families and 'value="flux"' in families
     assert flavours.index("900M-1024-v0.6") < flavours.index("kontext") and flavours.count("<optgroup") == len(specs())

@@ -185,7 +185,9 @@ def test_unknown_names_are_not_found(client: Client, home: Path, address: str) -
     assert client.post(f"/environments{address}", {"act": "start"}).status_code == 404
 
 
-@pytest.mark.parametrize("address", ["/cats", "/cats/datasets", "/cats/datasets/caption", "/cats/datasets/texts", "/cats/history"])
+@pytest.mark.parametrize(
+    "address", ["/cats", "/cats/datasets", "/cats/datasets/caption", "/cats/datasets/texts", "/cats/adapter", "/cats/history"]
+)
 def test_only_a_post_with_the_token_of_the_page_changes_anything(cats: Path, address: str) -> None:
     strict, revisions = Client(enforce_csrf_checks=True), Revision.objects.count()
     assert strict.post(f"/environments{address}", {"act": "start", "revision": "1"}).status_code == 403

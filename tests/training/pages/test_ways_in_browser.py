@@ -48,7 +48,8 @@ def choose_images(page: Page, server: LiveServer, name: str, own: Path) -> None:
     """Type a name into ``/new`` and send 30 images, one file that is none and one that is too large."""
     images = generate_images(own, count=IMAGES)
     (own / "notes.png").write_text("no image")
-    (own / "huge.png").write_bytes(bytes(9_000_000))
+    with (own / "huge.png").open("wb") as huge:
+        huge.truncate(65_000_000)
     page.fill("#id_name", name)
     page.fill("#id_trigger_word", "shp")
     page.set_input_files("[data-files]", [*images, own / "notes.png", own / "huge.png"])

@@ -16,6 +16,8 @@ function element(name, text = "", values = {}) {
   return Object.assign(document.createElement(name), { textContent: text, ...values });
 }
 
+const many = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
 // ---- images that are dropped or chosen ----
 function folderOf(drop) {
   if (drop.dataset.upload) return drop.dataset.upload;
@@ -74,7 +76,7 @@ async function send(drop, files) {
   await Promise.all(Array.from({ length: AT_ONCE }, sendNext));
   bar.hidden = true;
   delete drop.dataset.busy;
-  said.textContent = place ? `${stored} images and ${texts} captions of ${files.length} files stored; ${count} images are in ${place} now.` : "No image was stored.";
+  said.textContent = place ? `${many(stored, "image")} and ${many(texts, "caption")} of ${many(files.length, "file")} stored; ${count === 1 ? "1 image is" : `${count} images are`} in ${place} now.` : "No image was stored.";
   if (place && drop.dataset.folder) document.getElementById(drop.dataset.folder).value = place;
   if (place && drop.dataset.upload && !refused.childElementCount && !document.querySelector("[data-is-changed]")) location.reload();
 }

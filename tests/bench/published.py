@@ -106,7 +106,7 @@ def call_qwen_image_21(network: Callable[..., Any], noisy: Tensor, batch: Batch)
 
 
 def call_hidream(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
-    """In training mode the network returns the tokens of squares of 2 x 2 cells."""
+    """In training mode the network returns the tokens of squares of 2 x 2 cells, otherwise an image."""
     count, channels, height, width = noisy.shape
     output: Tensor = network(
         noisy,
@@ -116,6 +116,8 @@ def call_hidream(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Te
         pooled_embeds=batch.prompts["pooled"],
         return_dict=False,
     )[0]
+    if output.shape == noisy.shape:
+        return -output
     squares = output.view(count, channels, height // 2, width // 2, 2, 2)
     return -squares.transpose(3, 4).reshape(noisy.shape)
 

@@ -111,7 +111,7 @@ def call_hidream(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Te
     output: Tensor = network(
         noisy,
         batch.timesteps * 1000,
-        encoder_hidden_states_t5=batch.prompts["t5"],
+        encoder_hidden_states_t5=batch.prompts["embeds"],
         encoder_hidden_states_llama3=batch.prompts["llama"].transpose(0, 1),
         pooled_embeds=batch.prompts["pooled"],
         return_dict=False,
@@ -243,7 +243,7 @@ HIDREAM = Network(
     ),
     schedule=SHIFTED,
     text=lambda architecture: {
-        "t5": (HIDREAM_TOKENS, architecture["caption_channels"][0]),
+        "embeds": (HIDREAM_TOKENS, architecture["caption_channels"][0]),
         "llama": (len(set(architecture["llama_layers"])), HIDREAM_TOKENS, architecture["caption_channels"][1]),
         "pooled": (architecture["text_emb_dim"],),
     },

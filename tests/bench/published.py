@@ -110,16 +110,18 @@ def call_qwen_image_21(network: Callable[..., Any], noisy: Tensor, batch: Batch)
 
 
 def call_hidream(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
-    """In training mode the network returns the tokens of squares of 2 x 2 cells."""
+    """In training mode the network returns the tokens of squares of 2 x 2 cells, otherwise an image."""
     count, channels, height, width = noisy.shape
     output: Tensor = network(
         noisy,
         batch.timesteps * 1000,
-        encoder_hidden_states_t5=batch.prompts["t5"],
+        encoder_hidden_states_t5=batch.prompts["embeds"],
         encoder_hidden_states_llama3=batch.prompts["llama"].transpose(0, 1),
         pooled_embeds=batch.prompts["pooled"],
         return_dict=False,
     )[0]
+    if output.shape == noisy.shape:
+        return -output
     squares = output.view(count, channels, height // 2, width // 2, 2, 2)
     return -squares.transpose(3, 4).reshape(noisy.shape)
 
@@ -256,7 +258,7 @@ HIDREAM = Network(
     ),
     schedule=SHIFTED,
     text=lambda architecture: {
-        "t5": (HIDREAM_TOKENS, architecture["caption_channels"][0]),
+        "embeds": (HIDREAM_TOKENS, architecture["caption_channels"][0]),
         "llama": (len(set(architecture["llama_layers"])), HIDREAM_TOKENS, architecture["caption_channels"][1]),
         "pooled": (architecture["text_emb_dim"],),
     },

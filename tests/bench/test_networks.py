@@ -71,10 +71,10 @@ WAITING = {"aten._local_scalar_dense.default", "aten.lift_fresh.default", "aten.
 WAITING_IN_DIFFUSERS: dict[str, set[str]] = {
     **dict.fromkeys(("chroma", "lumina2"), {"aten.lift_fresh.default"}),
     "qwen_image_21": WAITING,
-    "hidream": WAITING,
+    "hidream": WAITING - {"aten.nonzero.default"},
 }
 """Family -> those that its network in diffusers computes itself: a number that it makes in Python; the places of images in a sequence; the
-tokens of an expert."""
+size of an image, and how often each expert is chosen."""
 
 
 def small(network: Network) -> dict[str, Any]:

@@ -311,7 +311,8 @@ CACHES = f"""## Caches
 Latents and text embeddings are computed once, before training, and stored in the cache folders of the sets. The address of an entry is a
 hash of everything that its content depends on, so an entry is never out of date. Latents have the type that the autoencoder computes in,
 embeddings that of the text encoders: bfloat16 as a rule, float32 on a CPU. Those of Krea 2, twelve states for each token, are always
-bfloat16: 61 KB a token. Numbers that were computed in float32 are rounded by at most 0.4 percent.
+bfloat16: 61 KB a token. So are those of HiDream-I1, the states of 32 layers with their padding: 34.6 MB a caption. Numbers that were
+computed in float32 are rounded by at most 0.4 percent.
 
 - Entries lie in shards of up to 1 GiB with an index each: `shards/*.shard` and `shards/*.index`. 100,000 latents of 1024 px are at most 200
   files. A shard is appended to by one process at a time. An index that is missing or damaged is made again from its shard. Entries of older

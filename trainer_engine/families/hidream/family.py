@@ -44,7 +44,7 @@ def layers_of(network: nn.Module) -> tuple[int, ...]:
 class HiDream(Family):
     """HiDream.ai, 2025, "HiDream-I1: A High-Efficient Image Generative Foundation Model with Sparse Diffusion Transformer".
 
-    A prompt is ``{"t5": (T, D), "llama": (layers, T, D), "pooled": (P1 + P2,)}``: the states of T5 and of all layers of Llama that the
+    A prompt is ``{"embeds": (T, D), "llama": (layers, T, D), "pooled": (P1 + P2,)}``: the states of T5 and of all layers of Llama that the
     blocks read, with their padding, to which the network attends, and what both CLIPs make of the prompt. The network predicts the
     velocity from noise to data, the opposite of what flow matching trains.
     """

@@ -54,15 +54,15 @@ class FourEncoders:
     def encode(self, prompts: Sequence[str]) -> list[PromptEmbedding]:
         """The embeddings of prompts on the CPU, in ``STORED``; longer ones are cut off.
 
-        ``t5`` (T, D) and ``llama`` (layers, T, D) have the states of padding, to which the network attends. ``pooled`` (P1 + P2,) comes
-        from both CLIPs.
+        ``embeds`` (T, D) of T5 and ``llama`` (layers, T, D) have the states of padding, to which the network attends. ``pooled``
+        (P1 + P2,) comes from both CLIPs.
         """
         pooled = torch.cat([self._read(name, prompts, masked=False)[0] for name in (CLIP_L, CLIP_G)], dim=-1)
         read, mask = self._read(T5, prompts)
         t5 = read * mask[..., None] if self._zero_padding else read
         states, _ = self._read(LLAMA, prompts, output_hidden_states=True)
         llama = torch.stack([states[layer] for layer in self._find_layers()], dim=1)
-        kept = {"t5": t5, "llama": llama, "pooled": pooled}
+        kept = {"embeds": t5, "llama": llama, "pooled": pooled}
         stored = {name: tensor.to(STORED).cpu() for name, tensor in kept.items()}
         return [{name: tensor[row].clone() for name, tensor in stored.items()} for row in range(len(prompts))]
 
@@ -94,7 +94,7 @@ def network_prompts(prompts: PromptBatch, layers: tuple[int, ...], device: torch
     places = [sum(layer <= number for layer in layers) for number in range(max(layers))]
     complete = len(layers) == max(layers)
     return {
-        "encoder_hidden_states_t5": prompts["t5"].to(device, dtype),
+        "encoder_hidden_states_t5": prompts["embeds"].to(device, dtype),
         "encoder_hidden_states_llama3": states if complete else states[places],
         "pooled_embeds": prompts["pooled"].to(device, dtype),
     }

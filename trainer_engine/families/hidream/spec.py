@@ -103,7 +103,7 @@ SPEC = FamilySpec(
     known_as=MappingProxyType({"hidream": "full", "hi_dream_full": "full", "hidream_i1": "full", "hidream_full": "full"}),
     companion=LLAMA,
     expert_share=0.5,
-    activation_share=1.0,
+    activation_share=1.35,  # norms of queries and keys, shifts and gates, and the tokens that are sorted by expert
     defaults=MappingProxyType(
         {
             "resolution": 1024,

@@ -103,7 +103,7 @@ def test_prompts_equal_those_of_the_pipeline_with_their_padding(ours: HiDream, t
     read = HiDreamImageTransformer2DModel.load_config(tiny_model("hidream") / "transformer")["llama_layers"]
     for layer in read:
         assert torch.equal(given["encoder_hidden_states_llama3"][layer], wanted["encoder_hidden_states_llama3"][layer])
-    assert {name: tuple(one.shape) for name, one in found[0].items()} == {"t5": (128, 24), "llama": (2, 128, 32), "pooled": (32,)}
+    assert {name: tuple(one.shape) for name, one in found[0].items()} == {"embeds": (128, 24), "llama": (2, 128, 32), "pooled": (32,)}
     assert {one.dtype for one in found[0].values()} == {STORED}
 
 
@@ -111,15 +111,15 @@ def test_a_shorter_limit_of_tokens_is_that_of_all_text_encoders(theirs: HiDreamI
     (found,) = tiny_hidream(tokenizer_max_length=16).encode_prompts(PROMPTS[:1])
     with torch.no_grad():
         t5, _, llama, _, pooled, _ = theirs.encode_prompt(PROMPTS[:1], do_classifier_free_guidance=False, max_sequence_length=16)
-    assert torch.equal(found["t5"].float(), t5[0]) and torch.equal(found["pooled"].float(), pooled[0])
+    assert torch.equal(found["embeds"].float(), t5[0]) and torch.equal(found["pooled"].float(), pooled[0])
     assert torch.equal(found["llama"].float(), llama[[0, 2], 0])
 
 
 def test_states_of_t5s_padding_may_be_zeros(ours: HiDream) -> None:
     (usual,), (zeroed,) = ours.encode_prompts(PROMPTS[:1]), tiny_hidream(t5_padding="zero").encode_prompts(PROMPTS[:1])
-    length = int(zeroed["t5"].any(dim=1).sum())
-    assert 2 < length < 10 and torch.equal(zeroed["t5"][:length], usual["t5"][:length])
-    assert usual["t5"][length:].any(dim=1).all() and torch.equal(zeroed["llama"], usual["llama"])
+    length = int(zeroed["embeds"].any(dim=1).sum())
+    assert 2 < length < 10 and torch.equal(zeroed["embeds"][:length], usual["embeds"][:length])
+    assert usual["embeds"][length:].any(dim=1).all() and torch.equal(zeroed["llama"], usual["llama"])
 
 
 def test_latents_are_shifted_and_scaled(ours: HiDream) -> None:

@@ -214,7 +214,7 @@ def test_an_export_for_comfyui_loads_in_diffusers_with_the_same_output(family: s
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["sd3", "wan"])
+@pytest.mark.parametrize("family", ["sd3", "wan", "lumina2"])
 def test_a_run_writes_the_file_that_an_export_writes(family: str, tmp_path: Path) -> None:
     run, other = trained(tmp_path / "run", family, lora_format="comfyui") / RESULT, exported(family, tmp_path) / RESULT
     ours, theirs = load_file(run), load_file(other)

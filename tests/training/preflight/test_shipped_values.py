@@ -138,6 +138,25 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         PICTURES,
     ),
+    "lumina 2": (
+        {
+            **QUANTISED,
+            "model_family": "lumina2",
+            "checkpoint_step_interval": 50,
+            "flow_schedule_auto_shift": True,
+            "flow_schedule_shift": 0.0,
+            "lora_alpha": 16,
+            "train_batch_size": 2,
+            "validation_disable_unconditional": True,
+            "validation_guidance": 4.0,
+            "validation_negative_prompt": "ugly, cropped, blurry, low-quality, mediocre average",
+            "validation_num_inference_steps": 40,
+            "validation_prompt_library": False,
+            "validation_resolution": "512x512",
+            "validation_steps": 50,
+        },
+        {**PICTURES, "crop": False, "resolution_type": "pixel"},
+    ),
     "qwen image": (
         {
             "model_family": "qwen_image",

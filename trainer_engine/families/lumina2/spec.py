@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from trainer_engine.config.adapters.other_names import OriginalNames
+from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_parts import (
     AdapterSpec,
     Component,
@@ -76,6 +77,7 @@ SPEC = FamilySpec(
     ),
     latents=LatentSpec(alignment_px=64, channels=16, scale_factor_px=8, preview_decoder="madebyollin/taef1"),
     repeated_blocks=("Lumina2TransformerBlock",),
+    distillation=DistillationSpec(base=BASE),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++")),
     adapters=AdapterSpec(
         module_classes=("Attention", "LuminaFeedForward", "Lumina2TransformerBlock", "Linear"),
@@ -87,8 +89,8 @@ SPEC = FamilySpec(
     ),
     aliases=("lumina-2", "lumina-image-2"),
     known_as=MappingProxyType({"lumina": "2.0", "lumina2": "2.0", "lumina_image_2": "2.0", "neta_lumina": "neta-lumina"}),
-    activation_share=1.9,  # norms before and after attention and feed-forward, of queries and keys; keys and values of all heads
-    short_shares=(1.46, 1.8),
+    activation_share=1.86,  # norms before and after attention and feed-forward, of queries and keys; keys and values of all heads
+    short_shares=(1.49, 1.84),
     defaults=MappingProxyType({"resolution": 1024, "validation_guidance": 4.0, "validation_num_inference_steps": 30}),
     parameters=MappingProxyType(dict.fromkeys(FLAVOURS, 2_609_769_152)),
     licenses=MappingProxyType(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,21 @@ def test_validate_refuses_weight_decomposed_adapters_for_it_first(tmp_path: Path
         (tmp_path / form).mkdir()
         errors = checked(tmp_path / form, **usual, **model, lora_format=form).errors
         assert any("query, key and value" in str(error) for error in errors) is refused
+
+
+def test_validate_names_what_to_train_instead_of_distilled_weights(tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model("lumina2"), tmp_path / "lumina-image-2-lightning")
+    report = checked(tmp_path, model_family="lumina2", model_type="lora", model=str(folder))
+    (warning,) = [problem for problem in report.problems if problem.code == "distilled_weights"]
+    assert SPEC.flavours["2.0"] in str(warning) + warning.hint
+
+
+def test_validate_refuses_a_text_encoder_of_another_model(tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model("lumina2"), tmp_path / "model")
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_type": "gemma"}))
+    report = checked(tmp_path, model_family="lumina2", model_type="lora", model=str(folder))
+    assert report.errors and "gemma" in str(report.errors[0])
 
 
 def test_a_token_limit_of_the_options_is_noted() -> None:

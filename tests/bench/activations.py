@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch.nn import functional
 from tests.bench.network_loops import Setting, make_batch, make_family
 from tests.bench.networks import Architecture, Network
 from tests.bench.published import NETWORKS, architecture_of, written
+from tests.bench.real_indices import RealIndices, real_masks
 from tests.helpers.live_bytes import LiveBytes
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.families import specs
@@ -35,8 +36,7 @@ from training.preflight.step import step_memory
 
 CPU = torch.device("cpu")
 SMALL_EDGE = 512
-FAMILIES = tuple(family for family, network in NETWORKS.items() if not network.reads_numbers)
-"""Those that compute with fake tensors, which have no numbers to read."""
+FAMILIES = tuple(NETWORKS)
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
 COMMAND = "python -m tests.bench.activations > docs/activations.md"
 INTRODUCTION = f"""# Activations at real size
@@ -134,7 +134,7 @@ def with_longest_prompts(network: Network, tokens: int) -> Network:
 
     def text(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
         shapes = network.text(architecture)
-        return {name: (tokens, *shape[1:]) if name in ("embeds", "mask") else shape for name, shape in shapes.items()}
+        return {name: (tokens, *shape[1:]) if name in ("embeds", "mask", "slots") else shape for name, shape in shapes.items()}
 
     return replace(network, text=text)
 
@@ -151,7 +151,11 @@ def measured(case: Case) -> tuple[int, int]:
         batch = make_batch(network, architecture, setting, 0)
         objective = make_objective(family.prediction_type, network.schedule, family.options.objective)
         inputs = batch.inputs(objective.add_noise(batch.latents, batch.noise, batch.timesteps))
-        with LiveBytes([*trainable.network.parameters(), *trainable.network.buffers()]) as live:
+        inputs = replace(inputs, prompts=real_masks(inputs.prompts)) if network.reads_numbers else inputs
+        with (
+            RealIndices() if network.reads_numbers else nullcontext(),
+            LiveBytes([*trainable.network.parameters(), *trainable.network.buffers()]) as live,
+        ):
             weights = live.bytes
             loss = family.predict(trainable.network, inputs).float().square().mean()
             kept = live.bytes - weights

@@ -9,7 +9,6 @@ from typing import Any
 
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer_engine.adapters.adapter import AddedAdapter, refuse_large_ranks
@@ -18,6 +17,7 @@ from trainer_engine.config.adapters.keys import METADATA_KEY, split_key
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.adapter import AdapterOptions
 from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.export.adapter_file import read_tensors
 from trainer_engine.families.modules import split
 
 OWN_NAMES = {"dora_scale": "lora_magnitude_vector"}
@@ -93,7 +93,7 @@ class LoraAdapter(AddedAdapter):
         return standard_adapter({name: WantedModule(shapes, alpha) for name, shapes in parts.items()})
 
     def load(self, found: FittingAdapter) -> None:
-        tensors = load_file(found.header.path)
+        tensors = read_tensors(found.header)
         for component, module in self.modules.items():
             prefix = self.spec.module_prefix(component)
             mine = get_peft_model_state_dict(module, adapter_name=NAME)

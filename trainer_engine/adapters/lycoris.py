@@ -15,7 +15,6 @@ from lycoris.modules.dylora import DyLoraModule
 from lycoris.modules.full import FullModule
 from lycoris.modules.lokr import LokrModule
 from lycoris.modules.tlora import TLoraModule
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer_engine.adapters.adapter import AddedAdapter, refuse_large_ranks
@@ -28,6 +27,7 @@ from trainer_engine.config.lycoris.config_file import LycorisConfig
 from trainer_engine.config.lycoris.fit import wanted_lycoris
 from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import InvalidOptions, Problem
+from trainer_engine.export.adapter_file import read_tensors
 from trainer_engine.weights.quantised.layer import QuantisedLinear
 
 CHILD = "lycoris"
@@ -106,7 +106,7 @@ class LycorisAdapter(AddedAdapter):
         return wanted_lycoris(wanted, self.config)
 
     def load(self, found: FittingAdapter) -> None:
-        tensors, mine = load_file(found.header.path), self.tensors()
+        tensors, mine = read_tensors(found.header), self.tensors()
         names = {module: name for name, module in self.network.named_modules()}
         taken = {}
         for lora in self.net.loras:

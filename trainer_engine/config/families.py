@@ -47,7 +47,7 @@ def known_key_prefixes() -> Mapping[str, str]:
 def known_original_names() -> tuple[OriginalNames, ...]:
     """``original_names`` of the trained components of all families."""
     found = (component.original_names for spec in specs().values() for component in spec.trained.values())
-    return tuple(names for names in found if names is not None)
+    return tuple(dict.fromkeys(names for names in found if names is not None))
 
 
 @cache

@@ -6,11 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
+from trainer_engine.config.adapters.file_header import AdapterHeader, StoredTensor, UnusableAdapter, open_adapter
+from trainer_engine.config.adapters.fused_layers import taken_apart
 from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, METADATA_KEY, adapter_config, keys_by_module
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.contract.errors import ModelUnavailable
@@ -22,6 +26,10 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "full": ("diff",),
 }
 """Algorithm -> tensors that only it has."""
+
+
+TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Type of a tensor in a file -> in torch."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,25 @@ def read_adapter(path: Path, module_names: Iterable[str], prefixes: Mapping[str,
 
     Raises ModelUnavailable where a key belongs to no module.
     """
-    metadata = read_metadata(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-    return sort_by_module(tensors, metadata, module_names, path, prefixes)
+    metadata, names = read_metadata(path), list(module_names)
+    try:
+        header = taken_apart(open_adapter(path), names, prefixes)
+    except UnusableAdapter as error:
+        raise ModelUnavailable(error.message, hint=error.hint) from error
+    return sort_by_module(read_tensors(header), metadata, names, path, prefixes)
+
+
+def read_tensors(header: AdapterHeader) -> dict[str, Tensor]:
+    """The tensors of a header by its keys, which may be parts of those in its file."""
+    whole = load_file(header.path)
+    with header.path.open("rb") as stream:
+        return {key: whole[key] if key in whole else _part(stream, place) for key, place in sorted(header.tensors.items())}
+
+
+def _part(stream: BinaryIO, place: StoredTensor) -> Tensor:
+    stream.seek(place.begin)
+    content = bytearray(stream.read(place.end - place.begin))
+    return torch.frombuffer(content, dtype=TYPES[place.dtype]).reshape(place.shape)
 
 
 def sort_by_module(

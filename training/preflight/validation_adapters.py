@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer_engine.config.adapters.assistant import assistant_of
 from trainer_engine.config.adapters.file_header import UnusableAdapter, open_adapter
+from trainer_engine.config.adapters.fused_layers import taken_apart
 from trainer_engine.config.adapters.keys import keys_by_module, split_key
 from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, ValidationAdapterSource, hub_file, validation_adapter_runs
 from trainer_engine.config.family_spec import FamilySpec
@@ -67,7 +68,8 @@ def _local_file(path: Path) -> Path:
 
 def _header_problems(file: Path, source: ValidationAdapterSource, spec: FamilySpec, layers: Shapes | None) -> Iterator[Problem]:
     try:
-        tensors = {name: tensor.shape for name, tensor in open_adapter(file).tensors.items()}
+        header = taken_apart(open_adapter(file), layers or (), spec.key_prefixes)
+        tensors = {name: tensor.shape for name, tensor in header.tensors.items()}
     except UnusableAdapter as error:
         yield Problem.error(source.place, error.code, error.message, got=source.path, expected="a .safetensors file", hint=error.hint)
         return

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter
+from trainer_engine.config.adapters.fused_layers import taken_apart
 from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, METADATA_KEY, RESHAPED, adapter_config, keys_by_module
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 
@@ -90,6 +91,8 @@ def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str], pre
     ``layers`` are the names of all layers of the network, ``prefixes`` the ``key_prefixes`` of the family.
     """
     _refuse_controlnet(header, prefixes)
+    layers = list(layers)
+    header = taken_apart(header, layers, prefixes)
     found, strangers = keys_by_module(sorted(header.tensors), layers, prefixes)
     if strangers or not found:
         raise _of_another_model(header, strangers)
@@ -97,7 +100,7 @@ def fit(header: AdapterHeader, wanted: WantedAdapter, layers: Iterable[str], pre
     both = [module for module in keys if module in wanted.modules]
     _same_kinds(header, wanted, keys, both)
     _same_ranks(header, wanted, keys, both)
-    _same_modules(header, wanted, keys, list(layers))
+    _same_modules(header, wanted, keys, layers)
     _same_tensors(header, wanted, keys, both)
     is_foreign = wanted.multiplier != 1 and not any(key.startswith(LYCORIS_PREFIX) for key in header.tensors)
     fitting = FittingAdapter(header, keys, wanted.multiplier if is_foreign else 1.0, prefixes)

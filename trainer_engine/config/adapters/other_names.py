@@ -17,6 +17,20 @@ Renaming = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
+class FusedLayer:
+    """A layer of the published code that is several here. Its rows are those of its parts, one after the other."""
+
+    name: str
+    """In the published code; it may refer to groups of ``first``."""
+    first: str
+    """Regular expression that the name of the first part here matches."""
+    others: tuple[str, ...]
+    """The names of the other parts, which may refer to its groups."""
+    shares: tuple[int, ...]
+    """How many rows each part has, relative to the others."""
+
+
+@dataclass(frozen=True)
 class OriginalNames:
     """The names that the published code of a network gives its modules, where they differ from those of diffusers."""
 
@@ -25,6 +39,8 @@ class OriginalNames:
     names: Renaming
     joined: tuple[tuple[str, ...], ...] = ()
     """Ends of the names of layers that are one layer in the published code, in the order of its rows. They have one name there."""
+    fused: tuple[FusedLayer, ...] = ()
+    """Layers that are several here. Adapters on them are read, and never written."""
 
 
 def renamed(module: str, names: Renaming) -> str:

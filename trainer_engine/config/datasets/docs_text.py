@@ -147,6 +147,9 @@ of a table, the texts of `instance_prompt`. Then, in this order:
    that is not valid or takes too long.
 3. `caption_shuffle` adds variants with shuffled tags. They depend only on the caption and the seed, and each is cached.
 
+Models read a limited number of tokens and cut off the rest. `validate` notes how many captions, and which prompts of validation images, are
+longer (`captions_cut`, `prompts_cut`). It counts with the tokenizer of the base model if that is on this machine, and words otherwise.
+
 The cache holds the embeddings of these texts; so a changed filter encodes only the captions that it changes. `caption_dropout_probability`
 trains a sample with the empty prompt instead, whatever its captions are.
 

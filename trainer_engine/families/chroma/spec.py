@@ -10,7 +10,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
 from trainer_engine.config.text_states import TextStates
-from trainer_engine.families.common.flux_layers import flux_adapters
+from trainer_engine.families.common.flux_layers import ORIGINAL_NAMES, flux_adapters
 
 BASE = "lodestones/Chroma1-Base"
 FLAVOURS = MappingProxyType({"base": BASE, "hd": "lodestones/Chroma1-HD", "flash": "lodestones/Chroma1-Flash"})
@@ -29,7 +29,14 @@ SPEC = FamilySpec(
     prediction_types=("flow_matching",),
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            "transformer": Component(
+                "transformer",
+                "transformer.",
+                Role.TRAINED,
+                comfyui_prefix="transformer.",
+                original_names=ORIGINAL_NAMES,
+                comfyui_takes_original=False,
+            ),
             **frozen_components("vae", "text_encoder"),
         }
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from trainer_engine.config.adapters.other_names import FusedLayer, OriginalNames
 from trainer_engine.config.family_parts import AdapterSpec, lokr_start
 from trainer_engine.config.precisions import QUANTISED
 
@@ -30,6 +31,55 @@ LORA_TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Values of ``flux_lora_target`` -> endings of the names of layers, without what a family adds of its own."""
+
+
+DOUBLE, SINGLE = r"transformer_blocks\.(\d+)\.", r"single_transformer_blocks\.(\d+)\."
+ORIGINAL_NAMES = OriginalNames(
+    mark="single_transformer_blocks.0.proj_mlp",
+    names=(
+        (DOUBLE + r"attn\.to_out\.0", r"double_blocks.\1.img_attn.proj"),
+        (DOUBLE + r"attn\.to_add_out", r"double_blocks.\1.txt_attn.proj"),
+        (DOUBLE + r"ff\.net\.0\.proj", r"double_blocks.\1.img_mlp.0"),
+        (DOUBLE + r"ff\.net\.2", r"double_blocks.\1.img_mlp.2"),
+        (DOUBLE + r"ff_context\.net\.0\.proj", r"double_blocks.\1.txt_mlp.0"),
+        (DOUBLE + r"ff_context\.net\.2", r"double_blocks.\1.txt_mlp.2"),
+        (DOUBLE + r"norm1\.linear", r"double_blocks.\1.img_mod.lin"),
+        (DOUBLE + r"norm1_context\.linear", r"double_blocks.\1.txt_mod.lin"),
+        (SINGLE + "proj_out", r"single_blocks.\1.linear2"),
+        (SINGLE + r"norm\.linear", r"single_blocks.\1.modulation.lin"),
+        ("x_embedder", "img_in"),
+        ("context_embedder", "txt_in"),
+        (r"time_text_embed\.timestep_embedder\.linear_1", "time_in.in_layer"),
+        (r"time_text_embed\.timestep_embedder\.linear_2", "time_in.out_layer"),
+        (r"time_text_embed\.text_embedder\.linear_1", "vector_in.in_layer"),
+        (r"time_text_embed\.text_embedder\.linear_2", "vector_in.out_layer"),
+        (r"time_text_embed\.guidance_embedder\.linear_1", "guidance_in.in_layer"),
+        (r"time_text_embed\.guidance_embedder\.linear_2", "guidance_in.out_layer"),
+        ("proj_out", "final_layer.linear"),
+    ),
+    fused=(
+        FusedLayer(
+            name=r"double_blocks.\1.img_attn.qkv",
+            first=DOUBLE + r"attn\.to_q",
+            others=tuple(rf"transformer_blocks.\1.attn.{name}" for name in ("to_k", "to_v")),
+            shares=(1, 1, 1),
+        ),
+        FusedLayer(
+            name=r"double_blocks.\1.txt_attn.qkv",
+            first=DOUBLE + r"attn\.add_q_proj",
+            others=tuple(rf"transformer_blocks.\1.attn.{name}" for name in ("add_k_proj", "add_v_proj")),
+            shares=(1, 1, 1),
+        ),
+        FusedLayer(
+            name=r"single_blocks.\1.linear1",
+            first=SINGLE + r"attn\.to_q",
+            others=tuple(rf"single_transformer_blocks.\1.{name}" for name in ("attn.to_k", "attn.to_v", "proj_mlp")),
+            shares=(1, 1, 1, 4),
+        ),
+    ),
+)
+"""Names in the code of Black Forest Labs, with which kohya's tools and others write adapters. The modulation of the last layer has its
+halves in another order there, and no name here."""
 
 
 def flux_adapters(blocks: tuple[str, str], more: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> AdapterSpec:

@@ -13,7 +13,7 @@ from trainer_engine.config.one_file.layout import FileLayout
 from trainer_engine.config.routing import RoutingSpec
 from trainer_engine.config.text_states import TextStates
 from trainer_engine.config.token_splitting import SplittingSpec
-from trainer_engine.families.common.flux_layers import EVERYTHING, LORA_TARGETS, flux_adapters
+from trainer_engine.families.common.flux_layers import EVERYTHING, LORA_TARGETS, ORIGINAL_NAMES, flux_adapters
 from trainer_engine.families.flux.options import WITHOUT_GUIDANCE
 
 MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
@@ -54,7 +54,14 @@ SPEC = FamilySpec(
     activation_share=1.43,  # norms of queries and keys, rotary embedding, modulation of two streams
     components=MappingProxyType(
         {
-            "transformer": Component("transformer", "transformer.", Role.TRAINED, comfyui_prefix="transformer."),
+            "transformer": Component(
+                "transformer",
+                "transformer.",
+                Role.TRAINED,
+                comfyui_prefix="transformer.",
+                original_names=ORIGINAL_NAMES,
+                comfyui_takes_original=False,
+            ),
             **frozen_components("vae", "text_encoder", "text_encoder_2"),
         }
     ),

@@ -79,6 +79,7 @@ SPEC = FamilySpec(
     known_as=MappingProxyType({"qwen_image_21": "v2.1", "qwen_image_2_1": "v2.1", "qwen_image_2_1_turbo": "v2.1-turbo"}),
     companion=BASE,
     activation_share=1.78,
+    short_shares=(1.25, 1.1),
     passes_alone=True,
     poor_precisions=MappingProxyType({"fp16": "activations are clipped"}),
     defaults=MappingProxyType(

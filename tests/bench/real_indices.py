@@ -1,0 +1,54 @@
+"""Lets networks that read numbers of their inputs, such as where images are in a sequence, compute with fake tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from trainer_engine.families.inputs import PromptBatch
+
+MAKERS: tuple[Callable[..., Any], ...] = (torch.tensor, torch.arange)
+
+
+class RealIndices(TorchFunctionMode):
+    """Inside a ``FakeTensorMode``, everything that is made of real tensors alone is real.
+
+    A pass is given real masks and fake numbers: what follows from the masks can be read, and the large tensors take no memory. Operators
+    whose result has a size that depends on a mask get the indices instead of it.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        tensors = [leaf for leaf in tree_leaves((args, given)) if isinstance(leaf, Tensor)]
+        if not any(isinstance(one, FakeTensor) for one in tensors):
+            if tensors or func in MAKERS:
+                with unset_fake_temporarily():
+                    return func(*args, **given)
+        elif func is Tensor.repeat_interleave:
+            whole, repeats = args
+            with unset_fake_temporarily():
+                rows = torch.repeat_interleave(torch.arange(len(repeats)), repeats)
+            return whole.index_select(given["dim"], rows)
+        elif func is Tensor.__setitem__:
+            whole, index, value = args
+            with unset_fake_temporarily():
+                index = tuple(_places(one) for one in (index if isinstance(index, tuple) else (index,)))
+            return func(whole, index, value)
+        return func(*args, **given)
+
+
+def _places(index: Any) -> Any:
+    """Where a mask is true; any other index as it is."""
+    return index.nonzero()[:, 0] if isinstance(index, Tensor) and index.dtype == torch.bool else index
+
+
+def real_masks(prompts: PromptBatch) -> PromptBatch:
+    """The tensors of a prompt, with real masks that mark nothing in the place of fake ones."""
+    with unset_fake_temporarily():
+        return {name: torch.zeros(one.shape, dtype=one.dtype) if one.dtype == torch.bool else one for name, one in prompts.items()}

@@ -233,11 +233,11 @@ def test_the_admin_alone_leads_from_an_example_to_an_image(server: LiveServer, b
         tab.check_page("admin-add")
         page.click("[name=_save]")
         page.wait_for_url("**/environment/*/change/")
+        tab.check_page("admin-environment")
         datasets = json.loads(page.input_value("#id_datasets_text"))
         datasets[0] |= {"instance_data_dir": "datasets/own", "resolution": 64, "resolution_type": "pixel"}
         page.fill("#id_datasets_text", json.dumps(datasets))
         in_the_admin(page, {"pretrained_model_name_or_path": str(tiny_pixart()), "max_train_steps": "4", **FOR_A_PROCESSOR})
-        tab.check_page("admin-environment")
         page.click("[value=check] >> nth=0")
         expect(page.locator(".messagelist")).to_contain_text("from-admin can be started")
         page.click("[value=start] >> nth=0")

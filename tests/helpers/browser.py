@@ -41,7 +41,8 @@ TOO_WIDE = """() => [...document.querySelectorAll('main *')]
   .filter((one) => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.scroll, .strip, .results, pre'))
   .map((one) => one.outerHTML.slice(0, 200))"""
 SQUEEZED = """() => [...document.querySelectorAll('main td, main th')]
-  .filter((one) => one.clientWidth && one.clientHeight > 4 * one.clientWidth).map((one) => one.outerHTML.slice(0, 200))"""
+  .filter((one) => one.textContent.trim().length > 3 && one.clientWidth && one.clientHeight > 4 * one.clientWidth)
+  .map((one) => one.outerHTML.slice(0, 200))"""
 """Cells of tables whose words are broken into letters."""
 SETTLED = """async () => {
   for (const _ of [1, 2]) await new Promise(requestAnimationFrame);

@@ -28,7 +28,7 @@ def test_the_spec_states_the_autoencoder_that_the_small_model_has(tmp_path: Path
     config, latents = whole.config("vae"), whole.spec.latents
     assert config["_class_name"] in latents.autoencoder_classes
     assert (latents.scaling is None) == ("scaling_factor" not in config)
-    assert latents.scaling is None or latents.scaling.shift == pytest.approx(config["shift_factor"] or 0.0)
+    assert latents.scaling is None or latents.scaling.shift == pytest.approx(config.get("shift_factor") or 0.0)
 
 
 @every_family

@@ -14,6 +14,7 @@ from trainer_engine.config.family_parts import (
     PromptSpec,
     Role,
     SamplingSpec,
+    Scaling,
     frozen_components,
     lokr_start,
 )
@@ -81,7 +82,15 @@ SPEC = FamilySpec(
         pooled=POOLED_WIDTH,
         stores_padding=True,
     ),
-    latents=LatentSpec(alignment_px=64, channels=16, scale_factor_px=8, canvas_px=1024 * 1024, preview_decoder="madebyollin/taef1"),
+    latents=LatentSpec(
+        alignment_px=64,
+        channels=16,
+        scale_factor_px=8,
+        canvas_px=1024 * 1024,
+        preview_decoder="madebyollin/taef1",
+        autoencoder_classes=("AutoencoderKL",),
+        scaling=Scaling(0.3611, 0.1159),
+    ),
     repeated_blocks=("HiDreamBlock",),
     distillation=DistillationSpec(
         base=FULL,

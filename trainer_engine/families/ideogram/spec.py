@@ -70,7 +70,9 @@ SPEC = FamilySpec(
         width=len(TEXT_LAYERS) * TEXT_WIDTH,
         stores_short=True,
     ),
-    latents=LatentSpec(alignment_px=16, channels=128, scale_factor_px=16, previews_in_full=True),
+    latents=LatentSpec(
+        alignment_px=16, channels=128, scale_factor_px=16, previews_in_full=True, autoencoder_classes=("AutoencoderKLFlux2",)
+    ),
     repeated_blocks=("Ideogram4TransformerBlock",),
     sampling=SamplingSpec(samplers=("euler",)),
     adapters=AdapterSpec(

@@ -13,6 +13,7 @@ from trainer_engine.config.family_parts import (
     PromptSpec,
     Role,
     SamplingSpec,
+    Scaling,
     frozen_components,
     lokr_start,
 )
@@ -75,7 +76,14 @@ SPEC = FamilySpec(
         encoder_parameters=(2_614_341_888,),
         width=2304,
     ),
-    latents=LatentSpec(alignment_px=64, channels=16, scale_factor_px=8, preview_decoder="madebyollin/taef1"),
+    latents=LatentSpec(
+        alignment_px=64,
+        channels=16,
+        scale_factor_px=8,
+        preview_decoder="madebyollin/taef1",
+        autoencoder_classes=("AutoencoderKL",),
+        scaling=Scaling(0.3611, 0.1159),
+    ),
     repeated_blocks=("Lumina2TransformerBlock",),
     distillation=DistillationSpec(base=BASE),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++")),

@@ -14,6 +14,7 @@ from trainer_engine.config.family_parts import (
     PromptSpec,
     Role,
     SamplingSpec,
+    Scaling,
     frozen_components,
 )
 from trainer_engine.config.family_spec import FamilySpec
@@ -84,6 +85,8 @@ SPEC = FamilySpec(
         token_px=32,
         previews_in_full=True,  # the Tiny AutoEncoder for these latents is published in no layout that diffusers loads
         autoencoder=AutoencoderFacts(parameters=312_250_275, width=128, encoding=5.05, decoding=4.55, tile_px=512),
+        autoencoder_classes=("AutoencoderDC",),
+        scaling=Scaling(0.41407),
     ),
     repeated_blocks=("SanaTransformerBlock",),
     distillation=DistillationSpec(

@@ -161,13 +161,13 @@ def test_the_demo_trains_and_leaves_no_process(trained: tuple[DemoFolders, str])
 @needs_browser
 @pytest.mark.slow
 def test_a_server_shows_the_run_of_a_demo_that_has_ended(trained: tuple[DemoFolders, str]) -> None:
-    with start_server(trained[0].root, arguments=("--no-worker",)) as server, open_browser() as browser, open_tab(browser, 870) as tab:
+    with start_server(trained[0].root, arguments=("--no-worker",)) as server, open_browser() as browser, open_tab(browser, 1100) as tab:
         tab.page.goto(f"{server.url}/runs/1")
         expect(tab.page.locator(".state")).to_have_text("completed")
         expect(tab.page.locator("#charts figure:not([hidden])")).to_have_count(3)
         tab.page.wait_for_load_state("networkidle")
         assert tab.page.locator("[data-part=images] article").count() == len(PROMPTS)
-        tab.take_picture("run-page", height=1230)
+        tab.take_picture("run-page", height=1560)
         tab.check_quiet(server.url)
 
 

@@ -14,7 +14,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from training.engine import hardware
 from training.preflight.families_page import licence_of
 from training.preflight.memory_table import phases_of
-from training.preflight.on_device import CAPTIONS
+from training.preflight.on_device import CAPTIONS, LATENTS
 from training.preflight.phases import peak_of
 
 GIB = 1 << 30
@@ -37,12 +37,12 @@ PRECISIONS = (("no_change", "no_change"), ("no_change", "int8-quanto"), ("int8-q
 class Fit:
     """Number types, and the memory that the phase with the highest need takes with them."""
 
-    options: Mapping[str, str]
+    options: Mapping[str, Any]
     gib: float
 
     @property
     def base(self) -> str:
-        return self.options["base_model_precision"]
+        return str(self.options["base_model_precision"])
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,20 @@ def _choices(spec: FamilySpec) -> Iterator[ModelChoice]:
 
 
 def _fits(spec: FamilySpec, flavour: str) -> Iterator[Fit]:
-    """Quantised text encoders are tried only where encoding captions decides."""
+    """Quantised text encoders are tried only where encoding captions decides, and one image at a time where encoding images does."""
     encoders = [f"text_encoder_{number}_precision" for number, _ in enumerate(spec.prompts.encoders_of(flavour).names, start=1)]
     least, decides = math.inf, ""
     for base, other in PRECISIONS:
         if base not in ("no_change", *spec.adapters.base_precisions) or (base != other and decides != CAPTIONS):
             continue
-        options = {"base_model_precision": base}
+        options: dict[str, Any] = {"base_model_precision": base}
         peak = peak_of(phases_of(spec, flavour, options))
+        if peak.name == LATENTS:
+            if peak.memory.middle / GIB < least:
+                least = peak.memory.middle / GIB
+                yield Fit(MappingProxyType(dict(options)), least)
+            options["vae_batch_size"] = 1
+            peak = peak_of(phases_of(spec, flavour, options))
         if peak.name == CAPTIONS and other != "no_change":
             options |= dict.fromkeys(encoders, other)
             peak = peak_of(phases_of(spec, flavour, options))

@@ -176,6 +176,15 @@ def test_text_encoders_are_quantised_where_encoding_captions_decides() -> None:
     assert small == {"base_model_precision": "no_change", "text_encoder_1_precision": "int8-quanto", "gradient_checkpointing": True}
 
 
+def test_images_are_encoded_one_at_a_time_where_encoding_them_decides() -> None:
+    choice = find_choice("sana/sana1.0-600m-1024")
+    assert choice is not None
+    usual = {"base_model_precision": "no_change", "gradient_checkpointing": True}
+    assert options_for(choice, 16) == usual
+    assert options_for(choice, 8) == {**usual, "vae_batch_size": 1}
+    assert [fit.gib for fit in choice.fits] == sorted((fit.gib for fit in choice.fits), reverse=True)
+
+
 def test_the_table_of_the_page_for_newcomers_is_up_to_date() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs/lora.md").read_text(encoding="utf-8")
     shown = page.split(BEGIN)[1].split(END)[0].strip()

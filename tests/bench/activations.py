@@ -36,7 +36,8 @@ from training.preflight.step import step_memory
 
 CPU = torch.device("cpu")
 SMALL_EDGE = 512
-FAMILIES = tuple(NETWORKS)
+FAMILIES = tuple(name for name, network in NETWORKS.items() if network.reads_masks or not network.reads_numbers)
+"""Those whose networks compute without the numbers of their inputs."""
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
 COMMAND = "python -m tests.bench.activations > docs/activations.md"
 INTRODUCTION = f"""# Activations at real size

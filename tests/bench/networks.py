@@ -97,6 +97,8 @@ class Network:
     """Whether a batch has a tensor for each prompt."""
     reads_numbers: bool = False
     """Whether a pass reads numbers of its inputs, which tensors without memory have none of."""
+    reads_masks: bool = False
+    """Whether these numbers follow from masks alone."""
     has_autocast: bool = False
     """Whether a pass enters a context of autocast, which the meta device has none of."""
 

@@ -231,6 +231,7 @@ QWEN_IMAGE_21 = Network(
     call=call_qwen_image_21,
     is_ragged=True,
     reads_numbers=True,
+    reads_masks=True,
 )
 HIDREAM_LAYERS = (*range(32), *[31] * 16)
 HIDREAM = Network(

@@ -91,8 +91,9 @@ def test_other_errors_are_not_taken_for_a_full_disk(error: Exception) -> None:
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(TypeError):
-        write_atomically(tmp_path / "file", "no bytes")  # type: ignore[arg-type]
+    with (tmp_path / "closed").open("wb") as closed, pytest.raises(OSError, match="not readable"):
+        write_atomically(tmp_path / "file", closed)
+    (tmp_path / "closed").unlink()
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
     write_atomically(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"

@@ -75,6 +75,10 @@ class Request(WebRequest):  # type: ignore[misc]
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Process the request as Twisted does, but leave forms to Django, which explains what is wrong with one."""
+        if self.requestHeaders.hasHeader(b"transfer-encoding"):
+            # The chunks are decoded now (RFC 9112, 7.1.3). Django takes a body without a length for an empty one.
+            self.requestHeaders.removeHeader(b"transfer-encoding")
+            self.requestHeaders.setRawHeaders(b"content-length", [str(self.received_bytes).encode()])
         try:
             self.content.seek(0, 0)  # writes what is left in the buffer
         except OSError:

@@ -86,6 +86,17 @@ def test_a_body_without_an_end_is_cut_off_at_the_limit(server: LiveServer) -> No
     assert is_clean(server) and server.get("/health").status_code == 200
 
 
+def test_a_body_in_chunks_is_the_same_as_one_with_a_length(server: LiveServer) -> None:
+    plain = httpx.Request("POST", "http://localhost/", files=[("file", ("a.png", photograph(1)))])
+    body, kind = plain.read(), {"Content-Type": plain.headers["content-type"]}
+    pieces = (body[begin : begin + 100_000] for begin in range(0, len(body), 100_000))
+    answer = server.post("/api/folders/chunks/images", content=pieces, headers=kind)
+    assert answer.status_code == 200 and [one["file"] for one in answer.json()["images"]] == ["a.png"], answer.text
+    answer = server.post("/api/configs/environments", content=iter([b'{"name": ', b'"a b"}']), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422 and "'a b'" in answer.text, "the name was read"
+    assert is_clean(server)
+
+
 def test_a_file_for_a_body_needs_one_of_the_few_places(server: LiveServer) -> None:
     with ExitStack() as stack:
         for _ in range(30):

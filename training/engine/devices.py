@@ -1,6 +1,6 @@
 """Gives each run a GPU of its own where several runs may train at a time and there are several GPUs. No torch, no database.
 
-The processes of the other runs tell which GPUs are taken: what they see is in their environment, and ends with them.
+The processes of the other runs show which GPUs are taken: what they see is in their environment, and ends with them.
 """
 
 from __future__ import annotations

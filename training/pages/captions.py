@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from environments import services as environments
 from environments.errors import EnvironmentRefused
-from environments.images.datasets import TEXT_FILES, open_dataset
+from environments.images.datasets import TEXT_FILES, NoSuchImage, open_dataset
 from training.pages.dataset_forms import document_of
 from training.pages.environments import ACTOR, environment_named
 from training.pages.messages import say_problems
@@ -41,11 +41,15 @@ class TextsPage(Page):
     http_method_names = ["post"]
 
     def post(self, request: HttpRequest, name: str) -> HttpResponse:
-        document, wanted = document_of(environment_named(name)), request.POST.get("set", "")
+        environment_named(name)
+        wanted = request.POST.get("set", "")
         try:
             opened = open_dataset(name, wanted)
             count = 0 if opened.takes_text_files else opened.write_texts()
-            entry = (document or [])[opened.entry.position]
+            document = document_of(environment_named(name)) or []  # read now: thousands of files take a while to be written
+            entry = next((one for one in document if one.get("id") == wanted), None)
+            if entry is None:
+                raise NoSuchImage(f"{count} text files were written, but the environment has no dataset '{wanted[:100]}' any more")
             entry |= {"caption_strategy": TEXT_FILES, "prepend_instance_prompt": False, "only_instance_prompt": False}
             environments.write_datasets_file(name, document, actor=ACTOR)
             messages.success(request, f"{count} text files were written; {wanted} takes its captions from text files now.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from rest_framework.exceptions import APIException, ErrorDetail, ValidationError
 from rest_framework.response import Response
@@ -66,8 +68,8 @@ PAGES = {
 }
 
 
-def _page(request: HttpRequest, status: int) -> HttpResponse:
-    sentence = PAGES[status]
+def _page(request: HttpRequest, status: int, sentence: str = "") -> HttpResponse:
+    sentence = sentence or PAGES[status]
     if "text/html" in request.headers.get("Accept", ""):
         title = f"{status} · SimpleTuner"
         back = '<p><a href="/">SimpleTuner</a></p>'
@@ -79,7 +81,19 @@ def _page(request: HttpRequest, status: int) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _page(request, 400)
+    return _page(request, 400, _limit_of(exception))
+
+
+def _limit_of(exception: Exception) -> str:
+    """The limit that a request exceeds, in a sentence; empty for another reason. Django reads no further than the limit."""
+    if isinstance(exception, TooManyFilesSent):
+        return f"The request holds more than {settings.DATA_UPLOAD_MAX_NUMBER_FILES} files, the most that are taken at once."
+    if isinstance(exception, TooManyFieldsSent):
+        return f"The request holds more than {settings.DATA_UPLOAD_MAX_NUMBER_FIELDS:,} fields, the most that are read."
+    if isinstance(exception, RequestDataTooBig):
+        mebibytes = settings.DATA_UPLOAD_MAX_MEMORY_SIZE / 1024**2
+        return f"The request holds more than {mebibytes:g} MiB beside its files, the most that are read."
+    return ""
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -6,7 +6,8 @@ from django.urls import re_path
 
 from training.api import caches, commands, comparison, dataset_report, files, metrics, reads, report
 from training.pages.adapter_file import AdapterPage
-from training.pages.datasets import CaptionPage, DatasetsPage, TextsPage
+from training.pages.captions import CaptionPage, TextsPage
+from training.pages.datasets import DatasetsPage
 from training.pages.environments import EnvironmentList, EnvironmentPage
 from training.pages.revisions import HistoryPage
 from training.pages.views import RunButton, RunPage

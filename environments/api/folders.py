@@ -16,13 +16,15 @@ from environments.api.serializers import MessageSerializer, ProblemSerializer
 from environments.api.views import ConfigurationView
 from environments.home import current_home
 from environments.images.folders import FolderFacts, facts_of, list_folders
-from environments.images.upload import MOST_AT_ONCE, UploadLimits, store_images, upload_folder
+from environments.images.upload import MOST_AT_ONCE, MOST_IN_FOLDER, UploadLimits, store_images, upload_folder
 
 PATH = OpenApiParameter(
     "path", str, description="Folder to list, absolute or relative to the home; the places to begin if nothing is sent."
 )
 FOLDER = OpenApiParameter("folder", NAME_SHAPE, OpenApiParameter.PATH, description="Name of a folder in `datasets/`; it is created.")
 LIMITS = UploadLimits(settings.UPLOAD_BYTES, settings.KEPT_FREE_BYTES)
+MOST_ENTRIES = 2 * MOST_IN_FOLDER
+"""Images of a folder that uploads fill, and their captions."""
 UPLOAD_SHAPE: dict[str, Any] = {
     "type": "object",
     "required": ["file"],
@@ -103,7 +105,7 @@ class FolderImages(ConfigurationView):
     def post(self, request: Request, folder: str) -> Response:
         home = current_home()
         stored = store_images(folder, request.FILES.getlist("file"), home, LIMITS)
-        count = facts_of(upload_folder(folder, home)).images
+        count = facts_of(upload_folder(folder, home), MOST_ENTRIES).images
         images = [
             {"file": one.file, "width": one.size[0], "height": one.size[1], "size_bytes": one.size_bytes, "is_new": one.is_new}
             for one in stored.images

@@ -30,7 +30,7 @@ class FolderFacts:
     path: str
     name: str
     images: int
-    """In the folder itself, among its first ``MOST_COUNTED`` entries."""
+    """In the folder itself, among the entries that were looked at."""
     captions: int
     """Text files among them."""
 
@@ -69,12 +69,12 @@ def list_folders(given: str, home: Home) -> Listed:
     return Listed(facts_of(found.path), parent, folders, is_cut=is_cut)
 
 
-def facts_of(folder: Path) -> FolderFacts:
-    """What lies in a folder itself. One that cannot be listed has nothing."""
+def facts_of(folder: Path, most: int = MOST_COUNTED) -> FolderFacts:
+    """What lies in a folder itself, among its first ``most`` entries. One that cannot be listed has nothing."""
     images = captions = 0
     try:
         with os.scandir(folder) as entries:
-            for entry, _ in zip(entries, range(MOST_COUNTED), strict=False):
+            for entry, _ in zip(entries, range(most), strict=False):
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
                 images += suffix in SUFFIXES
                 captions += suffix == ".txt"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
+from contextlib import suppress
 from enum import Enum
 from http import HTTPStatus
 from typing import IO, Any
@@ -74,7 +75,15 @@ class Request(WebRequest):  # type: ignore[misc]
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Process the request as Twisted does, but leave forms to Django, which explains what is wrong with one."""
-        self.content.seek(0, 0)
+        if self.requestHeaders.hasHeader(b"transfer-encoding"):
+            # The chunks are decoded now (RFC 9112, 7.1.3). Django takes a body without a length for an empty one.
+            self.requestHeaders.removeHeader(b"transfer-encoding")
+            self.requestHeaders.setRawHeaders(b"content-length", [str(self.received_bytes).encode()])
+        try:
+            self.content.seek(0, 0)  # writes what is left in the buffer
+        except OSError:
+            self.channel.refuse(FULL_DISK)
+            return
         self.args: dict[bytes, list[bytes]] = {}
         self.method, self.uri, self.clientproto = command, path, version
         self.path = path.partition(b"?")[0]
@@ -156,7 +165,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         for request in self.requests:
             request.content = None
             if request.body_file is not None:
-                request.body_file.close()
+                with suppress(OSError):  # on a full disk the rest of its buffer cannot be written
+                    request.body_file.close()
         head_only = getattr(self, "_command", b"") == b"HEAD"
         self.transport.write(response_bytes(refusal, as_page=self._asks_for_page(), without_body=head_only))
         self._enter(Phase.CLOSING)
@@ -200,8 +210,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return refusal
 
     def _open_file(self, request: Request) -> Refusal | None:
-        """Have the body of an upload written to a file. One without a length may become as long as the limit."""
+        """Have the body of an upload written to a file, for which it needs a slot: a file takes a descriptor and space on the disk.
+
+        One without a length may become as long as the limit.
+        """
         disk = self._gate.disk
+        if not self._gate.take_body_slot(self):
+            return BUSY
         if not disk.keep(self, request.longest_bytes if self.length is None else self.length):
             return FULL_DISK
         try:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import Http404
-from django.test import RequestFactory
+from django.test import Client, RequestFactory
 from rest_framework import serializers
 from rest_framework.exceptions import APIException, MethodNotAllowed, NotFound, ParseError, UnsupportedMediaType
 
@@ -109,3 +110,15 @@ def test_the_other_pages_have_their_status() -> None:
     request = RequestFactory().get("/")
     assert errors.bad_request(request, ValueError()).status_code == 400
     assert errors.permission_denied(request, ValueError()).status_code == 403
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("files", "fields", "length", "reason"),
+    [(101, 1, 1, "more than 100 files"), (1, 5001, 1, "more than 5,000 fields"), (1, 1, 9 << 20, "more than 8 MiB beside its files")],
+)
+def test_a_request_beyond_a_limit_is_refused_by_that_limit(client: Client, files: int, fields: int, length: int, reason: str) -> None:
+    form = {f"field{number}": "x" * length for number in range(fields)}
+    sent = {**form, "file": [SimpleUploadedFile(f"{number}.png", b"x") for number in range(files)]}
+    answer = client.post("/api/folders/many/images", sent)
+    assert answer.status_code == 400 and reason in answer.json()["detail"], answer.content

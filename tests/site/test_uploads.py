@@ -6,8 +6,10 @@ import asyncio
 import io
 import json
 import os
+import resource
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,45 @@ def test_a_body_without_an_end_is_cut_off_at_the_limit(server: LiveServer) -> No
         answer = read_all(connection)
     assert sent < 2 * REQUEST and (not answer or (status_of(answer) == 413 and "the most that is read" in detail_of(answer)))
     assert is_clean(server) and server.get("/health").status_code == 200
+
+
+def test_a_body_in_chunks_is_the_same_as_one_with_a_length(server: LiveServer) -> None:
+    plain = httpx.Request("POST", "http://localhost/", files=[("file", ("a.png", photograph(1)))])
+    body, kind = plain.read(), {"Content-Type": plain.headers["content-type"]}
+    pieces = (body[begin : begin + 100_000] for begin in range(0, len(body), 100_000))
+    answer = server.post("/api/folders/chunks/images", content=pieces, headers=kind)
+    assert answer.status_code == 200 and [one["file"] for one in answer.json()["images"]] == ["a.png"], answer.text
+    answer = server.post("/api/configs/environments", content=iter([b'{"name": ', b'"a b"}']), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422 and "'a b'" in answer.text, "the name was read"
+    assert is_clean(server)
+
+
+def test_a_file_for_a_body_needs_one_of_the_few_places(server: LiveServer) -> None:
+    with ExitStack() as stack:
+        for _ in range(30):
+            connection = stack.enter_context(connect(server))
+            connection.sendall(head("POST /api/folders/photos/images HTTP/1.1", "Transfer-Encoding: chunked"))
+        assert status_of(connection.recv(65536)) == 503
+        links = [link.readlink() for link in Path(f"/proc/{server.pid}/fd").iterdir() if link.is_symlink()]
+        assert sum("(deleted)" in str(link) and "/state/" in str(link) for link in links) <= 8
+    assert is_clean(server)
+
+
+@pytest.mark.parametrize("lacking", [1, 100_000])
+def test_a_disk_that_fills_up_is_named(server: LiveServer, lacking: int) -> None:
+    body = b"x" * 300_000
+    limit = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+    with connect(server) as connection:
+        connection.sendall(head("POST /api/folders/photos/images HTTP/1.1", f"Content-Length: {len(body)}"))
+        time.sleep(0.2)
+        try:
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (len(body) - lacking, limit[1]))
+            connection.sendall(body)
+            answer = read_all(connection)
+        finally:
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, limit)
+    assert status_of(answer) == 507 and "too little space" in detail_of(answer)
+    assert is_clean(server)
 
 
 @pytest.mark.parametrize("announced", [10 * MIB, 70_000])

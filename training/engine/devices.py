@@ -1,6 +1,6 @@
 """Gives each run a GPU of its own where several runs may train at a time and there are several GPUs. No torch, no database.
 
-The processes of the other runs tell which GPUs are taken: what they see is in their environment, and ends with them.
+The processes of the other runs show which GPUs are taken: what they see is in their environment, and ends with them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def listed_gpus(variables: Mapping[str, str], devices: Path = Path("/dev")) -> t
     """The NVIDIA GPUs that an engine would see, by the names that ``CUDA_VISIBLE_DEVICES`` takes. AMD's are not listed."""
     listed = variables.get(VISIBLE)
     if listed is None:
-        numbers = [path.name[6:] for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
-        return tuple(sorted(numbers, key=int))
+        # A container keeps the names of the machine's device files, nvidia2 and nvidia3, and CUDA counts from 0 whatever they are.
+        count = sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in devices.glob("nvidia*"))
+        return tuple(str(number) for number in range(count))
     names = [name.strip() for name in listed.split(",")]
     return tuple(name for name in names[: names.index("-1") if "-1" in names else len(names)] if name)
 

@@ -19,6 +19,8 @@ from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.contract.files import is_file
+from training.pages.dataset_forms import CHANGED, version_of
 from training.pages.environments import ACTOR, environment_named
 from training.pages.views import Page
 
@@ -33,16 +35,29 @@ class AdapterPage(Page):
         is_used = uses_lycoris(environment.config)
         found = find_adapter_file(environment.config, environment.name, current_home()) if is_used else None
         text, problems = keywords.pop("text", None), keywords.pop("problems", [])
+        is_begun = found is not None and found.document is None and text is None
         if found is not None and text is None:
-            text = write_json(_begun(environment) if found.document is None else found.document)
+            text = write_json(_begun(environment) if is_begun else found.document)
             problems = [found.problem] if found.problem else _advice(found.document, environment)
         return super().get_context_data(
-            environment=environment, is_used=is_used, file=found, text=text, problems=problems, tab="adapter", **keywords
+            environment=environment,
+            is_used=is_used,
+            file=found,
+            is_there=found is not None and is_file(found.path),
+            is_begun=is_begun,
+            version=version_of(found and found.document),
+            text=text,
+            problems=problems,
+            tab="adapter",
+            **keywords,
         )
 
     def post(self, request: HttpRequest, name: str) -> HttpResponse:
         """Store the file if it can be used; else show what was typed with the reasons."""
         environment, text = environment_named(name), request.POST.get("text", "")
+        found = find_adapter_file(environment.config, name, current_home())
+        if request.POST.get("version", version := version_of(found.document)) != version:
+            return self._refused(request, text, [Problem.error(OPTION, "changed", CHANGED)], status=409)
         try:
             environments.write_adapter_file(name, parse_json(text), actor=ACTOR)
         except BadJson as error:
@@ -52,9 +67,9 @@ class AdapterPage(Page):
         messages.success(request, f"Saved the adapter file of {environment.name}.")
         return redirect("environment-adapter", name)
 
-    def _refused(self, request: HttpRequest, text: str, problems: Any) -> HttpResponse:
+    def _refused(self, request: HttpRequest, text: str, problems: Any, *, status: int = 422) -> HttpResponse:
         messages.error(request, "Nothing was saved.")
-        return self.render_to_response(self.get_context_data(text=text, problems=problems), status=422)
+        return self.render_to_response(self.get_context_data(text=text, problems=problems), status=status)
 
 
 def _spec_of(environment: Environment) -> FamilySpec | None:

@@ -10,12 +10,11 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import reverse
 
 from environments import services as environments
 from environments.api.dataset_images import thumbnail_address
 from environments.errors import EnvironmentRefused
-from environments.images.datasets import TEXT_FILES, DatasetImage, open_dataset
+from environments.images.datasets import DatasetImage
 from environments.models import Environment
 from trainer_engine.config.dataset_tables import source_specs
 from trainer_engine.config.datasets.names import SETS
@@ -23,15 +22,18 @@ from trainer_engine.contract.errors import Level
 from training import services
 from training.pages.dataset_fields import takes_sources
 from training.pages.dataset_forms import (
+    CHANGED,
     ShownSet,
     added_entry,
+    are_of,
     begun_entry,
     chosen_set,
     document_of,
-    kept_entries,
     new_set,
     own_problems,
     shown_sets,
+    typed_entries,
+    version_of,
 )
 from training.pages.environments import ACTOR, environment_named
 from training.pages.messages import say_problems
@@ -56,7 +58,8 @@ class DatasetsPage(Page):
     def get_context_data(self, **keywords: Any) -> dict[str, Any]:
         environment = environment_named(self.kwargs["name"])
         document, refused = keywords.pop("document", None), keywords.pop("refused", ())
-        document = document_of(environment) if document is None else document
+        stored = document_of(environment)
+        document = stored if document is None else document
         problems = refused or [one for one in environments.dataset_problems(environment) if one.level is not Level.NOTE]
         shown = list(shown_sets(environment, document, problems)) if document is not None else []
         begun = keywords.pop("added", None) or begun_entry(self.request.GET)
@@ -71,6 +74,7 @@ class DatasetsPage(Page):
             sources=list(source_specs()),
             problems=[problem for problem in problems if problem not in named],
             is_readable=document is not None,
+            version=version_of(stored),
             chosen=chosen,
             buckets=services.check({}, environment).understood.get("datasets", []) if "buckets" in self.request.GET else None,
             tab="datasets",
@@ -85,64 +89,27 @@ class DatasetsPage(Page):
         if document is None:
             messages.error(request, "The datasets file cannot be read. Repair it by hand, or generate it anew.")
             return redirect("environment-datasets", name)
-        if not _is_of(document, sent.getlist("sets")):
+        if not are_of(document, sent.getlist("sets")):
             messages.error(request, "Nothing was saved: the sets of the file have changed since this page was opened. Look at them again.")
             return redirect("environment-datasets", name)
-        kept = kept_entries(document, sent)
+        typed = typed_entries(document, sent)
+        kept = [entry for position, entry in enumerate(typed) if sent.get("remove") != str(position)]
         added = added_entry(sent) if sent.get("act") == "add" else None
+        if sent.get("version", version := version_of(document)) != version:
+            messages.error(request, f"Nothing was saved. {CHANGED}")
+            return self.render_to_response(self.get_context_data(document=typed, added=added), status=409)
         try:
             environments.write_datasets_file(name, [*kept, *([added] if added else [])], actor=ACTOR)
         except EnvironmentRefused as refused:
             messages.error(request, "Nothing was saved.")
             say_problems(request, refused)
-            shown = {"document": kept if len(kept) == len(document) else document, "added": added, "refused": refused.problems}
-            return self.render_to_response(self.get_context_data(**shown), status=422)
+            # Without a set the others have other places than on this page, so their problems are not shown beside them.
+            beside = refused.problems if len(kept) == len(document) else ()
+            return self.render_to_response(self.get_context_data(document=typed, added=added, refused=beside), status=422)
         removed = len(kept) < len(document)
         did = f"Added {added['id']} to" if added else "Removed a set from" if removed else "Saved"
         messages.success(request, f"{did} the datasets of {name}.{' Its files stay where they are.' if removed else ''}")
         return redirect("environment-datasets", name)
-
-
-class CaptionPage(Page):
-    """Takes a caption without a script. The script of the page sends it to the API."""
-
-    http_method_names = ["post"]
-
-    def post(self, request: HttpRequest, name: str) -> HttpResponse:
-        environment_named(name)
-        given = request.POST
-        try:
-            open_dataset(name, given.get("set", "")).write_caption(given.get("file", ""), given.get("caption", ""))
-            messages.success(request, f"Saved the caption of {given.get('file', '')[:200]}.")
-        except EnvironmentRefused as refused:
-            messages.error(request, str(refused.detail))
-        query = urlencode({key: given[key] for key in ("set", "from", "order") if key in given})
-        return redirect(f"{reverse('environment-datasets', args=[name])}?{query}#images")
-
-
-class TextsPage(Page):
-    """Writes the captions of a set into text files, and lets the set read them from there, so that each can be edited."""
-
-    http_method_names = ["post"]
-
-    def post(self, request: HttpRequest, name: str) -> HttpResponse:
-        document, wanted = document_of(environment_named(name)), request.POST.get("set", "")
-        try:
-            opened = open_dataset(name, wanted)
-            count = 0 if opened.takes_text_files else opened.write_texts()
-            entry = (document or [])[opened.entry.position]
-            entry |= {"caption_strategy": TEXT_FILES, "prepend_instance_prompt": False, "only_instance_prompt": False}
-            environments.write_datasets_file(name, document, actor=ACTOR)
-            messages.success(request, f"{count} text files were written; {wanted} takes its captions from text files now.")
-        except EnvironmentRefused as refused:
-            messages.error(request, str(refused.detail))
-            say_problems(request, refused)
-        return redirect(f"{reverse('environment-datasets', args=[name])}?{urlencode({'set': wanted})}#images")
-
-
-def _is_of(document: list[dict[str, Any]], sent: list[str]) -> bool:
-    """Whether a form is about these sets in this order; its fields name them by position. A program may leave the ids out."""
-    return not sent or sent == [str(entry.get("id", "")) for entry in document]
 
 
 def _images(request: HttpRequest, environment: Environment, chosen: ShownSet) -> dict[str, Any]:

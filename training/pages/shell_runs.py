@@ -91,7 +91,7 @@ def _report(folder: RunFolder) -> ExitReport | None:
 
 
 def _progress(folder: RunFolder) -> str:
-    """The newest step and its loss, as far as the end of the journal tells."""
+    """The newest step and its loss, as far as the end of the journal holds them."""
     try:
         entries = read_entries(folder.journal, max(0, folder.journal.stat().st_size - TAIL_BYTES)).entries
     except OSError:

@@ -84,6 +84,15 @@ def test_images_of_every_kind_are_stored_and_measured(api: Api) -> None:
     assert list((api.home / "state").iterdir()) == [], "what was received is removed"
 
 
+def test_every_image_of_the_folder_is_counted(api: Api) -> None:
+    send(api, "cats", ("a.png", image_bytes()))
+    for number in range(1100):
+        for suffix in ("jpg", "txt"):
+            (api.home / f"datasets/cats/{number}.{suffix}").touch()
+    shown = send(api, "cats", ("b.png", image_bytes()), ("c.png", image_bytes(size=(16, 16)))).json()
+    assert (len(shown["images"]), shown["count"]) == (2, 1103)
+
+
 def _turned() -> Any:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -48,11 +48,11 @@ def start(folder: Path, gpu: str | None, started: list[tuple[EngineIdentity, Run
         ({VISIBLE: "0,-1,1"}, ("0",)),
         ({VISIBLE: ""}, ()),
         ({VISIBLE: "-1"}, ()),
-        ({}, ("0", "2", "10")),
+        ({}, ("0", "1", "2")),
     ],
 )
 def test_the_gpus_are_those_that_an_engine_would_see(tmp_path: Path, variables: dict[str, str], names: tuple[str, ...]) -> None:
-    for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
+    for name in ("nvidia3", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert listed_gpus(variables, tmp_path) == names
 

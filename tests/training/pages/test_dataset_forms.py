@@ -167,6 +167,32 @@ def test_a_set_that_others_need_cannot_be_removed(client: Client, cats: Path) ->
     assert entries(cats) == before
 
 
+def version_in(page: str) -> str:
+    return page.split('name="version" value="')[1].split('"')[0]
+
+
+def test_a_form_takes_nothing_back_that_somebody_else_has_saved(client: Client, cats: Path) -> None:  # noqa: F811
+    before, form = entries(cats), {"version": version_in(get(client, "/cats/datasets")), "0.repeats": "3", "0.resolution": "64"}
+    theirs = [{**before[0], "resolution": 96}, *before[1:]]
+    services.write_datasets_file("cats", theirs, actor="somebody")
+    answer, says = post(client, "/cats/datasets", form)
+    page = answer.content.decode()
+    assert answer.status_code == 409 and "has changed since" in says[0] and entries(cats) == theirs
+    assert 'name="0.repeats" value="3"' in page and 'name="0.resolution" value="64"' in page, "what was typed is there"
+    answer, says = post(client, "/cats/datasets", {**form, "version": version_in(page)})
+    assert answer.status_code == 302 and entries(cats) == [{**before[0], "resolution": 64, "repeats": 3}, *before[1:]], says
+
+
+def test_a_refused_removal_keeps_what_was_typed_and_blames_no_other_set(client: Client, cats: Path) -> None:  # noqa: F811
+    before = entries(cats)
+    texts = next(place for place, one in enumerate(before) if one["dataset_type"] == "text_embeds")
+    form = {"remove": str(texts), f"{1 - texts}.repeats": "-5"}
+    answer, says = post(client, "/cats/datasets", form)
+    page = answer.content.decode()
+    assert answer.status_code == 422 and any("repeats" in one for one in says) and entries(cats) == before
+    assert f'name="{1 - texts}.repeats" value="-5"' in page and '<li class="error">' not in page
+
+
 def test_the_first_set_of_an_environment_without_a_file_is_added(client: Client, cats: Path) -> None:  # noqa: F811
     path = cats.parents[1] / "config/cats/multidatabackend.json"
     path.unlink()
@@ -222,6 +248,26 @@ def test_a_missing_adapter_file_begins_with_one_that_can_be_used(client: Client,
     text = page.split('aria-describedby="file-problems adapter-hint">')[1].split("</textarea>")[0].replace("&quot;", '"')
     answer, _ = post(client, "/lokr/adapter", {"text": text})
     assert answer.status_code == 302 and json.loads(lokr.read_text())["algo"] == "lokr"
+
+
+def test_a_broken_adapter_file_is_no_missing_one(client: Client, lokr: Path) -> None:
+    lokr.write_text('{"algo": "lokr", ')
+    page = get(client, "/lokr/adapter")
+    assert "There is no file yet" not in page and "The file cannot be used. Here is what" in page and "not valid JSON" in page
+    answer, _ = post(client, "/lokr/adapter", {"text": "[", "version": version_in(page)})
+    assert "begin with" not in answer.content.decode(), "what is shown was typed"
+
+
+def test_an_adapter_file_that_somebody_else_has_saved_is_not_replaced_unseen(client: Client, lokr: Path) -> None:
+    version, mine = version_in(get(client, "/lokr/adapter")), {**json.loads(lokr.read_text()), "multiplier": 0.25}
+    theirs = {**json.loads(lokr.read_text()), "multiplier": 0.5}
+    services.write_adapter_file("lokr", theirs, actor="somebody")
+    answer, says = post(client, "/lokr/adapter", {"text": json.dumps(mine), "version": version})
+    page = answer.content.decode()
+    assert answer.status_code == 409 and says == ["Nothing was saved."] and "has changed since" in page and "0.25" in page
+    assert json.loads(lokr.read_text()) == theirs
+    post(client, "/lokr/adapter", {"text": json.dumps(mine), "version": version_in(page)})
+    assert json.loads(lokr.read_text()) == mine
 
 
 def test_an_environment_without_an_adapter_needs_no_file(client: Client, cats: Path) -> None:  # noqa: F811

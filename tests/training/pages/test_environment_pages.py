@@ -13,6 +13,7 @@ from django.test import Client
 from environments import services
 from environments.admin.forms import PREFIX
 from environments.create.plan import NewEnvironment
+from environments.images.datasets import OpenDataset
 from environments.models import Environment, Revision
 from simpletuner_site.security.guard import follows_link_to_page
 from tests.helpers.jobs import make_job
@@ -288,6 +289,25 @@ def test_captions_become_text_files_that_can_be_edited(client: Client, cats: Pat
     page = get(client, "/cats/datasets")
     assert "0 without a text file" in page and "Write the captions into text files" not in page
     assert "has no dataset" in post(client, "/cats/datasets/texts", {"set": "none"})[1][0]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_is_saved_while_text_files_are_written_stays(
+    client: Client, cats: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    before, write = entries(cats), OpenDataset.write_texts
+    saved = [{**before[0], "repeats": 5, "id": "cats-images" if is_there else "other"}, *before[1:]]
+
+    def write_while_somebody_saves(dataset: OpenDataset) -> int:
+        services.write_datasets_file("cats", saved, actor="somebody")
+        return write(dataset)
+
+    monkeypatch.setattr(OpenDataset, "write_texts", write_while_somebody_saves)
+    post(client, "/cats/datasets", {"0.instance_prompt": "sks", "0.prepend_instance_prompt": "true"})
+    _, says = post(client, "/cats/datasets/texts", {"set": "cats-images"})
+    assert entries(cats)[0]["repeats"] == 5, says
+    assert (entries(cats)[0].get("caption_strategy") == "textfile") or not is_there
+    assert is_there or ("no dataset 'cats-images' any more" in says[0] and entries(cats) == saved)
 
 
 def test_images_come_on_pages(client: Client, cats: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_a_set_is_added_with_a_picked_folder_and_removed(server: LiveServer, bro
         folder = page.locator("#field-new-instance_data_dir")
         assert folder.input_value().endswith("/datasets/dogs")
         page.click("#new button[value=add]")
-        expect(page.locator(".message.error")).to_be_visible()
+        expect(page.locator(".message.error").first).to_contain_text("Nothing was saved.")
         assert folder.input_value().endswith("/datasets/dogs"), "what was typed stays"
         page.fill("#field-new-id", "dogs")
         page.click("#new button[value=add]")
@@ -116,3 +116,22 @@ def test_large_files_are_sent_with_their_captions_and_broken_ones_named(server: 
         tab.check_quiet(server.url)
     assert (server.home / "datasets/cats/large.txt").read_text() == "a large one"
     assert (server.home / "datasets/cats/large.png").read_bytes() == stream.getvalue()
+
+
+def test_a_caption_that_is_being_typed_stays_while_images_are_sent(server: LiveServer, browser: Browser, tmp_path: Path) -> None:
+    for name in ("blue", "grey"):
+        Image.new("RGB", (64, 64), name).save(tmp_path / f"{name}.png")
+    with open_tab(browser) as tab:
+        page = tab.page
+        page.goto(f"{server.url}/environments/cats/datasets?order=name")
+        first, shown = page.locator(".pictures textarea").first, page.locator(".pictures article").count()
+        first.fill("half a caption")
+        page.set_input_files("[data-files]", tmp_path / "blue.png")
+        expect(page.locator("[data-said]")).to_contain_text("1 image and 0 captions of 1 file stored")
+        expect(first).to_have_value("half a caption")
+        first.blur()
+        expect(page.locator(".pictures [role=status]").first).to_contain_text("saved")
+        page.set_input_files("[data-files]", tmp_path / "grey.png")
+        expect(page.locator(".pictures article")).to_have_count(shown + 2)  # nothing is left to be saved: the page is loaded again
+        expect(first).to_have_value("half a caption\n")
+        tab.check_quiet(server.url)

@@ -174,7 +174,8 @@ addEventListener("beforeunload", (event) => { if (document.querySelector("[data-
 // ---- captions ----
 for (const form of document.querySelectorAll("[data-caption]")) {
   const [text, said] = [form.elements.caption, form.querySelector("[role=status]")];
-  let stored = text.value;
+  let stored = text.defaultValue; // a browser may have kept what was typed before the page was loaded again
+  const mark = () => { if (text.value === stored) delete form.dataset.isChanged; else form.dataset.isChanged = ""; };
   const save = async () => {
     if (text.value === stored || !text.value.trim()) return;
     said.textContent = "saving";
@@ -182,8 +183,11 @@ for (const form of document.querySelectorAll("[data-caption]")) {
     const body = JSON.stringify({ file: form.elements.file.value, caption: sent });
     const answer = await answerOf(form.dataset.caption, { method: "PUT", body, headers: { "Content-Type": "application/json" } });
     stored = answer.ok ? sent : stored;
+    mark();
     said.textContent = !answer.ok ? answer.detail : answer.is_used ? "saved" : "saved; not used until caption_strategy is textfile";
   };
   form.addEventListener("submit", (event) => { event.preventDefault(); save(); });
   text.addEventListener("change", save);
+  text.addEventListener("input", mark);
+  mark();
 }

@@ -268,7 +268,7 @@ class FamilySpec:
                 _comfyui_prefix(one),
                 names.names if names else (),
                 one.comfyui_takes_alpha,
-                names.joined if names else (),
+                names.joint if names else (),
             )
             for name, one in self.trained.items()
             for names in (one.original_names if one.comfyui_takes_original else None,)
@@ -277,7 +277,7 @@ class FamilySpec:
     @property
     def joins_for_comfyui(self) -> bool:
         """Whether ComfyUI has layers as one that the network has apart."""
-        return any(keys.joined for keys in self.comfyui_keys.values())
+        return any(keys.joint for keys in self.comfyui_keys.values())
 
     @property
     def key_prefixes(self) -> Mapping[str, str]:

@@ -23,7 +23,7 @@ from trainer_engine.adapters.base import ADAPTER_FILE
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import load_validation_adapters
 from trainer_engine.config.adapters.file_header import open_adapter
-from trainer_engine.config.adapters.fused_layers import joint_layers, taken_apart
+from trainer_engine.config.adapters.joint_layers import joint_layers, taken_apart
 from trainer_engine.config.adapters.other_names import renamed
 from trainer_engine.config.adapters.validation_adapter import ValidationAdapterRun, ValidationAdapterSource
 from trainer_engine.config.families import specs

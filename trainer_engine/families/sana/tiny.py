@@ -7,49 +7,15 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaTransformer2DModel
-from tokenizers.processors import TemplateProcessing
-from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
 from trainer_engine.families.sana.prompts import published_instruction
+from trainer_engine.tiny_models.gemma import TEXT_WIDTH, build_gemma2, build_gemma_tokenizer
 from trainer_engine.tiny_models.hub_cache import write_pipeline_folder
 from trainer_engine.tiny_models.text import WORDS
 
-TEXT_WIDTH = 32
-SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 DEPTH = 6
 """Levels of the autoencoder, each of which but the first halves the image."""
 KINDS = ("ResBlock",) * (DEPTH - 1) + ("EfficientViTBlock",)
-
-
-def build_gemma_tokenizer() -> GemmaTokenizer:
-    """A tokenizer of Gemma with the words of the instruction and common ones of captions as tokens; it spells others letter by letter.
-
-    As in the real one, a space is part of the word behind it. Every merge adds a letter to the beginning of a word.
-    """
-    letters = ["▁", *string.ascii_letters, *string.digits, *string.punctuation, "\n"]
-    words = [f"▁{word}" for word in (*published_instruction().split(), *WORDS.split(), *string.ascii_lowercase)]
-    beginnings = list(dict.fromkeys(word[:length] for word in words for length in range(2, len(word) + 1)))
-    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *letters, *beginnings))}
-    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=[(token[:-1], token[-1]) for token in beginnings])
-    mark = ("<bos>", vocabulary["<bos>"])
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[mark])
-    return tokenizer
-
-
-def build_gemma2(vocabulary: int, *, layers: int = 2) -> Gemma2Model:
-    """A Gemma 2 of some ten thousand random weights."""
-    return Gemma2Model(
-        Gemma2Config(
-            vocab_size=vocabulary,
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            query_pre_attn_scalar=8,
-        )
-    )
 
 
 def build_deep_vae() -> AutoencoderDC:
@@ -74,7 +40,7 @@ def build_deep_vae() -> AutoencoderDC:
 
 def make_tiny(folder: Path, *, seed: int = 0) -> Path:
     """Write the pipeline into ``folder`` and return it. The same seed gives the same bytes. The global random state is left alone."""
-    tokenizer = build_gemma_tokenizer()
+    tokenizer = build_gemma_tokenizer((*published_instruction().split(), *WORDS.split(), *string.ascii_lowercase))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = SanaTransformer2DModel(

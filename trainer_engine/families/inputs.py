@@ -17,6 +17,18 @@ PromptBatch = dict[str, Tensor]
 Conditions = dict[str, Tensor]
 """Further inputs by name, one row a sample: (B, ...). The names are the family's own."""
 
+NEGATIVE = "\0"
+"""What the text of a negative prompt begins with where the text encoder reads it in another way. No caption has this character."""
+
+
+def as_negative(text: str) -> str:
+    """The text under which such a negative prompt is encoded and cached; an empty one is that of caption dropout."""
+    return NEGATIVE + text if text else text
+
+
+def is_negative(text: str) -> bool:
+    return text.startswith(NEGATIVE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleFacts:

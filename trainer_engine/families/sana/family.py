@@ -15,14 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
-from trainer_engine.families.common.deep_autoencoder import DeepAutoencoder, load_deep_vae
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
-from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs, as_negative
 from trainer_engine.families.modules import free_device_memory, unwrap
-from trainer_engine.families.sana.components import SanaParts
+from trainer_engine.families.sana.components import DeepAutoencoder, SanaParts
 from trainer_engine.families.sana.options import SanaOptions
-from trainer_engine.families.sana.prompts import NEGATIVE, InstructedText, published_instruction
+from trainer_engine.families.sana.prompts import InstructedText, published_instruction
 from trainer_engine.families.sana.spec import SPEC
 from trainer_engine.runtime.devices import Devices
 
@@ -43,7 +42,7 @@ class Sana(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.parts = SanaParts(options.model)
-        self.autoencoder = DeepAutoencoder(lambda: load_deep_vae(self.parts, devices.vae), devices.device, options.autoencoder)
+        self.autoencoder = DeepAutoencoder(lambda: self.parts.load_deep_vae(devices.vae), devices.device, options.autoencoder)
         instruction = options.of_family(SanaOptions).sana_complex_human_instruction or published_instruction()
         self.text = InstructedText(self._load_text, devices.device, instruction=instruction, token_limit=self.token_limit)
 
@@ -54,7 +53,7 @@ class Sana(Family):
 
     def negative_text(self, text: str) -> str:
         """Negative prompts are read without the instruction."""
-        return f"{NEGATIVE}{text}" if text else text
+        return as_negative(text)
 
     def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
         return self.autoencoder.encode(pixels, exact=exact)

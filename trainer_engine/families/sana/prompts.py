@@ -11,8 +11,8 @@ from diffusers import SanaPipeline
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-NEGATIVE = "\0"
-"""What a text begins with that is read as a negative prompt: without the instruction. No caption has this character."""
+from trainer_engine.families.inputs import NEGATIVE, is_negative
+
 SHARED_TOKENS = 2
 """Tokens that the instruction alone has and that stand for the prompt, too: the first of all, and its last space, which joins a word."""
 
@@ -48,12 +48,12 @@ class InstructedText:
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
         """The states (T, D) of each prompt on the CPU, without padding; longer ones are cut off.
 
-        A text that is empty or begins with ``NEGATIVE`` is read as it is. Others follow the instruction, of whose states only the first
+        Negative prompts and an empty text are read as they are. Others follow the instruction, of whose states only the first
         one is part of the result. All are read in lower case.
         """
         found: dict[int, Tensor] = {}
         for is_plain in (False, True):
-            rows = [row for row, text in enumerate(texts) if (not text or text.startswith(NEGATIVE)) is is_plain]
+            rows = [row for row, text in enumerate(texts) if (not text or is_negative(text)) is is_plain]
             prompts = [texts[row].removeprefix(NEGATIVE).lower().strip() for row in rows]
             if prompts:
                 found |= zip(rows, self._states(prompts, "" if is_plain else self.instruction), strict=True)

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from tests.trainer_engine.families.mistakes import Mistake, Patch, given, replaced
 from tests.trainer_engine.families.sana import test_sana as sana
-from trainer_engine.families.common.deep_autoencoder import DeepAutoencoder
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding
 from trainer_engine.families.sana import prompts
-from trainer_engine.families.sana.components import SanaParts
+from trainer_engine.families.sana.components import DeepAutoencoder, SanaParts
 from trainer_engine.families.sana.family import Sana
 
 

@@ -73,6 +73,8 @@ class FamilySpec:
     """Flavour whose published weights are quantised -> the type of ``precisions`` that holds the same numbers."""
     widening_option: str = ""
     """The option that dequantises these weights for good when they are loaded; empty if there is none."""
+    second_network_option: str = ""
+    """The option with which another frozen network of the same size makes a part of validation images; empty if there is none."""
     passes_alone: bool = False
     """Whether each sample of a batch is a pass of its own through the network."""
     expert_share: float = 1.0

@@ -86,6 +86,7 @@ SPEC = FamilySpec(
     ),
     published_precisions=MappingProxyType({"fp8": "fp8-native", "nf4": "nf4-bnb"}),
     widening_option="ideogram_fp8_base_upcast",
+    second_network_option="ideogram_load_unconditional_transformer",
     activation_share=2.08,  # norms before and after attention and feed-forward, of queries and keys; a gated unit, rotated queries
     short_shares=(1.27, 1.11),
     defaults=MappingProxyType(

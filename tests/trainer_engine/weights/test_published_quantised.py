@@ -17,8 +17,10 @@ from torch import Tensor
 from tests.helpers.models import fixed, options_with, tiny_model, tiny_of
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.hub import HubSettings
+from trainer_engine.config.lycoris.algorithms import unfit
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.precisions import PRECISIONS
+from trainer_engine.config.published_quantised import exact_base
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.ideogram.family import Ideogram4
 from trainer_engine.families.ideogram.spec import FLAVOURS
@@ -185,6 +187,25 @@ PUBLISHED: dict[str, Any] = {"model_family": "ideogram", "model_type": "lora", "
 )
 def test_published_weights_are_kept_in_the_type_that_they_are_published_in(values: dict[str, Any], kept: str) -> None:
     assert options_with(**{**PUBLISHED, **values}).precision.base_model_precision == kept
+
+
+@pytest.mark.parametrize(
+    ("values", "setting"),
+    [
+        ({}, "ideogram_fp8_base_upcast=true with base_model_precision=no_change"),
+        ({"base_model_precision": "fp8-native"}, "ideogram_fp8_base_upcast=true with base_model_precision=no_change"),
+        ({"base_model_precision": "int8-quanto", "pretrained_model_name_or_path": "/models/ideogram"}, "base_model_precision=no_change"),
+        ({"base_model_precision": "int8-quanto", "model_family": "krea2"}, "base_model_precision=no_change"),
+    ],
+)
+def test_the_hint_of_an_adapter_that_needs_exact_weights_is_what_gives_them(values: dict[str, Any], setting: str) -> None:
+    given = {**PUBLISHED, "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1, **values}
+    _, problems = check_options({**given, "use_dora": True})
+    assert [problem.hint for problem in problems if problem.code == "needs_exact_weights"] == [f"or set {setting}"]
+    (problem,) = unfit({"algo": "full"}, quantised=True, comfyui=False, exact=exact_base(given))
+    assert problem.hint == f"set {setting}, or use another algorithm"
+    changed = dict(one.split("=") for one in setting.split(" with "))
+    assert "needs_exact_weights" not in {one.code for one in check_options({**given, "use_dora": True, **changed})[1]}
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def unshifted(patch: Patch) -> None:
 
 MISTAKES = [
     Mistake("sana: time counts to 1", given(Sana, lambda x, **o: ((x,), {**o, "timestep": o["timestep"] / 1000})), loss),
+    Mistake("sana: time has no scale", given(Sana, lambda x, **o: ((x,), {**o, "timestep": 2 * o["timestep"]})), loss),
     Mistake("sana: the network attends to padding", given(Sana, attends_to_padding), loss),
     Mistake("sana: the first token of the instruction is left out", without_first_token, loss),
     Mistake(

@@ -217,6 +217,14 @@ def test_the_hint_of_an_adapter_that_needs_exact_weights_is_what_gives_them(valu
         ({"model_type": "lora"}, []),
         ({"model_type": "lora", "flow_sigmoid_scale": 2.0}, ["no_effect"]),
         ({"model_type": "lora", "flow_schedule_shift": 3.0, "ideogram_schedule_mu": 0.5}, ["no_effect"]),
+        ({"model_type": "lora", "flow_schedule_auto_shift": False, "ideogram_schedule_mu": 0.5}, ["no_effect"]),
+        ({"model_type": "lora", "flow_use_uniform_schedule": True, "ideogram_schedule_std": 0.5}, ["no_effect"]),
+        ({"model_type": "lora", "flow_use_uniform_schedule": True}, []),
+        ({"model_type": "lora", "ideogram_load_unconditional_transformer": True, "validation_disable": True}, ["no_effect"]),
+        ({"model_type": "lora", "ideogram_load_unconditional_transformer": True}, []),
+        ({"model_type": "lora", "ideogram_fp8_base_upcast": True}, []),
+        ({"model_type": "lora", "ideogram_fp8_base_upcast": True, "base_model_precision": "int8-quanto"}, ["no_effect"]),
+        ({"model_type": "full", "ideogram_fp8_base_upcast": True}, ["no_effect", "quantised_weights"]),
     ],
 )
 def test_validate_states_what_training_on_quantised_weights_means(values: dict[str, Any], codes: list[str]) -> None:

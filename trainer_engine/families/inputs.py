@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from trainer_engine.datasets.crops import crop_window
@@ -17,6 +18,9 @@ PromptBatch = dict[str, Tensor]
 Conditions = dict[str, Tensor]
 """Further inputs by name, one row a sample: (B, ...). The names are the family's own."""
 
+STORED = torch.bfloat16
+"""Type of the states of prompts in caches and batches where a family stores short ones (``PromptSpec.stores_short``, ``stacked_layers``). A
+number that an encoder computed in float32 is rounded by at most 2^-8 of its size."""
 NEGATIVE = "\0"
 """What the text of a negative prompt begins with where the text encoder reads it in another way. No caption has this character."""
 

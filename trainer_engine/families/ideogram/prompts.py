@@ -11,9 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder
 from trainer_engine.families.ideogram.spec import TEXT_LAYERS
-
-STORED = torch.bfloat16
-"""Type of the states in caches and batches. A number that the encoder computed in float32 is rounded by at most 2^-8 of its size."""
+from trainer_engine.families.inputs import STORED
 
 
 def as_caption(text: str) -> str:

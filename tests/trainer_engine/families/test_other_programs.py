@@ -39,6 +39,7 @@ from trainer_engine.config.families import specs
 from trainer_engine.config.one_file.unet_names import diffusers_names, original_names
 from trainer_engine.export.__main__ import main
 from trainer_engine.export.adapter_file import read_adapter
+from trainer_engine.export.conversion import lora_parts
 
 JOINED = r"attn2?\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)"
 EMBEDDERS = r"time_text_embed\.(timestep|text|guidance)_embedder\.linear_[12]"
@@ -257,6 +258,24 @@ def test_an_export_with_joined_layers_is_read_as_what_was_exported(family: str, 
     )
     ours, theirs = load_file(back), load_file(tmp_path / "once.safetensors")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("family", JOINED)
+def test_parts_without_an_adapter_and_parts_of_several_scales_are_read_as_they_were(family: str, tmp_path: Path) -> None:
+    with safe_open(result_of(family) / RESULT, framework="pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != METADATA_KEY}
+    tensors = {key: one for key, one in load_file(result_of(family) / RESULT).items() if ".to_k." not in key}
+    names = {key.partition(".lora_")[0] for key in tensors}
+    alphas = {f"{name}.alpha": torch.tensor(1.0 if name.endswith(".to_v") else 2.0) for name in names}
+    save_file(tensors | alphas, tmp_path / RESULT, metadata)
+    assert main([str(tmp_path / RESULT), "--to", "comfyui", "--output", str(tmp_path / "comfyui.safetensors")]) == 0
+    modules = [name for name, _ in network_in(pipeline_of(family)).named_modules()]
+    ours, theirs = (read_adapter(tmp_path / name, modules, specs()[family].key_prefixes) for name in ("comfyui.safetensors", RESULT))
+    assert ours.modules.keys() == theirs.modules.keys() and len(ours.modules) == len(names)
+    for name, parts in ours.modules.items():
+        (down, up, alpha), (same, other, factor) = lora_parts(ours, name, parts), lora_parts(theirs, name, theirs.modules[name])
+        assert torch.equal(down, same)
+        torch.testing.assert_close(up * (alpha / len(down)), other * (factor / len(down)), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("family", JOINED)

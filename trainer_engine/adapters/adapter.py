@@ -29,6 +29,7 @@ from trainer_engine.contract.errors import CheckpointUnusable, DiskFull, Invalid
 from trainer_engine.contract.safetensors_header import header_bytes, read_header
 from trainer_engine.export.adapter_file import sort_by_module
 from trainer_engine.export.conversion import to_comfyui
+from trainer_engine.export.joined_layers import stated_ranks
 from trainer_engine.results.comment import comment_header, write_comment
 
 AVERAGED = "ema"
@@ -137,13 +138,13 @@ class AddedAdapter(Trainable):
     def write_result(self, output_dir: Path, step: int, *, averaged: bool = False) -> None:
         folder = output_dir / AVERAGED if averaged else output_dir
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = self.tensors()
+        tensors, more = self.tensors(), {"global_step": str(step), **comment_header(self.comment())}
         if self.comfyui_keys:
             names = (name for name, _ in self.network.named_modules())
             adapter = sort_by_module(tensors, self.metadata(), names, folder / ADAPTER_FILE, self.key_prefixes)
             outputs = {name: layer.out_features for name, layer in self.network.named_modules() if isinstance(layer, nn.Linear)}
             tensors = to_comfyui(adapter, self.comfyui_keys, widened=self.widened, outputs=outputs)
-        more = {"global_step": str(step), **comment_header(self.comment())}
+            more |= stated_ranks(adapter.modules, self.comfyui_keys)
         self._write(folder, tensors, more, states_scale=not self.comfyui_keys)
         if self.write_below is not None:
             self.write_below(folder / FOLDER)

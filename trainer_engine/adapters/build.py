@@ -18,6 +18,7 @@ from trainer_engine.config.control import NAME as CONTROL
 from trainer_engine.config.controlnet import FOLDER
 from trainer_engine.config.lycoris.algorithms import OPTION, unfit
 from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycoris
+from trainer_engine.config.published_quantised import exact_base
 from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, Problem, errors_in
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.families.base import Family
@@ -121,6 +122,7 @@ def read_lycoris(family: Family, modules: Collection[str]) -> LycorisConfig:
             comfyui=family.options.adapter.lora_format == "comfyui",
             received=family.options.distributed.reads_weights_once,
             joined=family.spec.joins_for_comfyui,
+            exact=exact_base(family.options.as_values()),
         )
     if config is None or errors_in(problems):
         raise InvalidOptions(errors_in(problems))

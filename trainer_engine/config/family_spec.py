@@ -73,6 +73,8 @@ class FamilySpec:
     """Flavour whose published weights are quantised -> the type of ``precisions`` that holds the same numbers."""
     widening_option: str = ""
     """The option that dequantises these weights for good when they are loaded; empty if there is none."""
+    second_network_option: str = ""
+    """The option with which another frozen network of the same size makes a part of validation images; empty if there is none."""
     passes_alone: bool = False
     """Whether each sample of a batch is a pass of its own through the network."""
     expert_share: float = 1.0
@@ -268,7 +270,7 @@ class FamilySpec:
                 _comfyui_prefix(one),
                 names.names if names else (),
                 one.comfyui_takes_alpha,
-                names.joined if names else (),
+                names.joint if names else (),
             )
             for name, one in self.trained.items()
             for names in (one.original_names if one.comfyui_takes_original else None,)
@@ -277,7 +279,7 @@ class FamilySpec:
     @property
     def joins_for_comfyui(self) -> bool:
         """Whether ComfyUI has layers as one that the network has apart."""
-        return any(keys.joined for keys in self.comfyui_keys.values())
+        return any(keys.joint for keys in self.comfyui_keys.values())
 
     @property
     def key_prefixes(self) -> Mapping[str, str]:

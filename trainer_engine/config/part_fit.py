@@ -74,7 +74,7 @@ def unfit_encoders(model: ModelOptions, spec: FamilySpec, cache: Path) -> Iterat
         settings = pipeline_settings(model, spec, cache)
         flavour = model.model_flavour or spec.default_flavour
         layers, kind = states.layers_of(flavour, settings), states.flavour_kinds.get(flavour, states.kind)
-        layers = stated_layers(reader.config, states.layers_key) or layers
+        listed = stated_layers(reader.config, states.layers_key)
         hint = f"take both from one repository, such as {spec.repository(model.model_flavour)}"
         strange = [found for encoder in encoders if (found := _kind_problem(encoder, kind, spec, flavour))]
         if strange:
@@ -83,9 +83,13 @@ def unfit_encoders(model: ModelOptions, spec: FamilySpec, cache: Path) -> Iterat
             key = states.layers_setting
             message = f"{PIPELINE_INDEX} of {reader.source.name} states {key}={str(settings[key])[:100]}, which are no numbers of layers."
             yield Problem.error(BASE, "bad_layers", message, got=str(settings[key])[:100], expected="a list of numbers from 0", hint=hint)
+        elif states.layers_key and not listed and reader.config.get("_class_name") in [*spec.network_classes]:
+            message = f"The configuration of {reader.source.name} lists no {states.layers_key}, which say what it reads of a text encoder."
+            expected = f"{states.layers_key}: a list of numbers from 0"
+            yield Problem.error(reader.source.option, "bad_layers", message, got="none", expected=expected, hint=hint)
         else:
-            yield from _depth_problems(states, layers, encoders, reader, hint)
-            yield from _width_problems(states, layers, encoders, reader, hint)
+            yield from _depth_problems(states, listed or layers, encoders, reader, hint)
+            yield from _width_problems(states, listed or layers, encoders, reader, hint)
 
 
 def unfit_stage(stage: OtherStage, spec: FamilySpec, cache: Path) -> Iterator[Problem]:

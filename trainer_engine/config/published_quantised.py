@@ -12,6 +12,7 @@ SCALE = ".weight_scale"
 QUANT_STATE = ".quant_state."
 """Part of the names of the sizes of 4-bit weights of bitsandbytes."""
 BASE = "base_model_precision"
+NOT_QUANTISED = f"{BASE}=no_change"
 
 
 def is_published_quantised(names: Iterable[str]) -> bool:
@@ -34,3 +35,10 @@ def kept_as_published(values: Mapping[str, Any]) -> dict[str, Any]:
     if flavour not in spec.published_precisions or not is_published or is_replaced or values.get(spec.widening_option):
         return {}
     return {BASE: spec.published_precisions[flavour]}
+
+
+def exact_base(values: Mapping[str, Any]) -> str:
+    """The setting with which the frozen base weights are not quantised, for hints. ``values``: those of all options."""
+    spec = find_spec(str(values.get("model_family", "")))
+    is_kept = bool(kept_as_published({**values, BASE: "no_change"}))
+    return f"{spec.widening_option}=true with {NOT_QUANTISED}" if spec is not None and is_kept and spec.widening_option else NOT_QUANTISED

@@ -52,7 +52,7 @@ class TextStates:
 def stated_layers(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
     """The states that a configuration lists by the layers that make them, 0 for the input of the first; none if it lists no layers."""
     listed = config.get(key) if key else None
-    is_right = isinstance(listed, list) and all(type(one) is int and one >= 0 for one in listed)
+    is_right = isinstance(listed, (list, tuple)) and all(type(one) is int and one >= 0 for one in listed)
     return tuple(one + 1 for one in listed) if is_right and listed else ()
 
 

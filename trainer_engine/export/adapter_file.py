@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer_engine.config.adapters.file_header import AdapterHeader, StoredTensor, UnusableAdapter, open_adapter
-from trainer_engine.config.adapters.fused_layers import taken_apart
+from trainer_engine.config.adapters.joint_layers import taken_apart
 from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, METADATA_KEY, adapter_config, keys_by_module
 from trainer_engine.config.lycoris.algorithms import algorithms_in
 from trainer_engine.contract.errors import ModelUnavailable
@@ -99,7 +99,11 @@ def read_tensors(header: AdapterHeader) -> dict[str, Tensor]:
 def _part(stream: BinaryIO, place: StoredTensor) -> Tensor:
     stream.seek(place.begin)
     content = bytearray(stream.read(place.end - place.begin))
-    return torch.frombuffer(content, dtype=TYPES[place.dtype]).reshape(place.shape)
+    values = torch.frombuffer(content, dtype=TYPES[place.dtype])
+    if place.first_column is not None:
+        rows, columns = place.shape
+        values = values.reshape(rows, -1)[:, place.first_column : place.first_column + columns].contiguous()
+    return values.reshape(place.shape) * place.factor if place.factor != 1 else values.reshape(place.shape)
 
 
 def sort_by_module(

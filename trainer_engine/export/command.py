@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from trainer_engine.config.adapters.joint_layers import JOINT_RANKS
 from trainer_engine.config.adapters.keys import METADATA_KEY
 from trainer_engine.config.control import NAME as CONTROL
 from trainer_engine.config.controlnet import FOLDER
@@ -22,6 +23,7 @@ from trainer_engine.contract.atomic import write_atomically
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.export.adapter_file import AdapterTensors, read_adapter, read_metadata
 from trainer_engine.export.conversion import to_comfyui, to_diffusers
+from trainer_engine.export.joined_layers import stated_ranks
 from trainer_engine.export.merging import merged_weights
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.controlnet import write_controlnet
@@ -80,9 +82,11 @@ def export(request: ExportRequest) -> list[str]:
         control = family.spec.widened
         if control and not control.in_comfyui:
             raise ModelUnavailable(f"ComfyUI does not generate with {family.spec.title} and a control image.", hint="use --to merged")
-        stated = {key: value for key, value in metadata.items() if key != METADATA_KEY}  # the tensors have their alphas
+        stated = {key: value for key, value in metadata.items() if key not in (METADATA_KEY, JOINT_RANKS)}  # the tensors have their alphas
         widened = control.input_layer if control else ""
-        _write(request.output, to_comfyui(adapter, family.spec.comfyui_keys, widened=widened, outputs=outputs), stated)
+        keys = family.spec.comfyui_keys
+        tensors = to_comfyui(adapter, keys, widened=widened, outputs=outputs)
+        _write(request.output, tensors, stated | stated_ranks(adapter.modules, keys))
         return [f"{request.output}: put it into ComfyUI's models/loras"]
     state_dicts = to_diffusers(adapter, family.spec.diffusers_prefixes)
     paths = [request.output] if len(state_dicts) == 1 else [numbered(request.output, number) for number in range(1, len(state_dicts) + 1)]

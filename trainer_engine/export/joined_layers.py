@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from trainer_engine.config.adapters.joint_layers import DOWN, JOINT_RANKS
 from trainer_engine.config.adapters.other_names import ModuleKeys
 from trainer_engine.contract.errors import ModelUnavailable
 
@@ -22,8 +25,7 @@ def joined_layers(modules: Mapping[str, Tensors], keys: Mapping[str, ModuleKeys]
     """
     found: dict[str, Tensors] = {}
     for name, tensors in modules.items():
-        component = max((prefix for prefix in keys if name.startswith(prefix)), key=len)
-        rows = [component + row for row in keys[component].rows_of(name.removeprefix(component))]
+        rows = _rows_of(name, keys)[1]
         if not rows:
             found[name] = tensors
         elif rows[0] not in found:
@@ -31,11 +33,33 @@ def joined_layers(modules: Mapping[str, Tensors], keys: Mapping[str, ModuleKeys]
     return found
 
 
+def stated_ranks(modules: Mapping[str, Tensors], keys: Mapping[str, ModuleKeys]) -> dict[str, str]:
+    """The entry of a file's header with which its joined LoRAs are taken apart again (``JOINT_RANKS``); nothing if there are none."""
+    ranks = dict(_ranks(modules, keys))
+    return {JOINT_RANKS: json.dumps(ranks, sort_keys=True)} if ranks else {}
+
+
+def _ranks(modules: Mapping[str, Tensors], keys: Mapping[str, ModuleKeys]) -> Iterator[tuple[str, list[int]]]:
+    for name in modules:
+        layer, rows = _rows_of(name, keys)
+        adapted = [modules.get(row, {}) for row in rows]
+        ranks = [next((len(tensors[part]) for part in DOWN if part in tensors), 0) for tensors in adapted]
+        if rows and all(bool(rank) == bool(tensors) for rank, tensors in zip(ranks, adapted, strict=True)):
+            yield layer, ranks
+
+
+def _rows_of(name: str, keys: Mapping[str, ModuleKeys]) -> tuple[str, Sequence[str]]:
+    """(name of the layer that ComfyUI has in place of a module, the modules with its rows); no modules for a layer of its own."""
+    component = max((prefix for prefix in keys if name.startswith(prefix)), key=len)
+    local = name.removeprefix(component)
+    return component + keys[component].original(local), [component + row for row in keys[component].rows_of(local)]
+
+
 def _joined(layers: Mapping[str, Tensors | None], outputs: Mapping[str, int]) -> dict[str, Tensor]:
     """The change of one layer, from those of its rows; None leaves rows as they are.
 
     LoRAs stay one, of the sum of their ranks: with matrices A_i (r_i, in) and B_i (out_i, r_i) it is diag(B_1, B_2, ...) times
-    [A_1; A_2; ...]. Anything else becomes the change itself, as ``diff``.
+    [A_1; A_2; ...]. It has their scale, or none where they have several. Anything else becomes the change itself, as ``diff``.
     """
     adapted = [tensors for tensors in layers.values() if tensors is not None]
     if all(LORA.issuperset(tensors) for tensors in adapted):
@@ -48,13 +72,15 @@ def _joined(layers: Mapping[str, Tensors | None], outputs: Mapping[str, int]) ->
 def _joined_loras(layers: Mapping[str, Tensors | None], outputs: Mapping[str, int]) -> dict[str, Tensor]:
     adapted = [tensors for tensors in layers.values() if tensors is not None]
     down = torch.cat([tensors["lora_A.weight"] for tensors in adapted])
+    scales = [_scale(tensors) for tensors in adapted]
+    shared = scales[0] if all(math.isclose(scale, scales[0]) for scale in scales) else 1.0
     ups = [
-        down.new_zeros(_outputs(name, outputs), 0) if tensors is None else tensors["lora_B.weight"] * _scale(tensors)
+        down.new_zeros(_outputs(name, outputs), 0) if tensors is None else tensors["lora_B.weight"] * (_scale(tensors) / shared)
         for name, tensors in layers.items()
     ]
     found = {"lora_A.weight": down, "lora_B.weight": torch.block_diag(*ups)}
     if any("alpha" in tensors for tensors in adapted):
-        found["alpha"] = torch.tensor(float(len(down)))  # a scale of 1
+        found["alpha"] = torch.tensor(shared * len(down))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from trainer_engine.datasets.crops import crop_window
@@ -16,6 +17,21 @@ PromptBatch = dict[str, Tensor]
 """Embeddings of a batch: named tensors, batch dimension first, or one for each prompt where the network takes prompts without padding."""
 Conditions = dict[str, Tensor]
 """Further inputs by name, one row a sample: (B, ...). The names are the family's own."""
+
+STORED = torch.bfloat16
+"""Type of the states of prompts in caches and batches where a family stores short ones (``PromptSpec.stores_short``, ``stacked_layers``). A
+number that an encoder computed in float32 is rounded by at most 2^-8 of its size."""
+NEGATIVE = "\0"
+"""What the text of a negative prompt begins with where the text encoder reads it in another way. No caption has this character."""
+
+
+def as_negative(text: str) -> str:
+    """The text under which such a negative prompt is encoded and cached; an empty one is that of caption dropout."""
+    return NEGATIVE + text if text else text
+
+
+def is_negative(text: str) -> bool:
+    return text.startswith(NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)

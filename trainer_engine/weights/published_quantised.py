@@ -108,11 +108,6 @@ def _names(part: Part, number: int) -> tuple[str, ...]:
         return tuple(file.keys())
 
 
-def as_it_is(name: str, tensor: Tensor) -> Mapping[str, Tensor]:
-    """Leaves the names alone."""
-    return {name: tensor}
-
-
 def in_thirds(name: str, tensor: Tensor, *, whole: str, parts: tuple[str, ...]) -> Mapping[str, Tensor]:
     """Splits the layers that match the regular expression ``whole`` into ``parts`` of as many rows each.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from uuid import UUID
 
@@ -78,7 +78,7 @@ def _shown(folder: RunFolder, started: float) -> ShellRun:
         environment = ""
     report = _report(folder)
     state = report.status if report else "running" if process.find(folder) else INTERRUPTED
-    when = moment_text(datetime.fromtimestamp(started, UTC))
+    when = moment_text(datetime.fromtimestamp(started, timezone.utc))
     note = report.message if report and report.status == "error" else ""
     return ShellRun(environment, state, _progress(folder), when, note, str(folder.path))
 

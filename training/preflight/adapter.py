@@ -14,6 +14,7 @@ from trainer_engine.config.lycoris.config_file import LycorisConfig, parse_lycor
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.adapter import parse_targets
 from trainer_engine.config.precisions import QUANTISED
+from trainer_engine.config.published_quantised import exact_base
 from trainer_engine.config.resuming.identity import adapter_targets
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.files import read_small_json
@@ -100,7 +101,7 @@ def _lycoris(
         return
     is_quantised = options.precision.base_model_precision in QUANTISED
     how = {"comfyui": options.adapter.lora_format == "comfyui", "received": options.distributed.reads_weights_once}
-    yield from unfit(document, quantised=is_quantised, joined=spec.joins_for_comfyui, **how)
+    yield from unfit(document, quantised=is_quantised, joined=spec.joins_for_comfyui, exact=exact_base(options.as_values()), **how)
     if shapes is not None:
         yield from _ranks_of_classes(config, shapes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from trainer_engine.config.precisions import compute_precision
 from trainer_engine.contract.errors import Problem
 from trainer_engine.datasets.report import DatasetReport
 from training.engine.command_line import visible_gpus
-from training.preflight.activations import modelled_width, token_px
+from training.preflight.activations import modelled_width, seen_pixels, token_px
 from training.preflight.autoencoder import autoencoder_bytes, decoding_bytes, encoding_bytes
 from training.preflight.estimates import HELD_ON_CPU, Memory, gpu_memory, size
 from training.preflight.on_device import CAPTIONS, LATENTS, EstimatedRun, OnDevice
@@ -22,7 +21,7 @@ from training.preflight.step import step_memory
 from training.preflight.text_encoders import text_encoder_memory
 from training.preflight.tokens import BLOCK, prompt_tokens
 from training.preflight.unet_activations import is_unet
-from training.preflight.weights import split_layers
+from training.preflight.weights import frozen_network_bytes, split_layers
 
 TRAINING, VALIDATION = "training", "validation"
 LEAN = ", ".join(row.name for row in OPTIMIZERS.values() if row.moments == 0 or row.is_factored)
@@ -115,10 +114,15 @@ def _kept_encoders(run: EstimatedRun, report: DatasetReport) -> OnDevice:
 
 
 def _validation(run: EstimatedRun, held: OnDevice, kept: OnDevice) -> Phase:
-    """Weights and state stay; there are no gradients. The average takes the place of the weights, which are copied meanwhile."""
+    """Weights and state stay; there are no gradients. The average takes the place of the weights, which are copied meanwhile.
+
+    A second network (``second_network_option``) is there as well, frozen.
+    """
     copies = held.weights if run.options.run.use_ema and run.options.validation.ema_validation != "none" else 0
     autoencoder = 0 if LATENTS in run.meanwhile else autoencoder_bytes(run)
     counted = replace(held, gradients=0).counted + run.on_cpu * held.host + copies + autoencoder + kept.counted
+    if run.spec.second_network_option and run.options.as_values()[run.spec.second_network_option]:
+        counted += frozen_network_bytes(run.options, run.spec, run.parameters, run.tensors)
     each = int(compute_precision(run.options.precision.mixed_precision).weight_bytes)
     return _phase(run, VALIDATION, counted, max(each * _sampling_numbers(run), decoding_bytes(run)))
 
@@ -126,7 +130,7 @@ def _validation(run: EstimatedRun, held: OnDevice, kept: OnDevice) -> Phase:
 def _sampling_numbers(run: EstimatedRun) -> int:
     """What lives in a pass without gradients, for the largest image or clip of a validation; both prompts are in one batch."""
     validation, spec = run.options.validation, run.spec.beside or run.spec
-    pixels = max((math.prod(size) for size in validation.resolutions), default=0) * spec.latent_frames(validation.frames)
+    pixels = max((seen_pixels(size, spec) for size in validation.resolutions), default=0) * spec.latent_frames(validation.frames)
     cells = pixels // spec.latents.scale_factor_px**2
     samples = 2 if validation.validation_guidance > 1 else 1
     layers, _ = split_layers(run.tensors or {}, run.spec)
@@ -135,4 +139,5 @@ def _sampling_numbers(run: EstimatedRun) -> int:
     prompt = prompt_tokens(run.options, spec) * spec.prompts.joins_sequence
     blocks = (min(shape[:2]) for name, shape in layers.items() if BLOCK.search(f"{name}."))
     width = next(blocks, None) or modelled_width(run.parameters)
-    return int(samples * (pixels // token_px(spec) ** 2 + prompt) * width * SAMPLED * spec.activation_share)
+    share = SAMPLED * spec.activation_share_of(run.options.model.model_flavour)
+    return int(samples * (pixels // token_px(spec) ** 2 + prompt) * width * share)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer_engine.config.adapters.assistant import assistant_of
 from trainer_engine.config.adapters.file_header import UnusableAdapter, open_adapter
-from trainer_engine.config.adapters.fused_layers import taken_apart
+from trainer_engine.config.adapters.joint_layers import taken_apart
 from trainer_engine.config.adapters.keys import keys_by_module, split_key
 from trainer_engine.config.adapters.validation_adapter import USUAL_FILE, ValidationAdapterSource, hub_file, validation_adapter_runs
 from trainer_engine.config.family_spec import FamilySpec

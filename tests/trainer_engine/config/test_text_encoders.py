@@ -53,8 +53,18 @@ def test_every_quantised_text_encoder_is_named() -> None:
     quantised = {"text_encoder_1_precision": "int8-quanto", "text_encoder_2_precision": "int8-quanto"}
     found = problems_of(model_type="lora", **quantised)
     assert [(one.option, one.code, one.expected) for one in found] == [(name, "cannot_be_trained", "no_change") for name in quantised]
-    assert [one.option for one in problems_of("sd1x", model_type="lora", **quantised)] == ["text_encoder_1_precision"]
+    assert [(one.option, one.code) for one in problems_of("sd1x", model_type="lora", **quantised)] == [
+        ("text_encoder_2_precision", "no_effect"),
+        ("text_encoder_1_precision", "cannot_be_trained"),
+    ]
     assert problems_of(model_type="lora", train_text_encoder=False, **quantised) == []
+
+
+@pytest.mark.parametrize(("family", "count"), [("sana", 1), ("sdxl", 2), ("sd3", 3), ("hidream", 4)])
+def test_the_number_type_of_a_text_encoder_that_is_not_there_has_no_effect(family: str, count: int) -> None:
+    chosen = {f"text_encoder_{number}_precision": "int8-quanto" for number in (1, 2, 3, 4)}
+    found = problems_of(family, model_type="lora", train_text_encoder=False, **chosen)
+    assert [(one.option, one.code, one.level) for one in found] == [(name, "no_effect", Level.NOTE) for name in list(chosen)[count:]]
 
 
 def test_a_rate_without_trained_text_encoders_is_noted() -> None:

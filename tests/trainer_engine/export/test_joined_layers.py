@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from tests.trainer_engine.export.test_command import ALGORITHMS, bare_network, lycoris_file, module_names
-from trainer_engine.config.adapters.other_names import ModuleKeys
+from trainer_engine.config.adapters.other_names import JointLayer, ModuleKeys
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.export.adapter_file import AdapterTensors, read_adapter
 from trainer_engine.export.conversion import to_comfyui
 from trainer_engine.export.merging import merged_weights
 
 ROWS = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
-KEYS = ModuleKeys("transformer.", names=((r"(.*)\.attn1\.to_[qkv]", r"\1.qkv"),), joined=(ROWS,))
+LAYER = JointLayer(name=r"\1.qkv", stem=r"(.*)\.attn1\.", parts=("to_q", "to_k", "to_v"), shares=(1, 1, 1))
+KEYS = ModuleKeys("transformer.", joint=(LAYER,))
 BLOCK = "transformer_blocks.0."
 JOINED = f"diffusion_model.{BLOCK}qkv."
 

@@ -68,7 +68,7 @@ from trainer_engine.families.krea2.family import Krea2
 from trainer_engine.families.qwen_image.family import QwenImage
 from trainer_engine.families.qwen_image_21.family import QwenImage21
 from trainer_engine.families.sdxl.family import StableDiffusionXL
-from trainer_engine.families.wan.autoencoder import ClipAutoencoder
+from trainer_engine.families.wan.components import ClipAutoencoder
 from trainer_engine.families.wan.family import Wan
 from trainer_engine.families.z_image import family as z_image_family
 from trainer_engine.families.z_image.family import ZImage

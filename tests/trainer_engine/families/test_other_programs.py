@@ -31,13 +31,15 @@ from tests.trainer_engine.families.test_adapters import RESULT, UNDISTILLED, UNE
 from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import load_validation_adapters
+from trainer_engine.config.adapters.joint_layers import JOINT_RANKS
 from trainer_engine.config.adapters.keys import METADATA_KEY, keys_by_module
 from trainer_engine.config.adapters.other_names import OriginalNames, modules_by_other_name, renamed
 from trainer_engine.config.adapters.validation_adapter import ValidationAdapterRun, ValidationAdapterSource
 from trainer_engine.config.families import specs
 from trainer_engine.config.one_file.unet_names import diffusers_names, original_names
-from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.export.__main__ import main
+from trainer_engine.export.adapter_file import read_adapter
+from trainer_engine.export.conversion import lora_parts
 
 JOINED = r"attn2?\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)"
 EMBEDDERS = r"time_text_embed\.(timestep|text|guidance)_embedder\.linear_[12]"
@@ -123,7 +125,7 @@ In its network the small layers of Chroma for the timestep have other names, and
 """
 
 JOINED = tuple(name for name, spec in specs().items() if spec.joins_for_comfyui)
-"""Families of which ComfyUI has layers as one: its file holds a LoRA of a larger rank, which is not read here."""
+"""Families of which ComfyUI has layers as one: its file holds a LoRA of a larger rank."""
 
 
 def adaptable(network: nn.Module) -> list[str]:
@@ -232,7 +234,7 @@ def beginning(family: str, file: Path, **options: Any) -> dict[str, Tensor]:
     return adapter.tensors()
 
 
-@pytest.mark.parametrize("family", [family for family in COMFYUI if family not in JOINED])
+@pytest.mark.parametrize("family", COMFYUI)
 def test_a_run_begins_with_an_export_for_comfyui(family: str, tmp_path: Path) -> None:
     (keys,) = specs()[family].comfyui_keys.values()
     found = beginning(family, exported(family, tmp_path) / RESULT, lora_alpha=2 if keys.takes_alpha else 4)
@@ -242,12 +244,79 @@ def test_a_run_begins_with_an_export_for_comfyui(family: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("family", JOINED)
-def test_an_export_with_joined_layers_is_refused_as_an_adapter_to_start_from(family: str, tmp_path: Path) -> None:
-    file = str(exported(family, tmp_path) / RESULT)
-    usual = {"pretrained_model_name_or_path": str(tiny_model(family)), "model_type": "lora", "lora_rank": 4, "init_lora": file}
-    assert [problem.option for problem in checked(tmp_path, model_family=family, **usual).errors] == ["init_lora"]
-    with pytest.raises((InvalidOptions, ModelUnavailable)):
-        beginning(family, Path(file))
+def test_an_export_with_joined_layers_is_read_as_what_was_exported(family: str, tmp_path: Path) -> None:
+    file, shown = exported(family, tmp_path) / RESULT, {"validation_disable": False}
+    shown |= {"validation_adapter_path": str(file), "init_lora": str(file), "pretrained_model_name_or_path": str(tiny_model(family))}
+    assert checked(tmp_path, model_family=family, model_type="lora", lora_rank=4, lora_alpha=2, **shown).errors == []
+    wanted = output_of(family, network_with(family, result_of(family)))
+    torch.testing.assert_close(output_with(family, file), wanted, rtol=1e-5, atol=1e-5)
+    back = tmp_path / "again" / RESULT
+    assert (
+        main([str(file), "--to", "diffusers", "--output", str(back)])
+        == main([str(result_of(family) / RESULT), "--to", "diffusers", "--output", str(tmp_path / "once.safetensors")])
+        == 0
+    )
+    ours, theirs = load_file(back), load_file(tmp_path / "once.safetensors")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("family", JOINED)
+def test_parts_without_an_adapter_and_parts_of_several_scales_are_read_as_they_were(family: str, tmp_path: Path) -> None:
+    with safe_open(result_of(family) / RESULT, framework="pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != METADATA_KEY}
+    tensors = {key: one for key, one in load_file(result_of(family) / RESULT).items() if ".to_k." not in key}
+    names = {key.partition(".lora_")[0] for key in tensors}
+    alphas = {f"{name}.alpha": torch.tensor(1.0 if name.endswith(".to_v") else 2.0) for name in names}
+    save_file(tensors | alphas, tmp_path / RESULT, metadata)
+    assert main([str(tmp_path / RESULT), "--to", "comfyui", "--output", str(tmp_path / "comfyui.safetensors")]) == 0
+    modules = [name for name, _ in network_in(pipeline_of(family)).named_modules()]
+    ours, theirs = (read_adapter(tmp_path / name, modules, specs()[family].key_prefixes) for name in ("comfyui.safetensors", RESULT))
+    assert ours.modules.keys() == theirs.modules.keys() and len(ours.modules) == len(names)
+    for name, parts in ours.modules.items():
+        (down, up, alpha), (same, other, factor) = lora_parts(ours, name, parts), lora_parts(theirs, name, theirs.modules[name])
+        assert torch.equal(down, same)
+        torch.testing.assert_close(up * (alpha / len(down)), other * (factor / len(down)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("family", JOINED)
+def test_a_joined_layer_without_stated_ranks_is_a_lora_of_its_whole_rank_on_each_part(family: str, tmp_path: Path) -> None:
+    exported(family, tmp_path)
+    for stated in (None, "[]", '{"layers.0.attention.qkv": [4, 4]}', '{"layers.0.attention.qkv": [4, 4, -4]}'):
+        save_file(load_file(tmp_path / RESULT), tmp_path / "bare.safetensors", {} if stated is None else {JOINT_RANKS: stated})
+        network = network_in(pipeline_of(family))
+        names = [name for name, _ in network.named_modules()]
+        adapter = read_adapter(tmp_path / "bare.safetensors", names, specs()[family].key_prefixes)
+        attention = next(name for name in names if name.startswith("layers.0.") and name.endswith(".to_q"))
+        assert len(adapter.modules[attention]["lora_A.weight"]) == 12
+    wanted = output_of(family, network_with(family, result_of(family)))
+    torch.testing.assert_close(output_with(family, tmp_path / "bare.safetensors"), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", JOINED)
+def test_a_joined_change_is_the_change_of_each_part(family: str, tmp_path: Path) -> None:
+    """As an exported LoHa or LoKr is."""
+    file, (keys,) = exported(family, tmp_path) / RESULT, specs()[family].comfyui_keys.values()
+    tensors, changed, network = load_file(file), dict[str, Tensor](), network_in(pipeline_of(family))
+    for name in {key.rpartition(".lora_")[0] for key in tensors if ".lora_A" in key}:
+        down, up = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        changed[f"{name}.diff"] = up @ down * (tensors[f"{name}.alpha"] / len(down))
+    save_file(changed, tmp_path / "whole.safetensors")
+    names = {name for name, _ in network.named_modules()}
+    adapter = read_adapter(tmp_path / "whole.safetensors", names, specs()[family].key_prefixes)
+    split = split_rows(family, tmp_path)
+    for name, parts in adapter.modules.items():
+        change = split.get_submodule(name).weight - network.get_submodule(name).weight
+        torch.testing.assert_close(parts["diff"], change, rtol=1e-4, atol=1e-6)
+    assert any(keys.rows_of(name) for name in adapter.modules)
+
+
+def output_with(family: str, file: Path) -> Tensor:
+    """The output of the family's network with a file as its validation adapter."""
+    network = network_in(pipeline_of(family))
+    runs = [ValidationAdapterRun("style", (ValidationAdapterSource(str(file), 1.0, "validation_adapter_path"),))]
+    (adapter,) = load_validation_adapters(network, runs, torch.device("cpu"), torch.float32, specs()[family].key_prefixes)
+    with adapter.attached():
+        return output_of(family, network)
 
 
 def in_flat_keys(family: str, place: Path, names: Mapping[str, str]) -> Path:
@@ -280,12 +349,8 @@ def test_a_file_with_the_names_of_the_original_code_is_an_adapter_to_start_from_
     shown = {"validation_adapter_path": str(file), "validation_disable": False}
     usual = {"pretrained_model_name_or_path": str(tiny_model(family)), "model_type": "lora", "lora_rank": 4, "lora_alpha": 2}
     assert checked(tmp_path, model_family=family, init_lora=str(file), **usual, **shown).errors == []
-    network = network_in(pipeline_of(family))
-    runs = [ValidationAdapterRun("style", (ValidationAdapterSource(str(file), 1.0, "validation_adapter_path"),))]
-    (adapter,) = load_validation_adapters(network, runs, torch.device("cpu"), torch.float32, specs()[family].key_prefixes)
-    with adapter.attached():
-        output = output_of(family, network)
-    torch.testing.assert_close(output, output_of(family, network_with(family, result_of(family))), rtol=1e-5, atol=1e-5)
+    wanted = output_of(family, network_with(family, result_of(family)))
+    torch.testing.assert_close(output_with(family, file), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("family", "flavour"), [one for one in published() if one[0] in UNETS])

@@ -17,8 +17,10 @@ from torch import Tensor
 from tests.helpers.models import fixed, options_with, tiny_model, tiny_of
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.hub import HubSettings
+from trainer_engine.config.lycoris.algorithms import unfit
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.precisions import PRECISIONS
+from trainer_engine.config.published_quantised import exact_base
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.ideogram.family import Ideogram4
 from trainer_engine.families.ideogram.spec import FLAVOURS
@@ -188,6 +190,25 @@ def test_published_weights_are_kept_in_the_type_that_they_are_published_in(value
 
 
 @pytest.mark.parametrize(
+    ("values", "setting"),
+    [
+        ({}, "ideogram_fp8_base_upcast=true with base_model_precision=no_change"),
+        ({"base_model_precision": "fp8-native"}, "ideogram_fp8_base_upcast=true with base_model_precision=no_change"),
+        ({"base_model_precision": "int8-quanto", "pretrained_model_name_or_path": "/models/ideogram"}, "base_model_precision=no_change"),
+        ({"base_model_precision": "int8-quanto", "model_family": "krea2"}, "base_model_precision=no_change"),
+    ],
+)
+def test_the_hint_of_an_adapter_that_needs_exact_weights_is_what_gives_them(values: dict[str, Any], setting: str) -> None:
+    given = {**PUBLISHED, "output_dir": "o", "data_backend_config": "d", "max_train_steps": 1, **values}
+    _, problems = check_options({**given, "use_dora": True})
+    assert [problem.hint for problem in problems if problem.code == "needs_exact_weights"] == [f"or set {setting}"]
+    (problem,) = unfit({"algo": "full"}, quantised=True, comfyui=False, exact=exact_base(given))
+    assert problem.hint == f"set {setting}, or use another algorithm"
+    changed = dict(one.split("=") for one in setting.split(" with "))
+    assert "needs_exact_weights" not in {one.code for one in check_options({**given, "use_dora": True, **changed})[1]}
+
+
+@pytest.mark.parametrize(
     ("values", "codes"),
     [
         ({"model_type": "full"}, ["quantised_weights"]),
@@ -196,6 +217,14 @@ def test_published_weights_are_kept_in_the_type_that_they_are_published_in(value
         ({"model_type": "lora"}, []),
         ({"model_type": "lora", "flow_sigmoid_scale": 2.0}, ["no_effect"]),
         ({"model_type": "lora", "flow_schedule_shift": 3.0, "ideogram_schedule_mu": 0.5}, ["no_effect"]),
+        ({"model_type": "lora", "flow_schedule_auto_shift": False, "ideogram_schedule_mu": 0.5}, ["no_effect"]),
+        ({"model_type": "lora", "flow_use_uniform_schedule": True, "ideogram_schedule_std": 0.5}, ["no_effect"]),
+        ({"model_type": "lora", "flow_use_uniform_schedule": True}, []),
+        ({"model_type": "lora", "ideogram_load_unconditional_transformer": True, "validation_disable": True}, ["no_effect"]),
+        ({"model_type": "lora", "ideogram_load_unconditional_transformer": True}, []),
+        ({"model_type": "lora", "ideogram_fp8_base_upcast": True}, []),
+        ({"model_type": "lora", "ideogram_fp8_base_upcast": True, "base_model_precision": "int8-quanto"}, ["no_effect"]),
+        ({"model_type": "full", "ideogram_fp8_base_upcast": True}, ["no_effect", "quantised_weights"]),
     ],
 )
 def test_validate_states_what_training_on_quantised_weights_means(values: dict[str, Any], codes: list[str]) -> None:

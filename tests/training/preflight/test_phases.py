@@ -51,6 +51,34 @@ def test_a_validation_keeps_weights_and_state_but_no_gradients() -> None:
     assert averaged == 12_000_000 + 4_000_000 + 4_000_000 + autoencoder, "the average, and the weights that wait for their place"
 
 
+WIDE = 100_000
+
+
+def validation_of(family: str, **values: Any) -> Memory:
+    """Of a network so wide that its largest moment is in it, and not in the autoencoder."""
+    options = options_with(model_family=family, model_type="lora", **values)
+    run = EstimatedRun(
+        options=options, spec=specs()[family], parameters=WIDE**2, tensors={"transformer_blocks.0.attn.to_q.weight": (WIDE, WIDE)}
+    )
+    return by_name(run)["validation"]
+
+
+def test_a_second_network_is_there_while_images_are_generated() -> None:
+    option = specs()["ideogram"].second_network_option
+    with_it, without = (validation_of("ideogram", **{option: chosen}) for chosen in (True, False))
+    assert with_it.counted - without.counted == 4 * WIDE**2 and with_it.modelled == without.modelled
+
+
+def test_a_network_that_pads_images_is_estimated_with_its_padding() -> None:
+    square, oblong, whole = (validation_of("hidream", validation_resolution=size) for size in ("512x512", "512x768", "1024x1024"))
+    assert square.modelled < oblong.modelled == whole.modelled
+
+
+def test_a_flavour_with_other_blocks_has_its_own_share() -> None:
+    newer, older = (validation_of("sana", model_flavour=flavour).modelled for flavour in ("sana1.5-1.6b-1024", "sana1.0-1.6b-1024"))
+    assert older < newer
+
+
 def test_encoders_that_encode_while_training_stay_in_every_phase_after_them() -> None:
     usual, kept = by_name(known()), by_name(replace(known(), first=frozenset(), meanwhile=BOTH))
     encoders = usual["captions"].counted + usual["latents"].counted

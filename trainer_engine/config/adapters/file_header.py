@@ -59,6 +59,10 @@ class StoredTensor:
     begin: int
     """Offset in bytes from the start of the file, like ``end``."""
     end: int
+    first_column: int | None = None
+    """Of a part of a matrix: which of the columns that lie there is its first one. None if all of them are part of it."""
+    factor: float = 1.0
+    """The values are those in the file times this."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class AdapterHeader:
         if math.prod(tensor.shape) != 1 or tensor.dtype not in FLOATS:
             raise UnusableAdapter("does_not_fit", f"{key} in {self.name} is not one floating-point number.")
         if tensor.dtype == "BF16":
-            return float(struct.unpack("<f", b"\0\0" + content)[0])
-        return float(struct.unpack(STRUCTS[tensor.dtype], content)[0])
+            return float(struct.unpack("<f", b"\0\0" + content)[0]) * tensor.factor
+        return float(struct.unpack(STRUCTS[tensor.dtype], content)[0]) * tensor.factor
 
     def document(self, key: str) -> dict[str, object]:
         """Returns a metadata entry that is a JSON object, or an empty one if it is missing or invalid."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from trainer_engine.config.adapters.file_header import AdapterHeader, UnusableAdapter
-from trainer_engine.config.adapters.fused_layers import taken_apart
+from trainer_engine.config.adapters.joint_layers import taken_apart
 from trainer_engine.config.adapters.keys import LYCORIS_PREFIX, METADATA_KEY, RESHAPED, adapter_config, keys_by_module
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 

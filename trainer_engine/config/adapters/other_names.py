@@ -17,17 +17,26 @@ Renaming = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class FusedLayer:
+class JointLayer:
     """A layer of the published code that is several here. Its rows are those of its parts, one after the other."""
 
     name: str
-    """In the published code; it may refer to groups of ``first``."""
-    first: str
-    """Regular expression that the name of the first part here matches."""
-    others: tuple[str, ...]
-    """The names of the other parts, which may refer to its groups."""
+    """In the published code; it may refer to groups of ``stem``."""
+    stem: str
+    """Regular expression that the beginning of the names of all parts matches."""
+    parts: tuple[str, ...]
+    """What follows in the name of each part, in the order of the rows."""
     shares: tuple[int, ...]
     """How many rows each part has, relative to the others."""
+
+    def holding(self, module: str) -> tuple[str, tuple[str, ...]] | None:
+        """(its name, the names of its parts) where ``module`` is one of these; else None."""
+        for part in self.parts:
+            stem = module.removesuffix(part)
+            match = re.fullmatch(self.stem, stem) if stem != module else None
+            if match is not None:
+                return match.expand(self.name), tuple(stem + one for one in self.parts)
+        return None
 
 
 @dataclass(frozen=True)
@@ -37,10 +46,8 @@ class OriginalNames:
     mark: str
     """A linear layer that no other network has, by its name in diffusers: two networks may have a name that means two layers."""
     names: Renaming
-    joined: tuple[tuple[str, ...], ...] = ()
-    """Ends of the names of layers that are one layer in the published code, in the order of its rows. They have one name there."""
-    fused: tuple[FusedLayer, ...] = ()
-    """Layers that are several here. Adapters on them are read, and never written."""
+    joint: tuple[JointLayer, ...] = ()
+    """Layers that are several here."""
 
 
 def renamed(module: str, names: Renaming) -> str:
@@ -62,20 +69,23 @@ class ModuleKeys:
     """Modules that the program knows only by the names of the original code."""
     takes_alpha: bool = True
     """Whether every program that reads such a file takes the tensor ``alpha``; otherwise the scale is worked into the weights."""
-    joined: tuple[tuple[str, ...], ...] = ()
-    """As ``OriginalNames.joined``."""
+    joint: tuple[JointLayer, ...] = ()
+    """Layers of the network that the program has as one."""
 
     def rows_of(self, module: str) -> tuple[str, ...]:
         """The layers, ``module`` among them, that the program has as one, in the order of its rows; empty for a layer of its own."""
-        for ends in self.joined:
-            stem = next((module.removesuffix(end) for end in ends if module.endswith(f".{end}")), None)
-            if stem is not None:
-                return tuple(stem + end for end in ends)
-        return ()
+        return self._joint(module)[1]
+
+    def original(self, module: str) -> str:
+        """The name of a module, or of the layer that it is a part of, in the original code; empty if it is not stated."""
+        return self._joint(module)[0] or renamed(module, self.names)
+
+    def _joint(self, module: str) -> tuple[str, tuple[str, ...]]:
+        return next((found for layer in self.joint if (found := layer.holding(module))), ("", ()))
 
     def key(self, module: str, part: str) -> str:
         """``module``: its name in the component; ``part``: name of a tensor, such as ``lora_A.weight``."""
-        original = renamed(module, self.names)
+        original = self.original(module)
         if original:
             return f"{OF_NETWORK}{original}.{part}"
         if self.prefix.endswith("_"):

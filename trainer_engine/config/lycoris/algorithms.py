@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainer_engine.config.published_quantised import NOT_QUANTISED
 from trainer_engine.contract.errors import Problem
 
 OPTION = "lycoris_config"
@@ -123,23 +124,27 @@ def _block_problems(variant: Variant) -> Iterator[Problem]:
 
 
 def unfit(
-    document: Mapping[str, Any], *, quantised: bool, comfyui: bool, received: bool = False, joined: bool = False
+    document: Mapping[str, Any],
+    *,
+    quantised: bool,
+    comfyui: bool,
+    received: bool = False,
+    joined: bool = False,
+    exact: str = NOT_QUANTISED,
 ) -> Iterator[Problem]:
     """Yields a problem for each setting that does not work with a quantised base, or with ComfyUI's keys in the result.
 
     ``received``: most processes get the weights of the base model from another one, after the adapter was made. ``joined``: ComfyUI has
-    layers of the network as one.
+    layers of the network as one. ``exact``: the setting with which the base is not quantised.
     """
     for variant in variants(document):
         if quantised and variant.algo not in ON_QUANTISED:
             message = f"The algorithm {variant.algo} needs the exact weights of the base model."
-            hint = "set base_model_precision=no_change, or use another algorithm"
+            hint = f"set {exact}, or use another algorithm"
             yield variant.problem("algo", "needs_exact_weights", message, expected=f"one of {', '.join(ON_QUANTISED)}", hint=hint)
         elif quantised and variant.effective.get("weight_decompose") is True:
             message = "DoRA needs the exact norms of the base weights, but they are quantised."
-            yield variant.problem(
-                "weight_decompose", "needs_exact_weights", message, expected="false", hint="or set base_model_precision=no_change"
-            )
+            yield variant.problem("weight_decompose", "needs_exact_weights", message, expected="false", hint=f"or set {exact}")
         if received and variant.algo in KEEPS_WEIGHTS:
             message = f"The algorithm {variant.algo} copies the weights of the base model, which only the first process reads."
             hint = "set fsdp_cpu_ram_efficient_loading=false, or use another algorithm"

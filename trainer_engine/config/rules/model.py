@@ -12,6 +12,7 @@ from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options.registry import FAMILY_GROUPS, REGISTRY, Rule, Values
 from trainer_engine.config.precisions import LOADED, QUANTISED
+from trainer_engine.config.published_quantised import exact_base
 from trainer_engine.config.rules.noise_schedule import zero_snr_problem
 from trainer_engine.config.rules.timesteps import BIAS, FLOW, PART, idle_bias, idle_timesteps
 from trainer_engine.contract.errors import Problem
@@ -86,8 +87,8 @@ def quantised_weights_are_frozen(values: Values) -> Iterator[Problem]:
         )
         yield Problem.error("base_model_precision", "not_for_family", message, got=chosen, expected=expected)
     elif values["use_dora"] and values["lora_type"] == "standard":
-        message, hint = "DoRA needs the exact norms of the base weights, but they are quantised.", "or set base_model_precision=no_change"
-        yield Problem.error("use_dora", "needs_exact_weights", message, got=True, expected="false", hint=hint)
+        message = "DoRA needs the exact norms of the base weights, but they are quantised."
+        yield Problem.error("use_dora", "needs_exact_weights", message, got=True, expected="false", hint=f"or set {exact_base(values)}")
 
 
 def objective_options_have_an_effect(values: Values) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Rules of trained text encoders: which runs can train them, and their learning rate."""
+"""Rules of text encoders: their number types and layers, which runs can train them, and their learning rate."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from trainer_engine.config.encoder_fit import CLIP_SKIP
 from trainer_engine.config.families import find_spec, specs
 from trainer_engine.config.optimizers import OPTIMIZERS
-from trainer_engine.config.options.registry import Rule, Values
+from trainer_engine.config.options.registry import REGISTRY, Rule, Values
 from trainer_engine.config.precisions import QUANTISED
 from trainer_engine.contract.errors import Problem
 
 TRAIN, RATE = "train_text_encoder", "text_encoder_lr"
-PRECISIONS = ("text_encoder_1_precision", "text_encoder_2_precision")
+PRECISIONS = tuple(f"text_encoder_{number}_precision" for number in (1, 2, 3, 4))
 
 
 def text_encoders_can_be_trained(values: Values) -> Iterator[Problem]:
@@ -54,7 +54,20 @@ def layers_of_clip_are_counted_where_there_are_some(values: Values) -> Iterator[
         yield Problem.note(CLIP_SKIP, "no_effect", message, got=values[CLIP_SKIP])
 
 
+def types_of_text_encoders_have_an_effect(values: Values) -> Iterator[Problem]:
+    """Notes the number type of a text encoder that the family does not have."""
+    family_spec = find_spec(str(values.get("model_family", "")))
+    if family_spec is None:
+        return
+    count = len(family_spec.prompts.text_encoder_folders)
+    for option in PRECISIONS[count:]:
+        if values[option] != REGISTRY[option].default:
+            message = f"{family_spec.title} has {count} text encoder{'s' if count > 1 else ''}: {option} has no effect."
+            yield Problem.note(option, "no_effect", message, got=values[option])
+
+
 RULES: tuple[Rule, ...] = (
+    types_of_text_encoders_have_an_effect,
     layers_of_clip_are_counted_where_there_are_some,
     text_encoders_can_be_trained,
     the_rate_of_text_encoders_has_an_effect,

@@ -1,4 +1,4 @@
-"""Prompts as the states of a language model that reads them in its chat template, as families with Qwen3 use it."""
+"""Prompts as the states of a language model, in its chat template or as a family writes them around its instruction."""
 
 from __future__ import annotations
 

@@ -59,10 +59,14 @@ AS_ASKED: Mapping[type[SchedulerMixin], Any] = MappingProxyType(
 
 
 def flow_scheduler(config: Mapping[str, Any], sampler: str | None, base: str) -> SchedulerMixin:
-    """The sampler of a base model's ``config``, or the named one on the same schedule. ``base`` names the model in errors."""
+    """The sampler of a base model's ``config``, or the named one on the same schedule. ``base`` names the model in errors.
+
+    Solvers and the sampler of Euler have different names for a shift that does not depend on the size of the image.
+    """
     name, settings = SAMPLERS[sampler] if sampler else (str(config.get("_class_name")), {})
-    if settings:
-        settings = {**settings, "flow_shift": config.get("shift") or 1.0}  # where it does not depend on the size of the image
+    if sampler:
+        shift = config.get("shift") or config.get("flow_shift") or 1.0
+        settings = {**settings, "flow_shift" if settings else "shift": shift}
     scheduler = make_scheduler(config, name, settings, base)
     return AS_ASKED[type(scheduler)].from_config(scheduler.config) if type(scheduler) in AS_ASKED else scheduler
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from trainer_engine.config.adapters.other_names import FusedLayer, OriginalNames
+from trainer_engine.config.adapters.other_names import JointLayer, OriginalNames
 from trainer_engine.config.family_parts import AdapterSpec, lokr_start
 from trainer_engine.config.precisions import QUANTISED
 
@@ -57,23 +57,23 @@ ORIGINAL_NAMES = OriginalNames(
         (r"time_text_embed\.guidance_embedder\.linear_2", "guidance_in.out_layer"),
         ("proj_out", "final_layer.linear"),
     ),
-    fused=(
-        FusedLayer(
+    joint=(
+        JointLayer(
             name=r"double_blocks.\1.img_attn.qkv",
-            first=DOUBLE + r"attn\.to_q",
-            others=tuple(rf"transformer_blocks.\1.attn.{name}" for name in ("to_k", "to_v")),
+            stem=DOUBLE + r"attn\.",
+            parts=("to_q", "to_k", "to_v"),
             shares=(1, 1, 1),
         ),
-        FusedLayer(
+        JointLayer(
             name=r"double_blocks.\1.txt_attn.qkv",
-            first=DOUBLE + r"attn\.add_q_proj",
-            others=tuple(rf"transformer_blocks.\1.attn.{name}" for name in ("add_k_proj", "add_v_proj")),
+            stem=DOUBLE + r"attn\.",
+            parts=("add_q_proj", "add_k_proj", "add_v_proj"),
             shares=(1, 1, 1),
         ),
-        FusedLayer(
+        JointLayer(
             name=r"single_blocks.\1.linear1",
-            first=SINGLE + r"attn\.to_q",
-            others=tuple(rf"single_transformer_blocks.\1.{name}" for name in ("attn.to_k", "attn.to_v", "proj_mlp")),
+            stem=SINGLE,
+            parts=("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
             shares=(1, 1, 1, 4),
         ),
     ),

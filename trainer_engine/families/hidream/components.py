@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from diffusers import HiDreamImageTransformer2DModel, SchedulerMixin
+from diffusers import HiDreamImageTransformer2DModel
 from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -24,7 +24,7 @@ from trainer_engine.config.family_parts import tokenizer_of
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
-from trainer_engine.families.common.flow_samplers import FlowPartFinder, flow_scheduler
+from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.hidream.spec import ENCODERS, SPEC, states_read
 from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in, read_network_config
@@ -45,15 +45,6 @@ class HiDreamComponents(FlowPartFinder):
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options, SPEC)
-
-    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
-        """The base model's own sampler, or the named one, on the base model's schedule.
-
-        The published weights come with UniPC, whose configuration calls the shift otherwise than that of the other samplers.
-        """
-        config = self.scheduler_config()
-        named = {"shift": config["flow_shift"]} if sampler and "flow_shift" in config else {}
-        return flow_scheduler({**named, **config}, sampler, self.base.name)
 
     @cached_property
     def llama_layers(self) -> tuple[int, ...]:

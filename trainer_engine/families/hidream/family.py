@@ -24,9 +24,9 @@ from trainer_engine.families.hidream.attention import DispatchedAttention
 from trainer_engine.families.hidream.components import LLAMA, HiDreamComponents
 from trainer_engine.families.hidream.experts import Balance, image_of, make_trainable
 from trainer_engine.families.hidream.options import HiDreamOptions
-from trainer_engine.families.hidream.prompts import STORED, FourEncoders, TextPart, network_prompts, stacked
+from trainer_engine.families.hidream.prompts import FourEncoders, TextPart, network_prompts, stacked
 from trainer_engine.families.hidream.spec import ENCODERS, SPEC, states_read
-from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.inputs import STORED, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.runtime.devices import Devices
 

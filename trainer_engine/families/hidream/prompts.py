@@ -10,10 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.families.hidream.components import CLIP_G, CLIP_L, LLAMA, T5
-from trainer_engine.families.inputs import PromptBatch, PromptEmbedding
+from trainer_engine.families.inputs import STORED, PromptBatch, PromptEmbedding
 
-STORED = torch.bfloat16
-"""Type of the states in caches and batches. A number that an encoder computed in float32 is rounded by at most 2^-8 of its size."""
 TextPart = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 

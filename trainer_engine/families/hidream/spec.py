@@ -39,9 +39,9 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out")
 def states_read(config: Mapping[str, Any]) -> tuple[int, ...]:
     """The states of Llama that the blocks of a network with this configuration read, each once, 1 for those of its first layer.
 
-    None if it lists no layers.
+    None of them if it lists no layers.
     """
-    return tuple(sorted(set(stated_layers({"llama_layers": list(config.get("llama_layers") or ())}, "llama_layers"))))
+    return tuple(sorted(set(stated_layers(config, "llama_layers"))))
 
 
 SPEC = FamilySpec(

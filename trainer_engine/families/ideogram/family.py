@@ -24,10 +24,10 @@ from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.ideogram.components import IdeogramComponents
 from trainer_engine.families.ideogram.options import IdeogramOptions
 from trainer_engine.families.ideogram.pipeline import EmbeddedPipeline, Unguided
-from trainer_engine.families.ideogram.prompts import STORED, LayeredEncoder
+from trainer_engine.families.ideogram.prompts import LayeredEncoder
 from trainer_engine.families.ideogram.sequence import Ideogram4Autoencoder, layout, masked, velocity
 from trainer_engine.families.ideogram.spec import SPEC, UNCONDITIONAL
-from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.inputs import STORED, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.objectives.flow_matching import GROWTH, SQUARE_ROOT, UNSHIFTED
 from trainer_engine.runtime.devices import Devices
 

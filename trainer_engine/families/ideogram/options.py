@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainer_engine.config.option import OptionGroup, option
+from trainer_engine.config.published_quantised import kept_as_published
 from trainer_engine.contract.errors import Problem
+
+MEAN, DEVIATION = "ideogram_schedule_mu", "ideogram_schedule_std"
+SECOND, UPCAST = "ideogram_load_unconditional_transformer", "ideogram_fp8_base_upcast"
+OTHER_SCHEDULES = ("flow_use_uniform_schedule", "flow_use_beta_schedule")
+"""Options with which timesteps are not logit-normal."""
 
 
 class IdeogramOptions(OptionGroup):
@@ -43,9 +49,21 @@ def the_schedule_is_that_of_the_family(values: Mapping[str, Any]) -> Iterator[Pr
     if values["flow_sigmoid_scale"] != 1:
         message = "The standard deviation of timesteps is ideogram_schedule_std: flow_sigmoid_scale has no effect."
         yield Problem.note("flow_sigmoid_scale", "no_effect", message, got=values["flow_sigmoid_scale"])
-    if values["ideogram_schedule_mu"] and values["flow_schedule_shift"]:
-        message = "flow_schedule_shift is set: ideogram_schedule_mu has no effect."
-        yield Problem.note("ideogram_schedule_mu", "no_effect", message, got=values["ideogram_schedule_mu"])
+    if values[MEAN] and (values["flow_schedule_shift"] or not values["flow_schedule_auto_shift"]):
+        why = "flow_schedule_shift is set" if values["flow_schedule_shift"] else "flow_schedule_auto_shift is false"
+        yield Problem.note(MEAN, "no_effect", f"{why}: {MEAN} has no effect.", got=values[MEAN])
+    other = next((option for option in OTHER_SCHEDULES if values[option]), "")
+    if other and values[DEVIATION] != IdeogramOptions.model_fields[DEVIATION].default:
+        yield Problem.note(DEVIATION, "no_effect", f"{other} is true: {DEVIATION} has no effect.", got=values[DEVIATION])
+
+
+def the_other_options_have_an_effect(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Notes a second network that generates nothing, and weights that are not widened because they are not kept as published."""
+    if values[SECOND] and values["validation_disable"]:
+        yield Problem.note(SECOND, "no_effect", f"validation_disable is true: {SECOND} has no effect.", got=True)
+    if values[UPCAST] and not kept_as_published({**values, UPCAST: False}):
+        message = f"Only frozen weights that stay in the type they are published in are widened: {UPCAST} has no effect."
+        yield Problem.note(UPCAST, "no_effect", message, got=True)
 
 
 def published_weights_are_quantised(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -59,4 +77,4 @@ def published_weights_are_quantised(values: Mapping[str, Any]) -> Iterator[Probl
 
 
 GROUP = IdeogramOptions
-RULES = (the_schedule_is_that_of_the_family, published_weights_are_quantised)
+RULES = (the_schedule_is_that_of_the_family, the_other_options_have_an_effect, published_weights_are_quantised)

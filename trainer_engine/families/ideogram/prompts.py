@@ -1,7 +1,8 @@
-"""Prompts as Qwen3-VL reads them in Ideogram 4: the states of thirteen of its layers, side by side for each token."""
+"""Prompts as captions in JSON, which Ideogram 4 was trained on, and as the states of thirteen layers of Qwen3-VL for each token."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,11 +10,32 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder
-from trainer_engine.families.ideogram.captions import as_caption
 from trainer_engine.families.ideogram.spec import TEXT_LAYERS
+from trainer_engine.families.inputs import STORED
 
-STORED = torch.bfloat16
-"""Type of the states in caches and batches. A number that the encoder computed in float32 is rounded by at most 2^-8 of its size."""
+
+def as_caption(text: str) -> str:
+    """The caption in one line of JSON that a text stands for: the text itself if it is a JSON object, with its keys in their order.
+
+    Any other text becomes the description of the image and of its only element. An empty text stays empty.
+    """
+    if not text.strip():
+        return ""
+    document = _object(text)
+    if document is None:
+        words = " ".join(text.split())
+        element = {"type": "obj", "desc": words}
+        document = {"high_level_description": words, "compositional_deconstruction": {"background": "", "elements": [element]}}
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+def _object(text: str) -> dict[str, object] | None:
+    """The JSON object that the text is, or None."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 class LayeredEncoder(ChatEncoder):

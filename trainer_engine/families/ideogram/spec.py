@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.adapters.other_names import OriginalNames
+from trainer_engine.config.adapters.other_names import JointLayer, OriginalNames
 from trainer_engine.config.family_parts import (
     AdapterSpec,
     Component,
@@ -28,11 +28,8 @@ TEXT_WIDTH = 4096
 ATTENTION = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
 ORIGINAL_NAMES = OriginalNames(
     mark="llm_cond_proj",
-    names=(
-        (r"(layers\.\d+\.attention)\.to_out\.0", r"\1.o"),
-        (r"(layers\.\d+\.attention)\.to_[qkv]", r"\1.qkv"),
-    ),
-    joined=(("attention.to_q", "attention.to_k", "attention.to_v"),),
+    names=((r"(layers\.\d+\.attention)\.to_out\.0", r"\1.o"),),
+    joint=(JointLayer(name=r"\1.qkv", stem=r"(layers\.\d+\.attention)\.", parts=("to_q", "to_k", "to_v"), shares=(1, 1, 1)),),
 )
 """Queries, keys and values are one layer in the published code and in ComfyUI."""
 LICENSE = MappingProxyType(
@@ -89,6 +86,7 @@ SPEC = FamilySpec(
     ),
     published_precisions=MappingProxyType({"fp8": "fp8-native", "nf4": "nf4-bnb"}),
     widening_option="ideogram_fp8_base_upcast",
+    second_network_option="ideogram_load_unconditional_transformer",
     activation_share=2.08,  # norms before and after attention and feed-forward, of queries and keys; a gated unit, rotated queries
     short_shares=(1.27, 1.11),
     defaults=MappingProxyType(

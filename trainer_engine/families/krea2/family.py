@@ -19,9 +19,9 @@ from trainer_engine.families.common.chat_prompts import ChatFamily, padded
 from trainer_engine.families.common.latent_squares import CELLS, pack, token_count, unpack
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
-from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.inputs import STORED, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.krea2.components import Krea2Components
-from trainer_engine.families.krea2.prompts import STORED, StackedEncoder, as_sampled
+from trainer_engine.families.krea2.prompts import StackedEncoder, as_sampled
 from trainer_engine.families.krea2.spec import SPEC
 from trainer_engine.runtime.devices import Devices
 

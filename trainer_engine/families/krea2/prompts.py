@@ -15,11 +15,10 @@ from trainer_engine.families.common.chat_prompts import (
     DESCRIPTION_TASK_TOKENS,
     ChatEncoder,
 )
+from trainer_engine.families.inputs import STORED
 
 AFTER_TOKENS = 5
 """Tokens of ``AFTER_PROMPT``."""
-STORED = torch.bfloat16
-"""Type of the states in caches and batches. A number that the encoder computed in float32 is rounded by at most 2^-8 of its size."""
 
 
 class StackedEncoder(ChatEncoder):

@@ -18,10 +18,10 @@ from trainer_engine.families.common.chat_prompts import ChatFamily, ragged, side
 from trainer_engine.families.common.latent_squares import token_count
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
-from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs, as_negative
 from trainer_engine.families.lumina2.attention import DispatchedAttention
 from trainer_engine.families.lumina2.components import Lumina2Components
-from trainer_engine.families.lumina2.prompts import InstructedEncoder, negative_text
+from trainer_engine.families.lumina2.prompts import InstructedEncoder
 from trainer_engine.families.lumina2.refiners import RecomputedRefiner
 from trainer_engine.families.lumina2.spec import SPEC
 from trainer_engine.runtime.devices import Devices
@@ -55,7 +55,8 @@ class Lumina2(ChatFamily):
         return self.parts.load_tokenizer()
 
     def negative_text(self, text: str) -> str:
-        return negative_text(text)
+        """Negative prompts are read without the instruction."""
+        return as_negative(text)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         return side_by_side(prompts)

@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from trainer_engine.families.common.chat_prompts import ChatEncoder
+from trainer_engine.families.inputs import NEGATIVE, is_negative
 
 INSTRUCTION = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment based on textual "
     "prompts or user prompts."
 )
 BEFORE_PROMPT = f"{INSTRUCTION} <Prompt Start> "
-NEGATIVE = "\0"
-"""Marks a text that is read without the instruction. No caption has this character."""
-
-
-def negative_text(text: str) -> str:
-    """The text that stands for a negative prompt, in the cache as well."""
-    return NEGATIVE + text
 
 
 def as_read(text: str) -> str:
@@ -28,7 +22,7 @@ def as_read(text: str) -> str:
     The pipeline steers away from texts without the instruction, and from nothing at all by default. So the empty prompt, which caption
     dropout trains, has none either.
     """
-    return text.removeprefix(NEGATIVE) if not text or text.startswith(NEGATIVE) else BEFORE_PROMPT + text
+    return text.removeprefix(NEGATIVE) if not text or is_negative(text) else BEFORE_PROMPT + text
 
 
 class InstructedEncoder(ChatEncoder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from trainer_engine.config.adapters.other_names import OriginalNames
+from trainer_engine.config.adapters.other_names import JointLayer, OriginalNames
 from trainer_engine.config.distillation import DistillationSpec
 from trainer_engine.config.family_parts import (
     AdapterSpec,
@@ -28,9 +28,6 @@ BLOCK = r"((?:layers|noise_refiner|context_refiner)\.\d+\.)"
 ORIGINAL_NAMES = OriginalNames(
     mark="time_caption_embed.caption_embedder.1",
     names=(
-        (BLOCK + r"attn\.to_q", r"\1attention.qkv"),
-        (BLOCK + r"attn\.to_k", r"\1attention.qkv"),
-        (BLOCK + r"attn\.to_v", r"\1attention.qkv"),
         (BLOCK + r"attn\.to_out\.0", r"\1attention.out"),
         (BLOCK + r"feed_forward\.linear_([123])", r"\1feed_forward.w\2"),
         (BLOCK + r"norm1\.linear", r"\1adaLN_modulation.1"),
@@ -41,8 +38,9 @@ ORIGINAL_NAMES = OriginalNames(
         (r"norm_out\.linear_1", "final_layer.adaLN_modulation.1"),
         (r"norm_out\.linear_2", "final_layer.linear"),
     ),
-    joined=(("attn.to_q", "attn.to_k", "attn.to_v"),),
+    joint=(JointLayer(name=r"\1attention.qkv", stem=BLOCK + r"attn\.", parts=("to_q", "to_k", "to_v"), shares=(3, 1, 1)),),
 )
+"""Three heads of the queries share one of keys and values, so that these have a third of the rows."""
 
 SPEC = FamilySpec(
     name="lumina2",

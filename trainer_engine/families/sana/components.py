@@ -6,18 +6,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import SanaTransformer2DModel, SchedulerMixin
+from diffusers import AutoencoderDC, SanaTransformer2DModel
+from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizer, PreTrainedTokenizerBase
 
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.families.common.deep_autoencoder import load_deep_vae
+from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.flow_samplers import SAMPLERS as SAMPLERS
+from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.sana.spec import SPEC
-from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
+from trainer_engine.weights.loading import load_diffusers, load_text_encoder, load_tokenizer, part_in
 
 
-class SanaParts(PartFinder):
+class DeepAutoencoder(Autoencoder):
+    """Latents have one cell for 32 x 32 pixels (Chen et al., 2024, "Deep Compression Autoencoder").
+
+    They are what the encoder returns, times the scaling factor: there is no distribution that they are a sample of, and no shift.
+    """
+
+    def _encoded(self, vae: Any, pixels: Tensor) -> Tensor:
+        latents: Tensor = vae.encode(pixels, return_dict=False)[0]
+        return latents
+
+    def _scaled(self, vae: Any, latents: Tensor) -> Tensor:
+        scaled: Tensor = latents * vae.config.scaling_factor
+        return scaled
+
+    def _unscaled(self, vae: Any, latents: Tensor) -> Tensor:
+        unscaled: Tensor = latents / vae.config.scaling_factor
+        return unscaled
+
+
+class SanaParts(FlowPartFinder):
     """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
@@ -28,6 +49,12 @@ class SanaParts(PartFinder):
         network = load_diffusers(SanaTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, SanaTransformer2DModel)
         return network
+
+    def load_deep_vae(self, dtype: torch.dtype | None) -> AutoencoderDC:
+        """``dtype`` None keeps the type of the weights. Raises ModelUnavailable."""
+        vae = load_diffusers(AutoencoderDC, self.find("vae"), dtype)
+        assert isinstance(vae, AutoencoderDC)
+        return vae
 
     def load_text_encoder(self, dtype: torch.dtype) -> Gemma2Model:
         """Frozen, on the CPU. Raises ModelUnavailable."""
@@ -41,20 +68,11 @@ class SanaParts(PartFinder):
         tokenizer.padding_side = "right"
         return tokenizer
 
-    def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
-        """The base model's own sampler, or the named one, with the base model's shift. Raises ModelUnavailable."""
-        config: dict[str, Any] = self.scheduler_config()
-        if sampler is None:
-            return make_scheduler(config, str(config.get("_class_name")), {}, self.base.name)
-        name, settings = SAMPLERS[sampler]
-        shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
-        return make_scheduler(config, name, {**settings, "flow_shift" if settings else "shift": shift}, self.base.name)
-
     def copied(self) -> dict[str, CopiedPart]:
         """What the result of a full fine-tune has as the base model has it."""
         find, encoder = self.find, lambda: self.load_text_encoder(torch.bfloat16)
         return {
-            "vae": CopiedPart("diffusers", "AutoencoderDC", find("vae"), lambda: load_deep_vae(self, None)),
+            "vae": CopiedPart("diffusers", "AutoencoderDC", find("vae"), lambda: self.load_deep_vae(None)),
             "text_encoder": CopiedPart("transformers", "Gemma2Model", find("text_encoder"), encoder, is_text=True),
             "tokenizer": CopiedPart("transformers", "GemmaTokenizer", find("tokenizer"), self.load_tokenizer, is_text=True),
         }

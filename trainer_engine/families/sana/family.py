@@ -14,15 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family
-from trainer_engine.families.common.deep_autoencoder import DeepAutoencoder, load_deep_vae
+from trainer_engine.families.common.chat_prompts import ChatFamily
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
-from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.modules import free_device_memory, unwrap
-from trainer_engine.families.sana.components import SanaParts
+from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs, as_negative
+from trainer_engine.families.modules import unwrap
+from trainer_engine.families.sana.components import DeepAutoencoder, SanaParts
 from trainer_engine.families.sana.options import SanaOptions
-from trainer_engine.families.sana.prompts import NEGATIVE, InstructedText, published_instruction
+from trainer_engine.families.sana.prompts import InstructedText, published_instruction
 from trainer_engine.families.sana.spec import SPEC
 from trainer_engine.runtime.devices import Devices
 
@@ -30,7 +29,7 @@ TIMESTEPS = 1000
 """The network counts time up to this, times a factor of its configuration."""
 
 
-class Sana(Family):
+class Sana(ChatFamily):
     """Xie et al., 2024, "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers".
 
     A prompt is ``{"embeds": (T, D)}``: Gemma 2's states of its tokens, without padding. The network gets every prompt with 300 tokens, as
@@ -43,9 +42,9 @@ class Sana(Family):
     def __init__(self, options: TrainingOptions, devices: Devices) -> None:
         super().__init__(options, devices)
         self.parts = SanaParts(options.model)
-        self.autoencoder = DeepAutoencoder(lambda: load_deep_vae(self.parts, devices.vae), devices.device, options.autoencoder)
+        self.autoencoder = DeepAutoencoder(lambda: self.parts.load_deep_vae(devices.vae), devices.device, options.autoencoder)
         instruction = options.of_family(SanaOptions).sana_complex_human_instruction or published_instruction()
-        self.text = InstructedText(self._load_text, devices.device, instruction=instruction, token_limit=self.token_limit)
+        self.text: InstructedText = InstructedText(self.load_text, devices.device, instruction=instruction, token_limit=self.token_limit)
 
     # ---- encoders ----
 
@@ -54,23 +53,13 @@ class Sana(Family):
 
     def negative_text(self, text: str) -> str:
         """Negative prompts are read without the instruction."""
-        return f"{NEGATIVE}{text}" if text else text
+        return as_negative(text)
 
-    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        return self.autoencoder.encode(pixels, exact=exact)
+    def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        return self.parts.load_text_encoder(dtype)
 
-    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
-        return [{"embeds": states} for states in self.text.encode(prompts)]
-
-    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        encoder = self.parts.load_text_encoder(self.devices.text)
-        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
-        return encoder, self.parts.load_tokenizer()
-
-    def free_encoders(self) -> None:
-        self.autoencoder.free()
-        self.text.free()
-        free_device_memory(self.devices.device)
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.parts.load_tokenizer()
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """``embeds`` (B, 300, D) and ``mask`` (B, 300), 1 for what is no padding."""

@@ -53,6 +53,7 @@ def make_tiny(folder: Path, *, seed: int = 0) -> Path:
             caption_channels=TEXT_WIDTH,
             sample_size=4,
             qk_norm="rms_norm_across_heads",
+            timestep_scale=0.5,  # that of the published ones is 1, which would hide it
         )
         encoder = build_gemma2(len(tokenizer), layers=2)
         vae = build_deep_vae()

@@ -22,8 +22,7 @@ from trainer_engine.families.common.skipped_layers import layers_skipped
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory
-from trainer_engine.families.wan.autoencoder import ClipAutoencoder
-from trainer_engine.families.wan.components import WanComponents
+from trainer_engine.families.wan.components import ClipAutoencoder, WanComponents
 from trainer_engine.families.wan.first_frame import (
     EMBEDDING,
     LATENTS,

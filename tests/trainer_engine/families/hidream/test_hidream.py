@@ -20,9 +20,9 @@ from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.hidream.family import HiDream, layers_of
-from trainer_engine.families.hidream.prompts import STORED, network_prompts
+from trainer_engine.families.hidream.prompts import network_prompts
 from trainer_engine.families.hidream.spec import SPEC
-from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.inputs import STORED, StepInputs
 from trainer_engine.objectives.build import make_objective
 
 PROMPTS = ["a red circle", "", "two small stars, three moons and a very bright sun behind the mountain"]

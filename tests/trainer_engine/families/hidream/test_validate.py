@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers.models import options_with, tiny_model
+from tests.helpers.checked_runs import checked
+from tests.helpers.models import options_with, tiny_model, tiny_of
 from trainer_engine.config.datasets.sizes import caption_bytes, stores_padding
 from trainer_engine.config.families import specs
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.part_fit import unfit_encoders
 from trainer_engine.config.rules.noise_schedule import DISTILLED
 from trainer_engine.config.text_states import stated_layers, stated_width
-from trainer_engine.contract.errors import Level, Problem
+from trainer_engine.contract.errors import Level, ModelUnavailable, Problem
 from trainer_engine.datasets import geometry
+from trainer_engine.families.hidream.family import HiDream
 from trainer_engine.families.hidream.spec import FULL, LLAMA, SPEC, states_read
 from training.preflight.activations import seen_pixels
 from training.preflight.cache_stock import DiskUse, embedding_notes
@@ -50,7 +53,7 @@ def test_a_size_without_a_canvas_stays_as_it_is() -> None:
 def test_validation_images_beyond_the_canvas_are_refused(size: str, refused: bool) -> None:
     found = [problem for problem in problems_of(validation_resolution=size) if problem.option == "validation_resolution"]
     assert [(problem.level, problem.code) for problem in found] == [(Level.ERROR, "beyond_canvas")] * refused
-    assert problems_of(model_family="flux", validation_resolution=size) is not None
+    assert "beyond_canvas" not in {problem.code for problem in problems_of(model_family="flux", validation_resolution=size)}
 
 
 def test_an_oblong_image_costs_as_much_as_the_whole_canvas() -> None:
@@ -102,6 +105,18 @@ def test_a_llama_with_fewer_layers_than_the_blocks_read_is_refused(tmp_path: Pat
     options = options_with(model_family="hidream", pretrained_model_name_or_path=str(model)).model
     [problem] = unfit_encoders(options, SPEC, tmp_path)
     assert (problem.code, problem.got) == ("too_few_layers", "28") and problem.expected == "num_hidden_layers of 32 or more"
+
+
+@pytest.mark.parametrize("listed", [None, [], ["0"], "0"])
+def test_a_network_that_lists_no_layers_of_llama_is_refused_by_validate_and_by_the_engine(tmp_path: Path, listed: Any) -> None:
+    model = Path(shutil.copytree(tiny_model("hidream"), tmp_path / "model"))
+    config = model / "transformer/config.json"
+    changed = {**json.loads(config.read_text()), "llama_layers": listed}
+    config.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
+    report = checked(tmp_path, model_family="hidream", model_type="lora", model=str(model))
+    assert [(problem.option, problem.code) for problem in report.errors] == [("pretrained_model_name_or_path", "bad_layers")]
+    with pytest.raises(ModelUnavailable, match="llama_layers"):
+        tiny_of(HiDream, model).encode_prompts(["a cat"])
 
 
 def test_what_a_network_lists_is_read_as_states_and_widths() -> None:

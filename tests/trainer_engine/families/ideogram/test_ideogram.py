@@ -20,8 +20,8 @@ from tests.helpers.models import fixed, tiny_model, tiny_of
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
-from trainer_engine.families.ideogram.captions import as_caption
 from trainer_engine.families.ideogram.family import Ideogram4
+from trainer_engine.families.ideogram.prompts import as_caption
 from trainer_engine.families.ideogram.spec import SPEC, TEXT_LAYERS, TEXT_WIDTH
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.objectives.build import make_objective

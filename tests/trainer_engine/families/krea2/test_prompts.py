@@ -16,10 +16,10 @@ from tests.helpers.models import fixed, tiny_model, tiny_of
 from trainer_engine.config.datasets.sizes import caption_bytes
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.inputs import STORED, StepInputs
 from trainer_engine.families.krea2.components import USUAL_LAYERS
 from trainer_engine.families.krea2.family import Krea2
-from trainer_engine.families.krea2.prompts import AFTER_TOKENS, STORED, as_sampled
+from trainer_engine.families.krea2.prompts import AFTER_TOKENS, as_sampled
 from trainer_engine.families.krea2.spec import SPEC
 
 PROMPTS = ["a red circle", "", "two small stars, three moons and a very bright sun behind the mountain"]

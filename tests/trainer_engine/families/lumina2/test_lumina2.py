@@ -20,7 +20,7 @@ from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.lumina2.family import Lumina2
-from trainer_engine.families.lumina2.prompts import INSTRUCTION, negative_text
+from trainer_engine.families.lumina2.prompts import INSTRUCTION
 from trainer_engine.families.lumina2.spec import SPEC
 from trainer_engine.objectives.build import make_objective
 
@@ -66,6 +66,7 @@ def test_a_negative_prompt_has_no_instruction_as_in_the_pipeline() -> None:
         _, _, theirs, mask = their_pipeline().encode_prompt(["a", "a"], negative_prompt=["blue", "a"])
     assert torch.equal(ours["embeds"], theirs[0, : int(mask[0].sum())])
     assert len(positive["embeds"]) > len(ours["embeds"])
+    assert family.negative_text("") == "", "the prompt of caption dropout is that of an image without a negative prompt"
 
 
 def test_a_prompt_beyond_the_limit_is_cut_off_as_the_pipeline_does() -> None:
@@ -167,7 +168,7 @@ def test_a_prompt_predicts_the_same_beside_a_longer_one() -> None:
 def test_images_equal_those_of_the_pipeline(sampler: str | None, guidance: float) -> None:
     family = tiny_lumina2()
     network = family.load_network().eval()
-    prompt, negative = family.encode_prompts(["a red circle", negative_text("blue")])
+    prompt, negative = family.encode_prompts(["a red circle", family.negative_text("blue")])
     pipeline, steps = family.make_pipeline(network, sampler=sampler), list[SamplerStep]()
     request = GenerationRequest(prompt=prompt, negative=negative, width=64, height=96, steps=3, guidance=guidance, seed=5)
     ours = family.generate(pipeline, request, on_step=steps.append)

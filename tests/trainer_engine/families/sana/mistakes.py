@@ -9,10 +9,9 @@ from torch import Tensor
 
 from tests.trainer_engine.families.mistakes import Mistake, Patch, given, replaced
 from tests.trainer_engine.families.sana import test_sana as sana
-from trainer_engine.families.common.deep_autoencoder import DeepAutoencoder
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding
 from trainer_engine.families.sana import prompts
-from trainer_engine.families.sana.components import SanaParts
+from trainer_engine.families.sana.components import DeepAutoencoder, SanaParts
 from trainer_engine.families.sana.family import Sana
 
 
@@ -52,6 +51,7 @@ def unshifted(patch: Patch) -> None:
 
 MISTAKES = [
     Mistake("sana: time counts to 1", given(Sana, lambda x, **o: ((x,), {**o, "timestep": o["timestep"] / 1000})), loss),
+    Mistake("sana: time has no scale", given(Sana, lambda x, **o: ((x,), {**o, "timestep": 2 * o["timestep"]})), loss),
     Mistake("sana: the network attends to padding", given(Sana, attends_to_padding), loss),
     Mistake("sana: the first token of the instruction is left out", without_first_token, loss),
     Mistake(

@@ -23,7 +23,7 @@ from trainer_engine.adapters.base import ADAPTER_FILE
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import load_validation_adapters
 from trainer_engine.config.adapters.file_header import open_adapter
-from trainer_engine.config.adapters.fused_layers import joint_layers, taken_apart
+from trainer_engine.config.adapters.joint_layers import joint_layers, taken_apart
 from trainer_engine.config.adapters.other_names import renamed
 from trainer_engine.config.adapters.validation_adapter import ValidationAdapterRun, ValidationAdapterSource
 from trainer_engine.config.families import specs
@@ -232,7 +232,7 @@ def test_validate_reads_such_a_file_as_a_validation_adapter(tmp_path: Path, file
     assert [one for one in report.problems if one.option.startswith("validation_adapter")] == []
 
 
-def test_a_file_withoutjoint_layers_is_left_as_it_is(tmp_path: Path, plain: tuple[Family, Any]) -> None:
+def test_a_file_without_joint_layers_is_left_as_it_is(tmp_path: Path, plain: tuple[Family, Any]) -> None:
     save_file({"transformer.x_embedder.lora_A.weight": torch.zeros(2, 64)}, tmp_path / "plain.safetensors")
     header = open_adapter(tmp_path / "plain.safetensors")
     names = [name for name, _ in plain[1].named_modules()]
@@ -245,6 +245,24 @@ def test_the_names_cover_every_layer_of_the_published_blocks(family: str) -> Non
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and "_blocks." in name]
     parts = {name for _, found in joint_names(linear) for name in found}
     assert {name for name in linear if not renamed(name, ORIGINAL_NAMES.names)} == parts
+
+
+JOINT = [name for name, spec in specs().items() if (names := spec.components[spec.network].original_names) and names.joint]
+
+
+def test_the_families_with_joint_layers_are_known() -> None:
+    assert set(JOINT) == {"flux", "chroma", "lumina2", "ideogram"}
+
+
+@pytest.mark.parametrize("family", JOINT)
+def test_the_parts_of_a_joint_layer_have_the_rows_of_the_published_network(family: str) -> None:
+    network = published_network(family, specs()[family].default_flavour)
+    sizes = {name: module.out_features for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    found = joint_layers(set(sizes), [""])
+    assert len(found) > 20
+    for parts in found.values():
+        unit = sizes[parts[0][0]] // parts[0][1]
+        assert [sizes[name] for name, _ in parts] == [rows * unit for _, rows in parts]
 
 
 def joint_names(modules: list[str]) -> Iterator[tuple[str, list[str]]]:

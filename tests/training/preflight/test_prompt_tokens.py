@@ -51,6 +51,8 @@ def test_the_two_files_of_clip_give_the_tokens_of_its_tokenizer(tmp_path: Path) 
     vocabulary = json.loads((place / VOCABULARY).read_text())
     (place / VOCABULARY).write_text(json.dumps({word: number for word, number in vocabulary.items() if "</w>" not in word}))
     assert tokens_in(place, TEXTS) is None, "another tokenizer in two files"
+
+
 READ_LAST_BY_T5 = [name for name in FAMILIES if specs()[name].prompts.t5_folder in specs()[name].prompts.text_encoder_folders[-1:]]
 
 

@@ -166,6 +166,7 @@ def test_an_adapter_takes_fewer_operations_than_every_weight(network: Network) -
     assert 0 < adapter < full
 
 
+@pytest.mark.slow
 def test_each_network_is_measured_beside_a_bare_loop() -> None:
     table = Table()
     cases = [replace(case, pixels=64, is_small=True) for case in gpu.CASES if not case.compiled]

@@ -16,6 +16,7 @@ from tests.helpers.models import place_tiny_model
 from tests.helpers.pictures import generate_images
 from tests.tutorial.commands import CLIENTS, blocks
 
+pytestmark = pytest.mark.slow
 REPOSITORY = "terminusresearch/pixart-900m-1024-ft-v0.6"
 SMALL = {
     '"resolution": 1024,': '"resolution": 64,',

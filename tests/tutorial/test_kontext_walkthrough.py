@@ -139,6 +139,7 @@ def use_it(output: Path) -> None:
     assert "drew with the adapter" in said
 
 
+@pytest.mark.slow
 def test_a_second_run_reports_to_wandb_without_a_network(shell: Shell, server: LiveServer, place: Path) -> None:
     changes = {**shell.changes, '"--report_to": "wandb"': '"--report_to": "wandb"', "output/kontext": "output/kontext-wandb"}
     again = Shell(shell.folder, changes)

@@ -181,6 +181,7 @@ def test_disabling_the_assistant_trains_without_it(tmp_path: Path) -> None:
     assert ExitCode.COMPLETED is train_here(tmp_path, **STILL, **{PATH: "owner/name", "disable_assistant_lora": True}).code
 
 
+@pytest.mark.slow
 def test_blocks_that_are_compiled_alone_follow_the_strength(tmp_path: Path) -> None:
     family = tiny_family(**STILL, **{PATH: str(standard_file(tmp_path))})
     network: Any = make_trainable(family, None).network.eval()

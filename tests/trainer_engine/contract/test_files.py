@@ -91,7 +91,7 @@ def test_other_errors_are_not_taken_for_a_full_disk(error: Exception) -> None:
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
-    with (tmp_path / "closed").open("wb") as closed, pytest.raises(OSError, match="not readable"):
+    with (tmp_path / "closed").open("wb") as closed, pytest.raises(OSError, match="read"):
         write_atomically(tmp_path / "file", closed)
     (tmp_path / "closed").unlink()
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]

@@ -206,7 +206,7 @@ def test_a_compiled_network_routes_other_tokens_in_each_step() -> None:
     assert len({loss for _, loss in found}) == 3
 
 
-@pytest.mark.parametrize("name", ["flux with a mask", "wan"])
+@pytest.mark.parametrize("name", ["flux with a mask", pytest.param("wan", marks=pytest.mark.slow)])
 def test_blocks_that_are_compiled_alone_route_tokens(name: str) -> None:
     case = CASES[name]
     family = case.family(gradient_checkpointing=False)
@@ -327,6 +327,7 @@ def test_the_engine_refuses_routes_that_do_not_fit_the_network(tmp_path: Path) -
     assert [(one.option, one.code) for one in refused.value.problems] == [("tread_config.routes[0]", "no_such_layer")]
 
 
+@pytest.mark.slow
 def test_two_processes_route_and_train(tmp_path: Path) -> None:
     together = run_of_ranks(tmp_path, **LORA, **ROUTED)
     assert len(together.of_type("training.progress")) == LORA["max_train_steps"]

@@ -41,7 +41,11 @@ class Multiplications:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("kind", [{}, LORA, {**LORA, "use_dora": True}, {**LORA, "gradient_checkpointing": True}], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [{}, LORA, *(pytest.param({**LORA, key: True}, marks=pytest.mark.slow) for key in ("use_dora", "gradient_checkpointing"))],
+    ids=str,
+)
 def test_fused_projections_equal_those_that_are_computed_one_by_one(name: str, kind: dict[str, Any]) -> None:
     fused = tiny(name, fuse_qkv_projections=True, **kind)
     trainable, usual = trainable_of(fused), usual_pass(name, **kind)

@@ -66,6 +66,8 @@ def lycoris(place: Path, algo: str) -> dict[str, Any]:
 
 
 STANDARD: dict[str, Any] = {"model_type": "lora", "lora_rank": 2, "lora_dropout": 0.1}
+REPEATED = ("full, schedule-free", "full, stepping over passes", "full in bf16")
+"""Kinds that the slow tests train."""
 KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "full": lambda place: {},
     "full with an average": lambda place: {"use_ema": True},
@@ -102,7 +104,7 @@ def assert_same_training(one: HereRun, other: HereRun) -> None:
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in REPEATED else []) for kind in KINDS])
 def test_training_is_the_same_with_validations_and_without(kind: str, tmp_path: Path) -> None:
     options = {**KINDS[kind](tmp_path), "max_train_steps": 3, "learning_rate": 1e-2}
     plain = train_here(tmp_path, output_dir=str(tmp_path / "plain"), **options)

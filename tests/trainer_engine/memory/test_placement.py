@@ -98,22 +98,27 @@ def test_weights_of_an_unknown_kind_are_refused() -> None:
 
 
 WAYS: list[dict[str, Any]] = [
-    {"musubi_blocks_to_swap": 1},
     {"musubi_blocks_to_swap": 99, "gradient_checkpointing": True},
-    {"enable_group_offload": True, "group_offload_blocks_per_group": 2, "group_offload_use_stream": True},
     {"enable_group_offload": True, "group_offload_type": "leaf_level", "gradient_checkpointing": True},
-    {"ramtorch": True, "gradient_checkpointing": True, "gradient_checkpointing_interval": 2},
     {
         "ramtorch": True,
         "ramtorch_disable_extensions": False,
         "gradient_checkpointing": True,
         "gradient_checkpointing_backend": "unsloth-ffn",
     },
+    {"musubi_blocks_to_swap": 1},
+    {"enable_group_offload": True, "group_offload_blocks_per_group": 2, "group_offload_use_stream": True},
+    {"ramtorch": True, "gradient_checkpointing": True, "gradient_checkpointing_interval": 2},
 ]
+"""The first three by the fast tests."""
+
+
+def few_fast(ways: list[dict[str, Any]]) -> list[Any]:
+    return [*ways[:3], *(pytest.param(way, marks=pytest.mark.slow) for way in ways[3:])]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("memory", WAYS, ids=lambda memory: ",".join(f"{key[:12]}={value}" for key, value in memory.items()))
+@pytest.mark.parametrize("memory", few_fast(WAYS), ids=lambda memory: ",".join(f"{key[:12]}={value}" for key, value in memory.items()))
 def test_every_family_gets_the_gradients_of_weights_that_stay(name: str, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "gradient_checkpointing": False}
     plain = usual_step(name, **usual)

@@ -58,7 +58,7 @@ from trainer_engine.config.families import specs
 from trainer_engine.config.rules import clips as clip_rules
 from trainer_engine.config.rules import precision as precision_rules
 from trainer_engine.families.common import autoencoder
-from trainer_engine.families.common.autoencoder import FrameAutoencoder, ShuffledAutoencoder
+from trainer_engine.families.common.autoencoder import ClipAutoencoder, FrameAutoencoder, ShuffledAutoencoder
 from trainer_engine.families.flux2 import family as flux2_family
 from trainer_engine.families.flux2.family import Flux2
 from trainer_engine.families.flux3 import family as flux3_family
@@ -68,7 +68,6 @@ from trainer_engine.families.krea2.family import Krea2
 from trainer_engine.families.qwen_image.family import QwenImage
 from trainer_engine.families.qwen_image_21.family import QwenImage21
 from trainer_engine.families.sdxl.family import StableDiffusionXL
-from trainer_engine.families.wan.components import ClipAutoencoder
 from trainer_engine.families.wan.family import Wan
 from trainer_engine.families.z_image import family as z_image_family
 from trainer_engine.families.z_image.family import ZImage

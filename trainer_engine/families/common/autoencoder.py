@@ -134,16 +134,13 @@ class ShuffledAutoencoder(Autoencoder):
         return mean, (variance + vae.config.batch_norm_eps).sqrt()
 
 
-class FrameAutoencoder(Autoencoder):
-    """An autoencoder of clips, to which an image is a clip of one frame. Each channel is normalised with its own statistics."""
+class ClipAutoencoder(Autoencoder):
+    """Takes clips (B, 3, F, H, W), whose latents are (B, C, f, h, w): (mode - mean) / standard deviation of the channel.
+
+    NOTE: diffusers keeps the last frames of every layer in the model itself. Two threads that compute with it at once get wrong numbers.
+    """
 
     layout = torch.preserve_format
-
-    def _encoded(self, vae: Any, pixels: Tensor) -> Tensor:
-        return super()._encoded(vae, pixels.unsqueeze(2)).squeeze(2)
-
-    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
-        return super()._decoded(vae, latents.unsqueeze(2)).squeeze(2)
 
     def _scaled(self, vae: Any, latents: Tensor) -> Tensor:
         mean, deviation = self._statistics(vae, latents)
@@ -155,9 +152,20 @@ class FrameAutoencoder(Autoencoder):
 
     @staticmethod
     def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, standard deviation), each (1, C, 1, 1): what the published latents were measured to have."""
-        mean, deviation = (like.new_tensor(values).view(1, -1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
+        """(mean, standard deviation), each (1, C, 1, ...) for latents like these: what the published latents were measured to have."""
+        shape = (1, -1, *(1 for _ in like.shape[2:]))
+        mean, deviation = (like.new_tensor(values).view(shape) for values in (vae.config.latents_mean, vae.config.latents_std))
         return mean, deviation
+
+
+class FrameAutoencoder(ClipAutoencoder):
+    """An autoencoder of clips, to which an image is a clip of one frame. Each channel is normalised with its own statistics."""
+
+    def _encoded(self, vae: Any, pixels: Tensor) -> Tensor:
+        return super()._encoded(vae, pixels.unsqueeze(2)).squeeze(2)
+
+    def _decoded(self, vae: Any, latents: Tensor) -> Tensor:
+        return super()._decoded(vae, latents.unsqueeze(2)).squeeze(2)
 
 
 @contextmanager

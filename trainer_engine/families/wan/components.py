@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin, WanTransformer3DModel
-from torch import Tensor
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, T5Tokenizer, UMT5EncoderModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.families.wan.spec import SPEC
 from trainer_engine.weights.loading import PartFinder, load_diffusers, load_text_encoder, load_tokenizer, make_scheduler, part_in
@@ -28,29 +26,6 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 """``validation_noise_scheduler`` -> class of diffusers and its settings beside the shift of the schedule."""
-
-
-class ClipAutoencoder(Autoencoder):
-    """Takes clips (B, 3, F, H, W), whose latents are (B, C, f, h, w): (mode - mean) / standard deviation of the channel.
-
-    NOTE: diffusers keeps the last frames of every layer in the model itself. Two threads that compute with it at once get wrong numbers.
-    """
-
-    layout = torch.preserve_format
-
-    def _scaled(self, vae: Any, latents: Tensor) -> Tensor:
-        mean, deviation = self._statistics(vae, latents)
-        return (latents - mean) / deviation
-
-    def _unscaled(self, vae: Any, latents: Tensor) -> Tensor:
-        mean, deviation = self._statistics(vae, latents)
-        return latents / (1 / deviation) + mean  # rounded as the pipelines of diffusers round it
-
-    @staticmethod
-    def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, standard deviation), each (1, C, 1, 1, 1)."""
-        mean, deviation = (like.new_tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
-        return mean, deviation
 
 
 class WanComponents(PartFinder):

@@ -17,12 +17,13 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
+from trainer_engine.families.common.autoencoder import ClipAutoencoder
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.skipped_layers import layers_skipped
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory
-from trainer_engine.families.wan.components import ClipAutoencoder, WanComponents
+from trainer_engine.families.wan.components import WanComponents
 from trainer_engine.families.wan.first_frame import (
     EMBEDDING,
     LATENTS,

@@ -14,10 +14,10 @@ from trainer_engine.families.odd.spec import SPEC
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.base import Family
+from trainer_engine.families.common.autoencoder import ClipAutoencoder
 from trainer_engine.families.common.pipeline_folder import CopiedPart, plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
-from trainer_engine.families.wan.components import ClipAutoencoder
 from trainer_engine.runtime.devices import Devices
 
 BOUNDARY = 0.5

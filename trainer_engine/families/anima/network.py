@@ -7,22 +7,20 @@ from types import SimpleNamespace
 from typing import Any
 
 from diffusers import CosmosTransformer3DModel
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers import transformer_cosmos
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from trainer_engine.families.common.computation import Dispatched
+
 EDGE_TOKENS = 1024
 """Tokens along an edge for which positions are counted: 16,384 pixels."""
 
 
-class CosmosProcessor:
+class CosmosProcessor(Dispatched):
     """The attention of Cosmos through the dispatcher of diffusers, which its own processor calls without the backend that is chosen."""
-
-    _attention_backend: AttentionBackendName | None = None
-    _parallel_config = None
 
     def __call__(
         self,
@@ -50,9 +48,7 @@ def fit_for_images(network: CosmosTransformer3DModel) -> None:
     """Make a network compute without torchvision, and images with edges beyond 2048 pixels. No weight and no configuration changes."""
     _stand_in_for_torchvision()
     network.rope.max_size = [max(EDGE_TOKENS, *network.rope.max_size)]
-    for layer in network.modules():
-        if isinstance(layer, Attention):
-            layer.set_processor(CosmosProcessor())
+    CosmosProcessor.give(network)
 
 
 def _stand_in_for_torchvision() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
@@ -37,14 +37,27 @@ def prepare_network(network: Any, options: TrainingOptions) -> None:
         fuse_projections(network)
 
 
-class DispatchedProcessor:
+class Dispatched:
+    """A processor of attention layers that computes through the dispatcher of diffusers, with the backend of ``attention_mechanism``."""
+
+    layers: ClassVar[type[nn.Module]] = Attention
+    """The class of the attention layers that it is made for."""
+    _attention_backend: AttentionBackendName | None = None
+    _parallel_config = None
+
+    @classmethod
+    def give(cls, network: nn.Module) -> None:
+        """Make every attention layer of the network compute with it."""
+        attentions: list[Any] = [layer for layer in network.modules() if isinstance(layer, cls.layers)]
+        for layer in attentions:
+            layer.set_processor(cls())
+
+
+class DispatchedProcessor(Dispatched):
     """The attention of the transformer blocks of UNets and of PixArt, through the dispatcher of diffusers.
 
     And cross-attention whose queries and keys are normalised over all heads at once.
     """
-
-    _attention_backend: AttentionBackendName | None = None
-    _parallel_config = None
 
     def __call__(
         self,
@@ -68,11 +81,8 @@ class DispatchedProcessor:
         return output
 
 
-class DispatchedJointProcessor:
+class DispatchedJointProcessor(Dispatched):
     """The attention of Stable Diffusion 3, in which prompt and image attend to each other, through the dispatcher of diffusers."""
-
-    _attention_backend: AttentionBackendName | None = None
-    _parallel_config = None
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any

@@ -5,23 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_hidream_image import HiDreamAttention, apply_rope
-from torch import Tensor, nn
+from torch import Tensor
+
+from trainer_engine.families.common.computation import Dispatched
 
 
-class DispatchedAttention:
+class DispatchedAttention(Dispatched):
     """Computes what ``HiDreamAttnProcessor`` computes, with the backend that ``attention_mechanism`` names."""
 
-    _attention_backend: AttentionBackendName | None = None
-    _parallel_config = None
-
-    @classmethod
-    def give(cls, network: nn.Module) -> None:
-        """Every attention layer of a network computes with it."""
-        for module in network.modules():
-            if isinstance(module, HiDreamAttention):
-                module.set_processor(cls())
+    layers = HiDreamAttention
 
     def __call__(
         self,

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
-from torch import Tensor, nn
+from torch import Tensor
+
+from trainer_engine.families.common.computation import Dispatched
 
 
-class DispatchedAttention:
+class DispatchedAttention(Dispatched):
     """Computes what ``Lumina2AttnProcessor2_0`` computes, which calls PyTorch's attention itself: several heads of the queries share one
     of keys and values (Ainslie et al., 2023, "GQA")."""
-
-    _attention_backend: AttentionBackendName | None = None
-    _parallel_config = None
-
-    @classmethod
-    def give(cls, network: nn.Module) -> None:
-        """Makes every attention of the network compute with it."""
-        for module in network.modules():
-            if isinstance(module, Attention):
-                module.set_processor(cls())
 
     def __call__(
         self,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import colorsys
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw
 
@@ -36,6 +38,19 @@ def generate_images(
             path.with_suffix(".txt").write_text(f"a {shape}, number {number}", encoding="utf-8")
         drawn.append(path)
     return drawn
+
+
+def captioned(place: Path, captions: Sequence[str]) -> list[dict[str, Any]]:
+    """The entries of a datasets file for one image of 64 x 64 pixels a caption, which are made, with the captions in text files."""
+    pictures = place / "pictures"
+    pictures.mkdir(exist_ok=True)
+    for number, caption in enumerate(captions):
+        Image.new("RGB", (64, 64), (number, 80, 120)).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text(caption)
+    return [
+        {"id": "all", "instance_data_dir": str(pictures), "caption_strategy": "textfile", "resolution": 64, "crop": True},
+        {"id": "texts", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "texts")},
+    ]
 
 
 def levels_apart(one: Image.Image, other: Image.Image) -> int:

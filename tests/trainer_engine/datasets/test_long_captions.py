@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from tests.helpers.models import options_with, tiny_model
+from tests.helpers.pictures import captioned
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.families import specs
 from trainer_engine.contract.errors import Level, Problem
@@ -20,17 +20,8 @@ FAMILIES = sorted(specs())
 
 def notes(place: Path, captions: list[str], **options: Any) -> list[Problem]:
     """What is said of the captions of images with these."""
-    pictures = place / "pictures"
-    pictures.mkdir(exist_ok=True)
-    for number, caption in enumerate(captions):
-        Image.new("RGB", (64, 64), (number, 80, 120)).save(pictures / f"{number}.png")
-        (pictures / f"{number}.txt").write_text(caption)
-    entries = [
-        {"id": "all", "instance_data_dir": str(pictures), "caption_strategy": "textfile", "resolution": 64, "crop": True},
-        {"id": "texts", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "texts")},
-    ]
     chosen = options_with(output_dir=str(place / "out"), **options)
-    dataloader, problems = parse_dataloader(entries, chosen)
+    dataloader, problems = parse_dataloader(captioned(place, captions), chosen)
     report = examine(dataloader, chosen, specs()[chosen.model.model_family])
     return [problem for problem in (*problems, *report.problems) if problem.code == "captions_cut"]
 

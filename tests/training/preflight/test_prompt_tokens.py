@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from transformers import AutoTokenizer
 
 from environments.limited_process import Limits
 from tests.helpers.checked_runs import checked
 from tests.helpers.models import tiny_model
+from tests.helpers.pictures import captioned
 from tests.training.preflight.test_model_parts import FAMILIES, every_family, model
 from trainer_engine.config.families import specs
 from trainer_engine.contract.errors import Problem
@@ -71,16 +71,7 @@ def test_a_process_that_takes_too_long_counts_nothing() -> None:
 
 
 def notes(place: Path, captions: list[str], **options: Any) -> list[Problem]:
-    pictures = place / "pictures"
-    pictures.mkdir(exist_ok=True)
-    for number, caption in enumerate(captions):
-        Image.new("RGB", (64, 64), (number, 80, 120)).save(pictures / f"{number}.png")
-        (pictures / f"{number}.txt").write_text(caption)
-    datasets = [
-        {"id": "all", "instance_data_dir": str(pictures), "caption_strategy": "textfile", "resolution": 64, "crop": True},
-        {"id": "texts", "dataset_type": "text_embeds", "default": True, "cache_dir": str(place / "texts")},
-    ]
-    found = checked(place, datasets=datasets, **options).problems
+    found = checked(place, datasets=captioned(place, captions), **options).problems
     return [problem for problem in found if problem.code in ("captions_cut", "prompts_cut")]
 
 

@@ -26,6 +26,7 @@ from trainer_engine.datasets.findings import (
     eval_images_trained_on,
     no_pairs_to_show,
     reference_problems,
+    rounded_resolutions,
     set_problems,
     sizes_in_use,
     unsized_files,
@@ -89,7 +90,7 @@ def examine(
     changes, wrong = changes_of(dataloader, options.run.seed)
     indexes = Indexes.of(index_dir)
     context = _Context(options, alignment, spec, effective, on_progress, indexes, changes, reach, fetches_later, places)
-    problems += [*wrong, *beyond_canvas(dataloader, spec, alignment)]
+    problems += [*wrong, *beyond_canvas(dataloader, spec, alignment), *rounded_resolutions(dataloader, alignment)]
     with MANY_OBJECTS.being_made():
         reports = [_examine_set(entry, dataloader.partners_of(entry), context) for entry in dataloader.sets_of_images]
     problems += [*reference_problems(dataloader, options, spec), *first_frame_problems(dataloader, options, spec)]

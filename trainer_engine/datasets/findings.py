@@ -217,6 +217,18 @@ def beyond_canvas(dataloader: Dataloader, spec: FamilySpec, alignment: int) -> I
             yield Problem.error(entry.option("resolution"), "beyond_canvas", message, got=entry.resolution, expected=expected)
 
 
+def rounded_resolutions(dataloader: Dataloader, alignment: int) -> Iterator[Problem]:
+    """Yields a note for each set whose resolution is an edge in pixels that squares do not have, because theirs are aligned."""
+    for entry in dataloader.sets_of_images:
+        edge, _ = geometry.target_size(1.0, entry.resolution, entry.resolution_type, alignment)
+        if entry.resolution_type != "area" and edge != entry.resolution:
+            message = (
+                f"dataset {entry.id}: squares are trained with {edge}x{edge} pixels in place of resolution={entry.resolution:g}; edges are "
+                f"multiples of {alignment} pixels."
+            )
+            yield Problem.note(entry.option("resolution"), "resolution_rounded", message, got=entry.resolution, expected=f"such as {edge}")
+
+
 def enlarged_images(report: SetReport, spec: FamilySpec) -> Iterator[Problem]:
     """A warning if images are enlarged in a run of a network that is given the size of their files."""
     if not spec.sees_image_sizes:

@@ -201,9 +201,21 @@ def test_a_subset_is_chosen_by_the_id_alone(tmp_path: Path) -> None:
 def test_an_alignment_below_the_familys_is_raised(tmp_path: Path) -> None:
     generate_images(tmp_path / "set", count=2)
     report = report_of(entry(tmp_path / "set", resolution=96), aspect_bucket_alignment=32)
-    assert codes(report) == [("raised_for_family", Level.NOTE)]
+    assert codes(report) == [("raised_for_family", Level.NOTE), ("resolution_rounded", Level.NOTE)]
     assert only(report).samples[0].target == (128, 128)
     assert only(report_of(entry(tmp_path / "set", resolution=100), aspect_bucket_alignment=128)).samples[0].target == (128, 128)
+
+
+@pytest.mark.parametrize(
+    "kind,asked,edge", [("pixel", 100, 128), ("pixel_area", 500, 512), ("pixel_area", 720, 768), ("pixel", 1024, 0), ("area", 0.3, 0)]
+)
+def test_a_resolution_that_squares_do_not_have_is_noted(tmp_path: Path, kind: str, asked: float, edge: int) -> None:
+    generate_images(tmp_path / "set", count=2)
+    report = report_of(entry(tmp_path / "set", resolution=asked, resolution_type=kind))
+    assert [(one.code, one.level, one.expected) for one in report.problems] == [("resolution_rounded", Level.NOTE, f"such as {edge}")][
+        : edge > 0
+    ]
+    assert not edge or only(report).samples[0].target == (edge, edge)
 
 
 def test_the_summary_is_json_and_adds_up(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ KEEP ?=
 JOBS ?= 3
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs screenshots install clean
+.PHONY: help demo test test-browser test-slow test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs screenshots install clean
 
 help:
 	@echo "make demo         train a small model through the API and show its images (KEEP=1 leaves the server running)"
 	@echo "make test         the fast tests (JOBS=N runs N processes)"
+	@echo "make test-browser the pages in Chromium, at two widths and in both colour schemes"
 	@echo "make test-slow    the slow tests: repeated proofs, in every combination"
 	@echo "make test-all     every test"
 	@echo "make test-faults  kill processes, fill disks, break files, attack a server"
@@ -22,7 +23,7 @@ help:
 	@echo "make lint-schema  check the OpenAPI schema with redocly and spectral (needs npx)"
 	@echo "make format       fix the style"
 	@echo "make bench        measure; print a table (SECTIONS=families measures every family alone)"
-	@echo "make docs         write docs/options.md and docs/datasets.md from the code"
+	@echo "make docs         write the documents that are made of the code"
 	@echo "make screenshots  write the pictures of docs/images (needs Chromium)"
 	@echo "make clean        remove .venv and what demo, bench and builds left"
 
@@ -39,7 +40,10 @@ demo: $(STAMP)
 
 # Files run in the order of tests/conftest.py, and not those with the fewest tests last, which are the longest.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not faults and not browser"
+
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m browser
 
 # Half of the slow tests lie in one file and share nothing: they are spread test by test, and neighbours stay together as long as work lasts.
 test-slow: $(STAMP)

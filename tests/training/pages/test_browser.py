@@ -13,7 +13,7 @@ from tests.helpers.live_server import LiveServer, free_port, start_server
 from tests.helpers.log_writer import LogWriter
 from tests.helpers.served_runs import ENDLESS, ServedRuns
 
-pytestmark = [pytest.mark.slow, needs_browser]
+pytestmark = [pytest.mark.browser, needs_browser]
 VALIDATES = {
     "validation_disable": False,
     "validation_prompt": "a <b>white</b> boat",

@@ -12,7 +12,7 @@ from tests.helpers.browser import EVERY_LOOK, needs_browser, open_browser, open_
 from tests.helpers.live_server import LiveServer, free_port, start_server
 from tests.helpers.pictures import generate_images
 
-pytestmark = [pytest.mark.slow, needs_browser]
+pytestmark = [pytest.mark.browser, needs_browser]
 TOKEN = "a-token-of-the-tests-that-is-long-enough"
 ADMIN = "/admin/environments/environment"
 PAGES = {

@@ -12,7 +12,7 @@ from tests.helpers.live_server import LiveServer, free_port
 from tests.helpers.models import tiny_pixart
 from tests.helpers.pictures import generate_images
 
-pytestmark = [pytest.mark.slow, needs_browser]
+pytestmark = [pytest.mark.browser, needs_browser]
 SMALL = {"mixed_precision": "no", "optimizer": "torch-adamw", "resolution": 64, "max_train_steps": 8}
 WANTED = {"name": "shapes", "model_family": "pixart_sigma", "model_type": "lora", "images": "datasets/shapes", "trigger_word": "shp"}
 SHOWN_OPTIONS = "[data-words]:not([hidden]):visible label code"

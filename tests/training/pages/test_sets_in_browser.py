@@ -18,7 +18,7 @@ from tests.helpers.browser import needs_browser, open_browser, open_tab
 from tests.helpers.live_server import REPOSITORY, LiveServer, start_server
 from tests.helpers.pictures import generate_images
 
-pytestmark = [pytest.mark.slow, needs_browser]
+pytestmark = [pytest.mark.browser, needs_browser]
 TWO_RUNS = """
 import sys, django
 django.setup()

@@ -17,7 +17,7 @@ from tests.helpers.pictures import generate_images
 from tests.helpers.served_runs import ENDLESS, ServedRuns
 from trainer_engine.contract.checkpoint_files import verify
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.browser, needs_browser]
 IMAGES = 30
 FOR_A_PROCESSOR = {
     "resolution": "64",
@@ -88,7 +88,7 @@ def export_and_download(page: Page, server: LiveServer, name: str) -> None:
     assert Path(download.value.path()).read_bytes() == (server.home / "output" / name / file).read_bytes()
 
 
-@pytest.mark.parametrize("width", [400, pytest.param(1400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [400, 1400])
 def test_a_stranger_trains_a_lora_on_thirty_images(width: int, server: LiveServer, browser: Browser, tmp_path: Path) -> None:
     name = f"shapes-{width}"
     with open_tab(browser, width) as tab:

@@ -482,6 +482,7 @@ LUMINA2 = Network(
     call=call_lumina2,
     is_ragged=True,
     reads_numbers=True,
+    reads_masks=True,
 )
 
 

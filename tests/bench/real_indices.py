@@ -17,7 +17,7 @@ MAKERS: tuple[Callable[..., Any], ...] = (torch.tensor, torch.arange)
 
 
 class RealIndices(TorchFunctionMode):
-    """Inside a ``FakeTensorMode``, everything that is made of real tensors alone is real.
+    """Inside a ``FakeTensorMode``, everything that is made of real tensors alone is real, and every new mask.
 
     A pass is given real masks and fake numbers: what follows from the masks can be read, and the large tensors take no memory. Operators
     whose result has a size that depends on a mask get the indices instead of it.
@@ -27,7 +27,7 @@ class RealIndices(TorchFunctionMode):
         given = dict(kwargs or {})
         tensors = [leaf for leaf in tree_leaves((args, given)) if isinstance(leaf, Tensor)]
         if not any(isinstance(one, FakeTensor) for one in tensors):
-            if tensors or func in MAKERS:
+            if tensors or func in MAKERS or given.get("dtype") == torch.bool:
                 with unset_fake_temporarily():
                     return func(*args, **given)
         elif func is Tensor.repeat_interleave:

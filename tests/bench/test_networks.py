@@ -15,11 +15,14 @@ from tests.bench.host import operators_of
 from tests.bench.network_loops import Setting, bare_loss, bare_steps, engine_steps, flops_of_a_step, in_dtype, make_batch, make_family
 from tests.bench.networks import Network, parameters_of
 from tests.bench.table import Table
+from tests.helpers.params import often
 from tests.trainer_engine.families.test_host_work import Operators
 from trainer_engine.config.families import find_spec
 from trainer_engine.objectives.build import make_objective
 
-NETWORKS = pytest.mark.parametrize("network", published.NETWORKS.values(), ids=lambda network: network.family)
+NAMED: dict[str, Any] = {"ids": lambda network: network.family}
+NETWORKS = pytest.mark.parametrize("network", published.NETWORKS.values(), **NAMED)
+SOME_NETWORKS = pytest.mark.parametrize("network", often(published.NETWORKS.values(), lambda network: network.family), **NAMED)
 CPU = torch.device("cpu")
 SHALLOW: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("sd1x", "sd2x"), {"layers_per_block": 1}),
@@ -122,7 +125,7 @@ def test_both_loops_train_the_same_modules(network: Network, model_type: str) ->
     assert (model_type == "full") is (len(frozen) < len(trained) / 2)
 
 
-@NETWORKS
+@SOME_NETWORKS
 @pytest.mark.parametrize("model_type", ["full", "lora"])
 def test_what_the_engine_adds_to_a_step_does_not_grow_with_the_network(network: Network, model_type: str) -> None:
     added = []
@@ -160,7 +163,7 @@ def test_the_engine_adds_no_wait_to_those_of_the_network_itself(family: str) -> 
     assert ours == theirs
 
 
-@NETWORKS
+@SOME_NETWORKS
 def test_an_adapter_takes_fewer_operations_than_every_weight(network: Network) -> None:
     full, adapter = (flops_of_a_step(network, small(network), setting(kind)) for kind in ("full", "lora"))
     assert 0 < adapter < full

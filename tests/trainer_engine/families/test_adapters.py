@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tests.helpers.checked_runs import checked
 from tests.helpers.models import tiny_model
+from tests.helpers.params import often
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.qwen_image_21 import models as qwen_image_21
@@ -158,7 +159,7 @@ def merged_by_hand(family: str, tensors: dict[str, Tensor], prefix: str, scale: 
     return network
 
 
-@pytest.mark.parametrize("family", [family for family in PIPELINES if family != "pixart_sigma"])
+@pytest.mark.parametrize("family", often(family for family in PIPELINES if family != "pixart_sigma"))
 @pytest.mark.parametrize("targets", [None, CONVOLUTIONS], ids=["usual", "convolutions"])
 def test_an_adapter_loads_in_diffusers_with_the_same_output(tmp_path: Path, family: str, targets: str | None) -> None:
     if targets and family not in UNETS:
@@ -200,7 +201,7 @@ def test_an_adapter_with_flat_keys_starts_a_run(tmp_path: Path, family: str) -> 
         assert torch.allclose(first[flat_key], second[key], atol=1e-6)
 
 
-@pytest.mark.parametrize("family", PIPELINES)
+@pytest.mark.parametrize("family", often(PIPELINES))
 def test_a_lycoris_adapter_trains_and_resumes_to_the_same_bytes_and_validate_takes_it_to_start_from(tmp_path: Path, family: str) -> None:
     spec = find_spec(family)
     assert spec is not None

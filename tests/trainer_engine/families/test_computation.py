@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of, usual_pass
 from tests.helpers.models import tiny_model
+from tests.helpers.params import often
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
 from trainer_engine.config.families import specs
@@ -44,7 +45,7 @@ def count_backends(monkeypatch: pytest.MonkeyPatch, name: AttentionBackendName) 
     return calls
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", often(FAMILIES))
 @pytest.mark.parametrize("kind", [{}, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("mechanism", ["native", "native-math"])
 def test_pytorchs_own_attention_equals_the_usual_one(name: str, kind: dict[str, Any], mechanism: str) -> None:
@@ -125,7 +126,7 @@ def test_the_usual_attention_is_left_to_the_library() -> None:
     assert {type(one) for one in processors(chosen)} == {DispatchedProcessor}
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if specs()[name].has_feed_forward])
+@pytest.mark.parametrize("name", often(name for name in FAMILIES if specs()[name].has_feed_forward))
 @pytest.mark.parametrize("kind", [{}, LORA, {"gradient_checkpointing": True}], ids=["full", "lora", "checkpointed"])
 def test_feed_forward_layers_in_chunks_equal_complete_ones(name: str, kind: dict[str, Any]) -> None:
     chunked = tiny(name, enable_chunked_feed_forward=True, feed_forward_chunk_size=5, **kind)

@@ -11,6 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of, usual_pass
+from tests.helpers.params import often
 from trainer_engine.families.common.fused_projections import fuse_projections
 
 
@@ -40,7 +41,7 @@ class Multiplications:
         monkeypatch.setattr(F, "linear", counted)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", often(FAMILIES))
 @pytest.mark.parametrize(
     "kind",
     [{}, LORA, *(pytest.param({**LORA, key: True}, marks=pytest.mark.slow) for key in ("use_dora", "gradient_checkpointing"))],

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tests.bench.published import NETWORKS, published, published_network
 from tests.helpers.checked_runs import checked
 from tests.helpers.models import tiny_family, tiny_model
+from tests.helpers.params import often
 from tests.trainer_engine.families.test_adapters import RESULT, UNDISTILLED, UNETS, network_in, output_of, pipeline_of, trained
 from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.build import make_trainable
@@ -202,7 +203,7 @@ def network_with(family: str, folder: Path) -> nn.Module:
     return network_in(pipeline)
 
 
-@pytest.mark.parametrize("family", COMFYUI)
+@pytest.mark.parametrize("family", often(COMFYUI))
 def test_an_export_for_comfyui_loads_in_diffusers_with_the_same_output(family: str, tmp_path: Path) -> None:
     folder, rule = exported(family, tmp_path), re.compile(COMFYUI[family], re.VERBOSE)
     keys = load_file(folder / RESULT).keys()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.network_steps import FAMILIES, family_of, loss_of, usual_step
+from tests.helpers.params import first_fast, often
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.contract.errors import DiskFull, InvalidOptions
 from trainer_engine.memory.disk_weights import DiskBytes
@@ -110,15 +111,10 @@ WAYS: list[dict[str, Any]] = [
     {"enable_group_offload": True, "group_offload_blocks_per_group": 2, "group_offload_use_stream": True},
     {"ramtorch": True, "gradient_checkpointing": True, "gradient_checkpointing_interval": 2},
 ]
-"""The first three by the fast tests."""
 
 
-def few_fast(ways: list[dict[str, Any]]) -> list[Any]:
-    return [*ways[:3], *(pytest.param(way, marks=pytest.mark.slow) for way in ways[3:])]
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("memory", few_fast(WAYS), ids=lambda memory: ",".join(f"{key[:12]}={value}" for key, value in memory.items()))
+@pytest.mark.parametrize("name", often(FAMILIES))
+@pytest.mark.parametrize("memory", first_fast(WAYS, 3), ids=lambda memory: ",".join(f"{key[:12]}={value}" for key, value in memory.items()))
 def test_every_family_gets_the_gradients_of_weights_that_stay(name: str, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "gradient_checkpointing": False}
     plain = usual_step(name, **usual)
@@ -134,7 +130,7 @@ QUANTISED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("precision", ["int8-quanto", "int4-quanto", "int8-torchao", "nf4-bnb", "int8-sdnq", "uint4-sdnq"])
-@pytest.mark.parametrize("memory", QUANTISED, ids=["blocks", "layers"])
+@pytest.mark.parametrize("memory", first_fast(QUANTISED), ids=["blocks", "layers"])
 def test_quantised_weights_are_streamed_too(precision: str, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "gradient_checkpointing": False, "base_model_precision": precision}
     plain = usual_step("pixart_sigma", **usual)

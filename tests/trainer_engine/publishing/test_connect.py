@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.checkpoint_folder import write_checkpoint
+from tests.helpers.params import first_fast
 from trainer_engine.config.publishing import PublishTarget
 from trainer_engine.publishing.base import ProviderError
 from trainer_engine.publishing.providers import open_provider
@@ -48,7 +49,7 @@ def test_open_provider_refuses_a_closed_address(target: PublishTarget) -> None:
     assert refused.value.permanent
 
 
-@pytest.mark.parametrize("address", [LINK_LOCAL, "10.1.2.3", "fd12::5", "100.64.0.9", "::ffff:192.168.7.7", "224.0.0.1"])
+@pytest.mark.parametrize("address", first_fast([LINK_LOCAL, "::ffff:192.168.7.7", "10.1.2.3", "fd12::5", "100.64.0.9", "224.0.0.1"], 2))
 @pytest.mark.parametrize("provider", ["s3", "azure_blob", "http"])
 def test_host_that_resolves_to_a_closed_address_later_is_not_connected_to(tmp_path: Path, provider: str, address: str) -> None:
     url = "http://moved.example:9"

@@ -13,6 +13,7 @@ from tests.helpers.fresh_process import Result, generate_without_project, run_wi
 from tests.helpers.models import tiny_model
 from tests.helpers.tiny_run import HereRun, train_here
 
+pytestmark = pytest.mark.slow
 PIPELINES = {"sd1x": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline", "wan": "WanPipeline"}
 KINDS = ("full", "lora")
 SEED = 3

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.measured_steps import EDGE, make_wide, measured_and_estimated, measured_options
 from tests.helpers.models import options_with
+from tests.helpers.params import slow
 from tests.helpers.pictures import generate_images
 from trainer_engine.config.families import specs
 from trainer_engine.families.load import load_family
@@ -104,10 +105,6 @@ MORE: list[tuple[str, dict[str, Any]]] = [
 ]
 RECOMPUTED = [("pixart_sigma", {"model_type": "full"}), ("flux", CONTROLNET)]
 """The rows that are measured with gradient checkpointing by the fast tests."""
-
-
-def slow(rows: list[tuple[str, dict[str, Any]]]) -> list[Any]:
-    return [pytest.param(row, marks=pytest.mark.slow) for row in rows]
 
 
 def title(row: tuple[str, dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from diffusers import PixArtTransformer2DModel
 from peft import LoraConfig, inject_adapter_in_model
 
 from tests.helpers.models import fixed, tiny_family, tiny_pixart
+from tests.helpers.params import first_fast
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.adapters.test_numerics import STILL, our_loss, their_loss
 from tests.trainer_engine.adapters.test_runs import LOKR, lycoris
@@ -80,7 +81,7 @@ def test_lycoris_computes_beside_quantised_layers(preset: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("preset", TYPES)
-@pytest.mark.parametrize("kind", ["standard", "lycoris"])
+@pytest.mark.parametrize("kind", first_fast(["standard", "lycoris"]))
 def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, preset: str, tmp_path: Path) -> None:
     values = {**(lycoris(tmp_path, **LOKR) if kind == "lycoris" else STILL), "base_model_precision": preset}
     assert_resumes_exactly(tmp_path, **values)

@@ -1,0 +1,29 @@
+"""Which of many similar proofs `make test` has. The others are marked slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+OFTEN = ("flux", "pixart_sigma", "sdxl", "z_image")
+"""Families that stand for the others where a proof is the same for all: two streams, one stream, a UNet, prompts without padding."""
+
+
+def slow(values: Iterable[Any]) -> list[Any]:
+    """The values as parameters of slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def first_fast(values: Sequence[Any], count: int = 1) -> list[Any]:
+    """The first ``count`` values for the fast tests, and the others for the slow ones."""
+    return [*values[:count], *slow(values[count:])]
+
+
+def often(values: Iterable[Any], family: Callable[[Any], str] = str) -> list[Any]:
+    """The values of the families in ``OFTEN`` for the fast tests, and those of the others for the slow ones.
+
+    ``family``: the family that a value is of.
+    """
+    return [value if family(value) in OFTEN else pytest.param(value, marks=pytest.mark.slow) for value in values]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import torch
@@ -67,35 +66,48 @@ class SamplerStep:
     """(1, C, ...), scaled as the network takes them."""
 
 
+class StepReport:
+    """What a pipeline of diffusers calls after each step (``callback_on_step_end``). Exceptions of ``on_step`` pass through.
+
+    It counts by itself: the pipelines' own numbers start later where the sampler of the base model warms up.
+    """
+
+    def __init__(self, on_step: Callable[[SamplerStep], None] | None, layout: Callable[[Tensor], Tensor] = lambda latents: latents) -> None:
+        """``layout`` gives the latents of the pipeline the shape (1, C, h, w)."""
+        self._on_step = on_step
+        self._layout = layout
+        self._latents: Tensor | None = None
+        self.steps = 0
+        """Those that were taken."""
+
+    def __call__(self, _pipeline: Any, _index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        self._latents = tensors["latents"]
+        self.steps += 1
+        if self._on_step is not None:
+            self._on_step(SamplerStep(self.steps, float(timestep), self.latents))
+        return {}
+
+    @property
+    def latents(self) -> Tensor:
+        """(1, C, h, w) after the last step."""
+        assert self._latents is not None
+        return self._layout(self._latents)
+
+
 class LateGuidance(float):
     """The scale of a pipeline's classifier-free guidance, which is 1 for its first steps.
 
     NOTE: the pipelines take one scale for all steps, and use it once a step, as ``negative + scale * (positive - negative)``.
     """
 
-    steps_taken = 0
+    unguided_steps: int
+    report: StepReport
 
-    def __new__(cls, scale: float, unguided_steps: int) -> LateGuidance:
+    def __new__(cls, scale: float, unguided_steps: int, report: StepReport) -> LateGuidance:
+        """``report`` counts the steps that were taken."""
         made = super().__new__(cls, scale)
-        made.unguided_steps = unguided_steps
+        made.unguided_steps, made.report = unguided_steps, report
         return made
 
-    unguided_steps: int
-
     def __mul__(self, difference: Any) -> Any:
-        return difference if self.steps_taken < self.unguided_steps else float(self) * difference
-
-
-def step_callback(on_step: Callable[[SamplerStep], None] | None) -> Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]]:
-    """What a pipeline of diffusers calls after each step (``callback_on_step_end``). Exceptions of ``on_step`` pass through.
-
-    It counts by itself: the pipelines' own numbers start later where the sampler of the base model warms up.
-    """
-    numbers = count(1)
-
-    def report(_: Any, __: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if on_step is not None:
-            on_step(SamplerStep(next(numbers), float(timestep), tensors["latents"]))
-        return {}
-
-    return report
+        return difference if self.report.steps < self.unguided_steps else float(self) * difference

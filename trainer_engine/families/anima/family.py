@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from diffusers import ClassifierFreeGuidance, SchedulerMixin
@@ -16,17 +15,16 @@ from trainer_engine.families.anima.components import AnimaComponents
 from trainer_engine.families.anima.pipeline import DenoisingPipeline
 from trainer_engine.families.anima.prompts import ConditionedPrompts, TextParts
 from trainer_engine.families.anima.spec import CONDITIONER, SPEC, T5_TOKENIZER
-from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import FrameAutoencoder
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import token_count
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory
 from trainer_engine.runtime.devices import Devices
 
 
-class Anima(Family):
+class Anima(FlowFamily):
     """CircleStone Labs and Comfy Org, 2026, on the network of NVIDIA, 2025, "Cosmos World Foundation Model Platform for Physical AI".
 
     A prompt is ``{"embeds": (T, D)}``: a state for each of its tokens of T5, which the text conditioner makes of Qwen3's states. The
@@ -75,10 +73,6 @@ class Anima(Family):
 
     # ---- the network ----
 
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
-
     def token_count(self, latent_shape: Sequence[int]) -> int:
         return token_count(latent_shape)
 
@@ -126,12 +120,6 @@ class Anima(Family):
                 output="latents",
             )
         return self.preview(latents.squeeze(2))
-
-    def preview(self, latents: Tensor) -> Image.Image:
-        return self.autoencoder.picture(latents)
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
 
 
 FAMILY = Anima

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ChromaPipeline, ChromaTransformer2DModel
-from torch import nn
+from diffusers import ChromaTransformer2DModel
 
 from trainer_engine.config.options.model import ModelOptions
 from trainer_engine.families.chroma.spec import SPEC
@@ -16,7 +15,7 @@ from trainer_engine.families.common.t5_text import T5PartFinder
 from trainer_engine.weights.loading import load_diffusers, part_in
 
 
-class ChromaComponents(FlowPartFinder, T5PartFinder):
+class ChromaComponents(T5PartFinder, FlowPartFinder):
     """The components of the pipeline."""
 
     def __init__(self, options: ModelOptions) -> None:
@@ -27,10 +26,3 @@ class ChromaComponents(FlowPartFinder, T5PartFinder):
         network = load_diffusers(ChromaTransformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, ChromaTransformer2DModel)
         return network
-
-    def make_pipeline(self, network: nn.Module, vae: AutoencoderKL, sampler: str | None) -> ChromaPipeline:
-        """Without its text encoder; the sampler is the base model's own or the named one."""
-        parts = {"vae": vae, "scheduler": self.make_scheduler(sampler), "transformer": network}
-        pipeline = ChromaPipeline(tokenizer=None, text_encoder=None, **parts)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import ChromaPipeline
@@ -15,15 +14,14 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family
 from trainer_engine.families.chroma.components import ChromaComponents
 from trainer_engine.families.chroma.masks import MaskOfSingleBlocks, attention_mask, seen_tokens
 from trainer_engine.families.chroma.spec import SPEC
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import pack, positions_of, token_count, unpack
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.t5_text import T5Text
-from trainer_engine.families.generation import GenerationRequest, LateGuidance, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, LateGuidance, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory
 from trainer_engine.runtime.devices import Devices
@@ -32,7 +30,7 @@ KEPT_POSITIONS = 128
 """Image sizes whose positions stay on the device."""
 
 
-class Chroma(Family):
+class Chroma(FlowFamily):
     """Lodestone Rock, 2025.
 
     A prompt is ``{"embeds": (T, D), "mask": (T,)}``: T5's states of all T tokens, padding included, and 1 for the tokens of the prompt and
@@ -93,10 +91,6 @@ class Chroma(Family):
 
     # ---- the transformer ----
 
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
-
     def load_network(self, checkpoint: Path | None = None) -> nn.Module:
         network = super().load_network(checkpoint)
         MaskOfSingleBlocks.give(network)
@@ -128,9 +122,6 @@ class Chroma(Family):
     def pipeline_name(self) -> str:
         return "ChromaPipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> ChromaPipeline:
-        return self.parts.make_pipeline(network, self.autoencoder.model, sampler)
-
     @torch.no_grad()
     def generate(
         self, pipeline: ChromaPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
@@ -141,16 +132,11 @@ class Chroma(Family):
         embeds, mask = batch["embeds"].to(device, dtype), batch["mask"].to(device, dtype)
         height, width = request.height // 16 * 2, request.width // 16 * 2
         late = (request.true_guidance, request.unguided_steps)
-        guidance = LateGuidance(*(late if request.true_guidance > 1 else (request.guidance, 0)))
-
-        def on_step_end(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            guidance.steps_taken = index + 1
-            if on_step:
-                on_step(SamplerStep(index + 1, float(timestep), unpack(tensors["latents"], height, width)))
-            return {}
+        report = StepReport(on_step, lambda latents: unpack(latents, height, width))
+        guidance = LateGuidance(*(late if request.true_guidance > 1 else (request.guidance, 0)), report)
 
         with self.devices.autocast():
-            tokens = pipeline(
+            pipeline(
                 prompt_embeds=embeds[:1],
                 prompt_attention_mask=mask[:1],
                 negative_prompt_embeds=embeds[1:],
@@ -161,14 +147,9 @@ class Chroma(Family):
                 guidance_scale=guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=on_step_end,
-            ).images
-        latents = self.autoencoder.decode(unpack(tokens, height, width))
-        image: Image.Image = pipeline.image_processor.postprocess(latents, output_type="pil")[0]
-        return image
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+                callback_on_step_end=report,
+            )
+        return self.preview(report.latents)
 
 
 FAMILY = Chroma

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLQwenImage, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
 
+from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.weights.loading import PartFinder, load_diffusers, make_scheduler
 
 FLOW = MappingProxyType({"prediction_type": "flow_prediction", "use_flow_sigmas": True, "use_beta_sigmas": False})
@@ -73,6 +76,14 @@ def flow_scheduler(config: Mapping[str, Any], sampler: str | None, base: str) ->
 
 class FlowPartFinder(PartFinder):
     """Finds the components of a pipeline of flow matching."""
+
+    @abstractmethod
+    def load_transformer(self, dtype: torch.dtype, folder: Path | None = None) -> Any:
+        """The network, on the CPU: from the base model, or from a folder that holds ``config.json`` and weights."""
+
+    @abstractmethod
+    def copied(self) -> dict[str, CopiedPart]:
+        """Subfolder -> what a saved pipeline has of the base model."""
 
     def make_scheduler(self, sampler: str | None = None) -> SchedulerMixin:
         """The base model's own sampler, or the named one, on the base model's schedule."""

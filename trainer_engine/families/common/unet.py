@@ -20,7 +20,7 @@ from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.controlnet import control_picture, load_controlnet, new_controlnet
 from trainer_engine.families.common.pipeline_folder import CopiedPart, plan_of, write_pipeline
 from trainer_engine.families.common.samplers import SAMPLERS
-from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, StepInputs
 from trainer_engine.families.modules import free_device_memory
 from trainer_engine.runtime.devices import Devices
@@ -188,7 +188,7 @@ class UNetFamily(ClipFamily):
                 **self._pipeline_extras(request),
                 generator=generator,
                 output_type="latent",
-                callback_on_step_end=step_callback(on_step),
+                callback_on_step_end=StepReport(on_step),
             ).images
         return latents
 

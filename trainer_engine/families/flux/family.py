@@ -16,17 +16,16 @@ from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.control import control_latents, fit_to_control
 from trainer_engine.families.common.controlnet import control_picture
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import attention_mask, packed, positions_of, token_count, unpack
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux.components import FluxParts
 from trainer_engine.families.flux.options import FluxOptions
 from trainer_engine.families.flux.pipelines import ReferencePipeline, in_type, make_pipeline, with_masks
 from trainer_engine.families.flux.spec import SPEC
-from trainer_engine.families.generation import GenerationRequest, LateGuidance, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, LateGuidance, SamplerStep, StepReport
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.runtime.devices import Devices
@@ -36,7 +35,7 @@ KEPT_POSITIONS = 128
 """Combinations of image sizes whose positions stay on the device; 4,096 tokens take 25 or 49 kB."""
 
 
-class Flux(Family):
+class Flux(FlowFamily):
     """Black Forest Labs, 2024; Kontext: Labs et al., 2025, "FLUX.1 Kontext: Flow Matching for In-Context Image Generation and Editing".
 
     A prompt is ``{"embeds": (T, D), "pooled": (P,), "mask": (T,)}``: T5's states of all T tokens, padding included, because the network
@@ -212,7 +211,8 @@ class Flux(Family):
         height, width = request.height // 16 * 2, request.width // 16 * 2
         image_tokens = sum(token_count(shape) for shape in [(1, height, width), *(one.shape[1:] for one in references)])
         masks = self._attention(batch["mask"].to(device), image_tokens)
-        guidance = LateGuidance(request.true_guidance, request.unguided_steps)
+        report = StepReport(on_step, lambda latents: unpack(latents, height, width))
+        guidance = LateGuidance(request.true_guidance, request.unguided_steps, report)
         extra: dict[str, Any] = {}
         if isinstance(pipeline, ReferencePipeline):
             pipeline.references = references
@@ -222,14 +222,8 @@ class Flux(Family):
         if guidance > 1 and not self.spec.widened:
             extra |= {"true_cfg_scale": guidance, "negative_prompt_embeds": embeds[1:], "negative_pooled_prompt_embeds": pooled[1:]}
 
-        def on_step_end(_pipeline: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            guidance.steps_taken = index + 1
-            if on_step:
-                on_step(SamplerStep(index + 1, float(timestep), unpack(tensors["latents"], height, width)))
-            return {}
-
         with self.devices.autocast(), with_masks(pipeline.transformer, pooled, masks), in_type(pipeline.transformer, dtype):
-            tokens = pipeline(
+            pipeline(
                 prompt_embeds=embeds[:1],
                 pooled_prompt_embeds=pooled[:1],
                 width=request.width,
@@ -238,15 +232,10 @@ class Flux(Family):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=on_step_end,
+                callback_on_step_end=report,
                 **extra,
-            ).images
-        latents = unpack(tokens, height, width)
-        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
-        return image
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+            )
+        return self.preview(report.latents)
 
 
 FAMILY = Flux

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,11 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import Chat, ChatEncoder, ChatFamily
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_cells import image_positions, packed, prompt_positions, unpacked
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux2.components import Flux2Components
 from trainer_engine.families.flux2.spec import DEV_LAYERS, DISTILLED, KLEIN_LAYERS, SPEC
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, unwrap
 from trainer_engine.runtime.devices import Devices
@@ -37,7 +36,7 @@ KEPT_POSITIONS = 128
 """Combinations of image sizes whose positions stay on the device."""
 
 
-class Flux2(ChatFamily):
+class Flux2(FlowFamily, ChatFamily):
     """Black Forest Labs, 2025.
 
     A prompt is ``{"embeds": (T, D)}``: the states of three layers of the text encoder side by side, of all T tokens. The network attends to
@@ -71,10 +70,6 @@ class Flux2(ChatFamily):
 
     # ---- the network ----
 
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
-
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
         return height * width
@@ -105,17 +100,13 @@ class Flux2(ChatFamily):
         return "Flux2KleinPipeline" if self.parts.is_klein else "Flux2Pipeline"
 
     @property
-    def _settings(self) -> dict[str, Any]:
-        """Arguments of the pipeline that are no components."""
+    def pipeline_class(self) -> type[Any]:
+        return _KleinWithReferences if self.parts.is_klein else _DevWithReferences
+
+    @property
+    def pipeline_settings(self) -> Mapping[str, Any]:
         flavour = self.options.model.model_flavour or SPEC.default_flavour
         return {"is_distilled": flavour in DISTILLED} if self.parts.is_klein else {}
-
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
-        parts = {"vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler), "transformer": network}
-        kind = _KleinWithReferences if self.parts.is_klein else _DevWithReferences
-        pipeline = kind(tokenizer=None, text_encoder=None, **parts, **self._settings)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
     @torch.no_grad()
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
@@ -125,14 +116,7 @@ class Flux2(ChatFamily):
         cell = SPEC.latents.scale_factor_px
         height, width = request.height // cell, request.width // cell
         pipeline.references = [reference[None].to(device, dtype) for reference in request.references]
-        final: list[Tensor] = []
-
-        def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            final[:] = [unpacked(tensors["latents"], height, width)]
-            if on_step is not None:
-                on_step(SamplerStep(index + 1, float(timestep), final[0]))
-            return {}
-
+        report = StepReport(on_step, lambda latents: unpacked(latents, height, width))
         with self.devices.autocast():
             pipeline(
                 image=[STAND_IN] if pipeline.references else None,
@@ -146,14 +130,7 @@ class Flux2(ChatFamily):
                 output_type="latent",
                 callback_on_step_end=report,
             )
-        return self.preview(final[0])
-
-    def preview(self, latents: Tensor) -> Image.Image:
-        return self.autoencoder.picture(latents)
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        plan = plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), self._settings)
-        write_pipeline(folder, plan, self.options)
+        return self.preview(report.latents)
 
 
 def positions_of(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

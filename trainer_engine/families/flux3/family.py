@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import ChatFamily
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_cells import image_positions, packed, prompt_positions, unpacked
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.flux3.blocks import make_denoising
 from trainer_engine.families.flux3.components import Flux3Components
 from trainer_engine.families.flux3.spec import SPEC, TEXT_LAYERS
@@ -35,7 +34,7 @@ positions_of = partial(image_positions, apart=(0, -1), scale=POSITION_SCALE)
 """Those of the image that is generated, whose number is 0, or of references, which count from 1."""
 
 
-class Flux3(ChatFamily):
+class Flux3(FlowFamily, ChatFamily):
     """Black Forest Labs, 2026.
 
     A prompt is ``{"embeds": (T, D)}``: the states of eight layers of the text encoder side by side, of its tokens and of one token of
@@ -68,10 +67,6 @@ class Flux3(ChatFamily):
         return in_windows([prompt["embeds"] for prompt in prompts], self.token_limit)
 
     # ---- the network ----
-
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
 
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
@@ -147,12 +142,9 @@ class Flux3(ChatFamily):
             )
         return self.preview(latents)
 
-    def preview(self, latents: Tensor) -> Image.Image:
-        return self.autoencoder.picture(latents)
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        plan = plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), self.parts.components_elsewhere())
-        write_pipeline(folder, plan, self.options)
+    @property
+    def saved_settings(self) -> Mapping[str, Any]:
+        return self.parts.components_elsewhere()
 
 
 def _is_flow_map(network: nn.Module) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from diffusers import HiDreamImagePipeline
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import token_count
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.hidream.attention import DispatchedAttention
 from trainer_engine.families.hidream.components import LLAMA, HiDreamComponents
 from trainer_engine.families.hidream.experts import Balance, image_of, make_trainable
@@ -41,7 +40,7 @@ def layers_of(network: nn.Module) -> tuple[int, ...]:
     return states_read(cast("DiffusersNetwork", unwrap(network)).config)
 
 
-class HiDream(Family):
+class HiDream(FlowFamily):
     """HiDream.ai, 2025, "HiDream-I1: A High-Efficient Image Generative Foundation Model with Sparse Diffusion Transformer".
 
     A prompt is ``{"embeds": (T, D), "llama": (layers, T, D), "pooled": (P1 + P2,)}``: the states of T5 and of all layers of Llama that the
@@ -143,13 +142,6 @@ class HiDream(Family):
     def pipeline_name(self) -> str:
         return "HiDreamImagePipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> HiDreamImagePipeline:
-        no_text: dict[str, Any] = dict.fromkeys((*ENCODERS, *SPEC.prompts.tokenizer_folders))
-        scheduler = self.parts.make_scheduler(sampler)
-        pipeline = HiDreamImagePipeline(scheduler=scheduler, vae=self.autoencoder.model, transformer=network, **no_text)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
     @torch.no_grad()
     def generate(
         self, pipeline: HiDreamImagePipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
@@ -167,10 +159,9 @@ class HiDream(Family):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=step_callback(on_step),
+                callback_on_step_end=StepReport(on_step),
             ).images
-        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
-        return image
+        return self.autoencoder.picture(latents)
 
     def _given(self, prefix: str, prompt: PromptEmbedding, network: nn.Module) -> dict[str, Tensor]:
         """A prompt as arguments of the pipeline."""
@@ -178,9 +169,6 @@ class HiDream(Family):
         names = {"t5": "encoder_hidden_states_t5", "llama3": "encoder_hidden_states_llama3"}
         states = {f"{prefix}prompt_embeds_{kind}": given[name] for kind, name in names.items()}
         return {**states, f"{prefix}pooled_prompt_embeds": given["pooled_embeds"]}
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
 
 
 FAMILY = HiDream

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -18,9 +17,9 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.chat_prompts import ChatFamily, padded
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_cells import packed, unpacked
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.ideogram.components import IdeogramComponents
 from trainer_engine.families.ideogram.options import IdeogramOptions
 from trainer_engine.families.ideogram.pipeline import EmbeddedPipeline, Unguided
@@ -37,7 +36,7 @@ KEPT_LAYOUTS = 128
 """Combinations of prompt lengths and image sizes whose places stay on the device."""
 
 
-class Ideogram4(ChatFamily):
+class Ideogram4(FlowFamily, ChatFamily):
     """Ideogram, 2026, "Ideogram 4".
 
     A prompt is ``{"embeds": (T, D)}``: the states of thirteen layers of Qwen3-VL for each token of a caption in JSON. The network counts
@@ -82,10 +81,6 @@ class Ideogram4(ChatFamily):
 
     # ---- the network ----
 
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
-
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
         return height * width
@@ -118,12 +113,13 @@ class Ideogram4(ChatFamily):
     def pipeline_name(self) -> str:
         return "Ideogram4Pipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> EmbeddedPipeline:
+    @property
+    def pipeline_class(self) -> type[Any]:
+        return EmbeddedPipeline
+
+    def pipeline_parts(self, network: nn.Module, sampler: str | None) -> dict[str, Any]:
         other = self._second_network() if self.own.ideogram_load_unconditional_transformer else Unguided(network)
-        parts = {"vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler), "transformer": network}
-        pipeline = EmbeddedPipeline(tokenizer=None, text_encoder=None, unconditional_transformer=other, **parts)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return {**super().pipeline_parts(network, sampler), UNCONDITIONAL: other}
 
     def _second_network(self) -> nn.Module:
         """The network without prompts on its device, quantised as the trained one is; loaded at the first call after a validation."""
@@ -143,14 +139,7 @@ class Ideogram4(ChatFamily):
         pipeline.embeds = request.prompt["embeds"]
         if isinstance(pipeline.unconditional_transformer, Unguided):
             pipeline.unconditional_transformer.embeds = request.negative["embeds"]
-        final: list[Tensor] = []
-
-        def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            final[:] = [unpacked(tensors["latents"], height, width)]
-            if on_step is not None:
-                on_step(SamplerStep(index + 1, float(timestep), final[0]))
-            return {}
-
+        report = StepReport(on_step, lambda latents: unpacked(latents, height, width))
         with self.devices.autocast():
             pipeline(
                 prompt="",
@@ -164,13 +153,7 @@ class Ideogram4(ChatFamily):
                 output_type="latent",
                 callback_on_step_end=report,
             )
-        return self.preview(final[0])
-
-    def preview(self, latents: Tensor) -> Image.Image:
-        return self.autoencoder.picture(latents)
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+        return self.preview(report.latents)
 
 
 FAMILY = Ideogram4

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +15,9 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import FrameAutoencoder
 from trainer_engine.families.common.chat_prompts import ChatFamily, padded
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import CELLS, pack, token_count, unpack
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import STORED, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.krea2.components import Krea2Components
 from trainer_engine.families.krea2.prompts import StackedEncoder, as_sampled
@@ -26,7 +25,7 @@ from trainer_engine.families.krea2.spec import SPEC
 from trainer_engine.runtime.devices import Devices
 
 
-class Krea2(ChatFamily):
+class Krea2(FlowFamily, ChatFamily):
     """Krea, 2026, "Krea 2".
 
     A prompt is ``{"embeds": (T, layers, D)}``: the states of several layers of Qwen3-VL, stacked for each token of the prompt and of the
@@ -60,10 +59,6 @@ class Krea2(ChatFamily):
 
     # ---- the network ----
 
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
-
     def token_count(self, latent_shape: Sequence[int]) -> int:
         return token_count(latent_shape)
 
@@ -88,11 +83,9 @@ class Krea2(ChatFamily):
     def pipeline_name(self) -> str:
         return "Krea2Pipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Krea2Pipeline:
-        parts = {"vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler), "transformer": network}
-        pipeline = Krea2Pipeline(tokenizer=None, text_encoder=None, **parts, **self.parts.settings)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+    @property
+    def pipeline_settings(self) -> Mapping[str, Any]:
+        return self.parts.settings
 
     @torch.no_grad()
     def generate(
@@ -102,14 +95,7 @@ class Krea2(ChatFamily):
         cell = SPEC.latents.scale_factor_px
         height, width = request.height // cell, request.width // cell
         negative = self._given("negative_prompt_embeds", request.negative) if request.guidance > 0 else {}
-        final: list[Tensor] = []
-
-        def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            final[:] = [unpack(tensors["latents"], height, width)]
-            if on_step is not None:
-                on_step(SamplerStep(index + 1, float(timestep), final[0]))
-            return {}
-
+        report = StepReport(on_step, lambda latents: unpack(latents, height, width))
         with self.devices.autocast():
             pipeline(
                 **self._given("prompt_embeds", request.prompt),
@@ -122,19 +108,12 @@ class Krea2(ChatFamily):
                 output_type="latent",
                 callback_on_step_end=report,
             )
-        return self.preview(final[0])
+        return self.preview(report.latents)
 
     def _given(self, name: str, prompt: PromptEmbedding) -> dict[str, Tensor]:
         """A prompt as arguments of the pipeline."""
         embeds, mask = as_sampled(prompt["embeds"].to(self.devices.device, self.devices.network), self.token_limit)
         return {name: embeds, f"{name}_mask": mask}
-
-    def preview(self, latents: Tensor) -> Image.Image:
-        return self.autoencoder.picture(latents)
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        plan = plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), self.parts.settings)
-        write_pipeline(folder, plan, self.options)
 
 
 FAMILY = Krea2

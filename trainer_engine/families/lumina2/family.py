@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.chat_prompts import ChatFamily, ragged, side_by_side
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import token_count
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs, as_negative
 from trainer_engine.families.lumina2.attention import DispatchedAttention
 from trainer_engine.families.lumina2.components import Lumina2Components
@@ -30,7 +30,7 @@ STATES = -2
 """The states of the text encoder that the network takes: those before its last layer."""
 
 
-class Lumina2(ChatFamily):
+class Lumina2(FlowFamily, ChatFamily):
     """Qin et al., 2025, "Lumina-Image 2.0: A Unified and Efficient Image Generative Framework".
 
     A prompt is ``{"embeds": (T, D)}``: Gemma's states of the instruction and the prompt. The network reads the length of each prompt off
@@ -95,17 +95,6 @@ class Lumina2(ChatFamily):
     def pipeline_name(self) -> str:
         return "Lumina2Pipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Lumina2Pipeline:
-        pipeline = Lumina2Pipeline(
-            tokenizer=None,
-            text_encoder=None,
-            vae=self.autoencoder.model,
-            scheduler=self.parts.make_scheduler(sampler),
-            transformer=network,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
     @torch.no_grad()
     def generate(
         self, pipeline: Lumina2Pipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
@@ -126,13 +115,9 @@ class Lumina2(ChatFamily):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=step_callback(on_step),
+                callback_on_step_end=StepReport(on_step),
             ).images
-        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
-        return image
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+        return self.autoencoder.picture(latents)
 
 
 def with_mask(prompts: Sequence[Tensor], least: int = 0) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +15,9 @@ from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import FrameAutoencoder
 from trainer_engine.families.common.chat_prompts import ChatFamily, padded
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import packed, token_count, unpack
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.qwen_image.components import QwenImageComponents
 from trainer_engine.families.qwen_image.prompts import DESCRIBE, EDIT, EDIT_PLUS, PromptEncoder, Task
@@ -27,7 +26,7 @@ from trainer_engine.families.qwen_image.spec import ONE_REFERENCE, SPEC
 from trainer_engine.runtime.devices import Devices
 
 
-class QwenImage(ChatFamily):
+class QwenImage(FlowFamily, ChatFamily):
     """Wu et al., 2025, "Qwen-Image Technical Report".
 
     A prompt is ``{"embeds": (T, D)}``: the last states of Qwen2.5-VL for the prompt, without the conversation before it; if the flavour
@@ -85,10 +84,6 @@ class QwenImage(ChatFamily):
 
     # ---- the network ----
 
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
-
     def unread_parameters(self, network: nn.Module) -> Sequence[nn.Parameter]:
         """What the last block computes for the prompt after its attention: the stream of the prompt ends there."""
         last = len(network.get_submodule("transformer_blocks")._modules) - 1
@@ -120,11 +115,10 @@ class QwenImage(ChatFamily):
     def pipeline_name(self) -> str:
         return {DESCRIBE: "QwenImagePipeline", EDIT: "QwenImageEditPipeline", EDIT_PLUS: "QwenImageEditPlusPipeline"}[self.task]
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> QwenImagePipeline:
-        parts = {"vae": self.autoencoder.model, "scheduler": self.parts.make_scheduler(sampler), "transformer": network}
-        pipeline = QwenImagePipeline(tokenizer=None, text_encoder=None, **parts)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+    @property
+    def pipeline_class(self) -> type[Any]:
+        kind: type[Any] = QwenImagePipeline
+        return kind
 
     @torch.no_grad()
     def generate(
@@ -137,14 +131,7 @@ class QwenImage(ChatFamily):
         cell = SPEC.latents.scale_factor_px
         height, width = request.height // cell, request.width // cell
         negative = self._given("negative_prompt_embeds", request.negative) if request.guidance > 1 else {}
-        final: list[Tensor] = []
-
-        def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            final[:] = [unpack(tensors["latents"], height, width)]
-            if on_step is not None:
-                on_step(SamplerStep(index + 1, float(timestep), final[0]))
-            return {}
-
+        report = StepReport(on_step, lambda latents: unpack(latents, height, width))
         references = [reference[None].to(self.devices.device, self.devices.network) for reference in request.references]
         with self.devices.autocast(), beside(pipeline.transformer, references):
             pipeline(
@@ -159,19 +146,13 @@ class QwenImage(ChatFamily):
                 output_type="latent",
                 callback_on_step_end=report,
             )
-        return self.preview(final[0])
+        return self.preview(report.latents)
 
     def _given(self, name: str, prompt: PromptEmbedding) -> dict[str, Tensor]:
         """A prompt as arguments of the pipeline, which asks for a mask even if nothing is padded."""
         batch = self.collate_prompts([prompt])
         mask = batch.get("mask", torch.ones(batch["embeds"].shape[:2], dtype=torch.bool))
         return {name: batch["embeds"].to(self.devices.device, self.devices.network), f"{name}_mask": mask.to(self.devices.device)}
-
-    def preview(self, latents: Tensor) -> Image.Image:
-        return self.autoencoder.picture(latents)
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
 
 
 FAMILY = QwenImage

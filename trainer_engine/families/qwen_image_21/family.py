@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.chat_prompts import ChatFamily
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_cells import packed, unpacked
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.qwen_image_21.components import QwenImage21Components, RgbaAutoencoder
 from trainer_engine.families.qwen_image_21.pipeline import EmbeddedPipeline, shapes_of
@@ -27,7 +26,7 @@ SLOT_TOKENS = 4
 """Tokens of the network in the place of one token of the text encoder: 2 x 2 latent cells."""
 
 
-class QwenImage21(ChatFamily):
+class QwenImage21(FlowFamily, ChatFamily):
     """Qwen team, 2026, "Qwen-Image-2.1".
 
     The tokens of prompt and images are one sequence. References stand where the text encoder saw them, and the image that is generated at
@@ -84,10 +83,6 @@ class QwenImage21(ChatFamily):
 
     # ---- the network ----
 
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
-
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
         return height * width
@@ -124,10 +119,13 @@ class QwenImage21(ChatFamily):
     def pipeline_name(self) -> str:
         return "QwenImage21Pipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> EmbeddedPipeline:
-        pipeline = EmbeddedPipeline(transformer=network, vae=self.autoencoder.model, scheduler=self.parts.make_scheduler(sampler))
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+    @property
+    def pipeline_class(self) -> type[Any]:
+        return EmbeddedPipeline
+
+    @property
+    def saved_settings(self) -> Mapping[str, Any]:
+        return {"sample_sigmas": list(self.sigmas)} if self.sigmas else {}
 
     @torch.no_grad()
     def generate(
@@ -140,14 +138,7 @@ class QwenImage21(ChatFamily):
         batches = {name: self.collate_prompts([prompt]) for name, prompt in wanted.items()}
         embeds = {name: batch["embeds.0"][None].to(device, dtype) for name, batch in batches.items()}
         pipeline.slots = [(embeds[name], batch["slots.0"][None].to(device)) for name, batch in batches.items()]
-        final: list[Tensor] = []
-
-        def report(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            final[:] = [unpacked(tensors["latents"], height, width)]
-            if on_step is not None:
-                on_step(SamplerStep(index + 1, float(timestep), final[0]))
-            return {}
-
+        report = StepReport(on_step, lambda latents: unpacked(latents, height, width))
         references = [reference[None].to(device, dtype) for reference in request.references]
         with self.devices.autocast(), pipeline.looking_at(references):
             pipeline(
@@ -161,14 +152,7 @@ class QwenImage21(ChatFamily):
                 output_type="latent",
                 callback_on_step_end=report,
             )
-        return self.preview(final[0])
-
-    def preview(self, latents: Tensor) -> Image.Image:
-        return self.autoencoder.picture(latents)
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        settings = {"sample_sigmas": list(self.sigmas)} if self.sigmas else {}
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), settings), self.options)
+        return self.preview(report.latents)
 
 
 FAMILY = QwenImage21

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -15,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.chat_prompts import ChatFamily
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.common.flow_family import FlowFamily
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs, as_negative
 from trainer_engine.families.modules import unwrap
 from trainer_engine.families.sana.components import DeepAutoencoder, SanaParts
@@ -29,7 +28,7 @@ TIMESTEPS = 1000
 """The network counts time up to this, times a factor of its configuration."""
 
 
-class Sana(ChatFamily):
+class Sana(FlowFamily, ChatFamily):
     """Xie et al., 2024, "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers".
 
     A prompt is ``{"embeds": (T, D)}``: Gemma 2's states of its tokens, without padding. The network gets every prompt with 300 tokens, as
@@ -72,10 +71,6 @@ class Sana(ChatFamily):
 
     # ---- the transformer ----
 
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
-
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
         return height * width
@@ -99,17 +94,6 @@ class Sana(ChatFamily):
     def pipeline_name(self) -> str:
         return "SanaPipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> SanaPipeline:
-        pipeline = SanaPipeline(
-            tokenizer=None,
-            text_encoder=None,
-            vae=self.autoencoder.model,
-            transformer=network,
-            scheduler=self.parts.make_scheduler(sampler),
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
     @torch.no_grad()
     def generate(
         self, pipeline: SanaPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
@@ -130,16 +114,9 @@ class Sana(ChatFamily):
                 generator=request.generator(),
                 use_resolution_binning=False,
                 output_type="latent",
-                callback_on_step_end=step_callback(on_step),
+                callback_on_step_end=StepReport(on_step),
             ).images
-        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
-        return image
-
-    def preview(self, latents: Tensor) -> Image.Image:
         return self.autoencoder.picture(latents)
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
 
 
 FAMILY = Sana

@@ -24,8 +24,8 @@ from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
 from trainer_engine.families.common.controlnet import control_picture
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.common.flow_family import FlowFamily
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import DiffusersNetwork, free_device_memory, unwrap
 from trainer_engine.families.sd3.components import CLIPS, Sd3Components
@@ -45,7 +45,7 @@ def joint_width(network: nn.Module) -> int:
     return int(cast("DiffusersNetwork", unwrap(network)).config.joint_attention_dim)
 
 
-class StableDiffusion3(ClipFamily):
+class StableDiffusion3(FlowFamily, ClipFamily):
     """Esser et al., 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis".
 
     A prompt is ``{"embeds": (T, D), "clip": (77, D1 + D2), "pooled": (P1 + P2,)}``: T5's states of all T tokens, none if the base model
@@ -204,13 +204,13 @@ class StableDiffusion3(ClipFamily):
     def pipeline_name(self) -> str:
         return self.spec.steers.pipeline if self.spec.steers else "StableDiffusion3Pipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> Any:
-        no_text = dict.fromkeys((*SPEC.prompts.text_encoder_folders, *SPEC.prompts.tokenizer_folders))
-        networks = {**self.beside, **self.trained_modules(network)}
-        kind = ControlPipeline if self.spec.steers else StableDiffusion3Pipeline
-        pipeline = kind(**networks, vae=self.autoencoder.model, scheduler=self.parts.make_scheduler(sampler), **no_text)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+    @property
+    def pipeline_class(self) -> type[Any]:
+        return ControlPipeline if self.spec.steers else StableDiffusion3Pipeline
+
+    @property
+    def saved_settings(self) -> Mapping[str, Any]:
+        return {} if self.parts.t5 else {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
 
     @torch.no_grad()
     def generate(self, pipeline: Any, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None) -> Image.Image:
@@ -234,11 +234,10 @@ class StableDiffusion3(ClipFamily):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=step_callback(on_step),
+                callback_on_step_end=StepReport(on_step),
                 **extra,
             ).images
-        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
-        return image
+        return self.autoencoder.picture(latents)
 
     def _left_out(self, skipped: SkippedLayers | None) -> dict[str, Any]:
         """Arguments of the pipeline for the blocks that it also predicts without."""
@@ -250,11 +249,6 @@ class StableDiffusion3(ClipFamily):
             "skip_layer_guidance_start": skipped.start,
             "skip_layer_guidance_stop": skipped.stop,
         }
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        settings = {} if self.parts.t5 else {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
-        plan = plan_of(self, network, self.parts.copied(), self.parts.make_scheduler(), settings)
-        write_pipeline(folder, plan, self.options)
 
 
 FAMILY = StableDiffusion3

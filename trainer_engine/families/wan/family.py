@@ -20,7 +20,7 @@ from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import ClipAutoencoder
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.skipped_layers import layers_skipped
-from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory
 from trainer_engine.families.wan.components import WanComponents
@@ -191,7 +191,7 @@ class Wan(Family):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=step_callback(on_step),
+                callback_on_step_end=StepReport(on_step),
                 **shown,
             ).frames
         frames = self._decoded(latents)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from diffusers import ZImagePipeline
@@ -14,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.chat_prompts import ChatEncoder, ChatFamily, ragged, side_by_side
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
-from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.common.flow_family import FlowFamily
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.z_image.components import ZImageComponents
 from trainer_engine.families.z_image.spec import SPEC
@@ -27,7 +26,7 @@ PATCH_CELLS = 2
 """Latent cells along the height and the width of a token."""
 
 
-class ZImage(ChatFamily):
+class ZImage(FlowFamily, ChatFamily):
     """Tongyi-MAI, 2025, "Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer".
 
     A prompt is ``{"embeds": (T, D)}``: Qwen3's states of its tokens in the chat template. The network takes a list of prompts without
@@ -63,10 +62,6 @@ class ZImage(ChatFamily):
 
     # ---- the network ----
 
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
-
     def token_count(self, latent_shape: Sequence[int]) -> int:
         _, height, width = latent_shape
         return height * width // PATCH_CELLS**2
@@ -85,17 +80,6 @@ class ZImage(ChatFamily):
     def pipeline_name(self) -> str:
         return "ZImagePipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> ZImagePipeline:
-        pipeline = ZImagePipeline(
-            tokenizer=None,
-            text_encoder=None,
-            vae=self.autoencoder.model,
-            scheduler=self.parts.make_scheduler(sampler),
-            transformer=network,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
     @torch.no_grad()
     def generate(
         self, pipeline: ZImagePipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
@@ -113,13 +97,9 @@ class ZImage(ChatFamily):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=step_callback(on_step),
+                callback_on_step_end=StepReport(on_step),
             ).images
-        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
-        return image
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+        return self.autoencoder.picture(latents)
 
 
 FAMILY = ZImage

@@ -152,7 +152,7 @@ def test_the_demo_trains_and_leaves_no_process(trained: tuple[DemoFolders, str])
     assert Image.open(folders.grid).width > 300
     assert b"<title" in folders.curves.read_bytes()
     assert (folders.output / "pipeline/model_index.json").is_file()
-    for what in ("checkpoint", "pipeline", "images", "page"):
+    for what in ("checkpoint", "pipeline", "images", "/runs/1"):
         assert what in printed
     left = [process.cmdline() for process in psutil.process_iter() if any(str(folders.root) in part for part in command_of(process))]
     assert left == []

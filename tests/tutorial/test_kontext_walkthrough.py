@@ -105,12 +105,18 @@ def launch(shell: Shell) -> tuple[str, str]:
     return valid, shell.type(start)
 
 
-def test_the_walkthrough_from_nothing_to_an_adapter_that_is_used(shell: Shell, server: LiveServer, place: Path) -> None:
-    created = json.loads(shell.type(*blocks("1. Provision the environment")))
+@pytest.fixture(scope="module")
+def created(shell: Shell) -> Any:
+    """What the first step answers. The second one, which describes the datasets, is taken too."""
+    answer = json.loads(shell.type(*blocks("1. Provision the environment")))
+    shell.type(*blocks("2. Describe the paired dataloader"))
+    return answer
+
+
+def test_the_walkthrough_from_nothing_to_an_adapter_that_is_used(created: Any, shell: Shell, server: LiveServer, place: Path) -> None:
     assert created["message"] == "Environment 'kontext-api-demo' created"
     assert created["environment"]["lora_type"] == "lycoris"
     assert (server.home / "config/kontext-api-demo/lycoris_config.json").is_file()
-    shell.type(*blocks("2. Describe the paired dataloader"))
     updated = json.loads(shell.type(*blocks("3. Apply Kontext-specific hyperparameters")))
     assert updated["message"] == "Configuration 'kontext-api-demo' updated successfully"
     assert updated["validation"]["warnings"] == []
@@ -140,7 +146,8 @@ def use_it(output: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_run_reports_to_wandb_without_a_network(shell: Shell, server: LiveServer, place: Path) -> None:
+@pytest.mark.usefixtures("created")
+def test_a_run_reports_to_wandb_without_a_network(shell: Shell, server: LiveServer, place: Path) -> None:
     changes = {**shell.changes, '"--report_to": "wandb"': '"--report_to": "wandb"', "output/kontext": "output/kontext-wandb"}
     again = Shell(shell.folder, changes)
     again.type(*blocks("3. Apply Kontext-specific hyperparameters"))

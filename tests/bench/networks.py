@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
     CosmosTransformer3DModel,
     Flux2Transformer2DModel,
@@ -40,6 +41,7 @@ Architecture = Mapping[str, Any]
 Call = Callable[[Callable[..., Any], Tensor, Batch], Tensor]
 """(network, noisy latents, batch) -> prediction, by the network's own arguments."""
 CLIP_TOKENS, T5_TOKENS, LONG_TOKENS = 77, 154, 512
+PILE_TOKENS = 256
 WINDOW_TOKENS = 480
 """Tokens of a long prompt in its window, which is a multiple of 80."""
 TIME_IDS = 6
@@ -73,6 +75,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         QwenImage21Transformer2DModel: 64,
         HiDreamImageTransformer2DModel: 16,
         SanaTransformer2DModel: 32,
+        AuraFlowTransformer2DModel: 4,
     }
 )
 
@@ -245,6 +248,11 @@ def call_lumina2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Te
     mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=noisy.device)
     output: Tensor = network(noisy, 1 - batch.timesteps, embeds, mask, return_dict=False)[0]
     return -output
+
+
+def call_auraflow(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    output: Tensor = network(noisy, batch.prompts["embeds"], batch.timesteps, return_dict=False)[0]
+    return output
 
 
 @cache
@@ -483,6 +491,26 @@ LUMINA2 = Network(
     is_ragged=True,
     reads_numbers=True,
     reads_masks=True,
+)
+
+
+AURAFLOW = Network(
+    family="auraflow",
+    title="AuraFlow",
+    make=AuraFlowTransformer2DModel,
+    architecture=MappingProxyType({"joint_attention_dim": 2048, "pos_embed_max_size": 9216}),
+    narrow=MappingProxyType(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "caption_projection_dim": 32,
+            "joint_attention_dim": 16,
+            "pos_embed_max_size": 256,
+        }
+    ),
+    schedule=SHIFTED,
+    text=lambda architecture: {"embeds": (PILE_TOKENS, architecture["joint_attention_dim"])},
+    call=call_auraflow,
 )
 
 

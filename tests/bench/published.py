@@ -29,6 +29,7 @@ from tests.bench.gpu_flux import FLUX as FLUX_DEV
 from tests.bench.gpu_pixart import NOISE, PIXART_900M
 from tests.bench.networks import (
     ANIMA,
+    AURAFLOW,
     CLIP_TOKENS,
     DENOISING,
     FLUX2,
@@ -289,7 +290,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         one.family: one
         for one in (
-            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KREA2, LUMINA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
+            *(ANIMA, AURAFLOW, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KREA2, LUMINA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
             *(SANA, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
         )
     }
@@ -324,6 +325,7 @@ KLEIN_4B = MappingProxyType({"num_layers": 5, "num_single_layers": 20, "num_atte
 WITHOUT_GUIDANCE = MappingProxyType({"guidance_embeds": False})
 OTHERS: Mapping[str, Mapping[str, Architecture]] = MappingProxyType(
     {
+        "auraflow": dict.fromkeys(("v0.2", "v0.1"), {"pos_embed_max_size": 4096}),
         "flux": dict.fromkeys(("schnell", "libreflux"), WITHOUT_GUIDANCE),
         "flux2": {
             "dev": {

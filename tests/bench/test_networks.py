@@ -43,6 +43,7 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "qwen_image_21": {"num_layers": 1},
     "hidream": {"num_layers": 1, "num_single_layers": 1, "llama_layers": (0, 1)},
     "sana": {"num_layers": 1},
+    "auraflow": {"num_mmdit_layers": 1, "num_single_dit_layers": 1},
 }
 
 DEEPER: dict[str, dict[str, Any]] = {
@@ -64,6 +65,7 @@ DEEPER: dict[str, dict[str, Any]] = {
     "qwen_image_21": {"num_layers": 3},
     "hidream": {"num_layers": 2, "num_single_layers": 3, "llama_layers": (0, 1, 2, 3, 3)},
     "sana": {"num_layers": 3},
+    "auraflow": {"num_mmdit_layers": 2, "num_single_dit_layers": 3},
 }
 MOST_ADDED = 24
 """Operators: the step's loss and norm are gathered for one read of the device, and the weighting of the loss looks at the noise level."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
     CosmosTransformer3DModel,
     Flux2Transformer2DModel,
@@ -50,6 +51,16 @@ HEADS = {"num_attention_heads": 4, "attention_head_dim": 32, "num_layers": 4}
 ROTARY = {"axes_dims_rope": (8, 12, 12)}
 WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "anima": (CosmosTransformer3DModel, {**HEADS, "adaln_lora_dim": 32}),
+    "auraflow": (
+        AuraFlowTransformer2DModel,
+        {
+            "num_attention_heads": 4,
+            "attention_head_dim": 32,
+            "caption_projection_dim": 128,
+            "num_mmdit_layers": 2,
+            "num_single_dit_layers": 6,
+        },
+    ),
     "chroma": (ChromaTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux": (FluxTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux2": (Flux2Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 4}),

@@ -118,7 +118,7 @@ class PromptSpec:
     joins_sequence: bool = False
     """Whether the tokens of the prompt are in one sequence with those of the image."""
     added_tokens: int = 0
-    """Tokens in that sequence that ``token_limit`` does not count: those of another text encoder."""
+    """Tokens in that sequence that ``token_limit`` does not count: those of another text encoder, or some that the network has learned."""
     mask: str = ""
     """Kind of mask that hides the padding of prompts from attention: ``boolean`` or ``additive``; empty if nothing is hidden."""
     mask_option: str = ""

@@ -26,6 +26,7 @@ from trainer_engine.config.family_parts import (
     frozen_components,
 )
 from trainer_engine.config.one_file.layout import FileLayout
+from trainer_engine.config.positions import PositionSpec
 from trainer_engine.config.routing import RoutingSpec
 from trainer_engine.config.token_splitting import SplittingSpec
 
@@ -100,6 +101,8 @@ class FamilySpec:
     """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
     routing: RoutingSpec | None = None
     """How tokens skip blocks of the network (``tread_config``); None if they cannot, as in a UNet."""
+    positions: PositionSpec | None = None
+    """The positions that its network has learned, which bound the edges of images; None if any edge has positions."""
     splitting: SplittingSpec | None = None
     """How the tokens of a sample are spread over several processes (``context_parallel_size``); None if diffusers has no plan for it."""
     poor_precisions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ from trainer_engine.contract.path_rule import EVERYWHERE, PlaceRule
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.examine import examine, fetch_datasets
 from trainer_engine.datasets.index_file import Indexes
+from trainer_engine.datasets.long_edges import beyond_positions
 from trainer_engine.datasets.report import DatasetReport, SetReport
 from trainer_engine.datasets.samples import Sample, reference_cache, settings_of
 from trainer_engine.datasets.scanning import MANY_OBJECTS
@@ -45,6 +47,7 @@ from trainer_engine.runtime.distributed import Processes
 from trainer_engine.runtime.environment import reach_of_sources
 from trainer_engine.runtime.stages import Advance, Stages, advance_after
 from trainer_engine.validation.generate import Edit, ValidationPrompt, texts_to_encode
+from trainer_engine.weights.loading import read_network_config
 
 MAX_LISTED = 20
 
@@ -148,7 +151,7 @@ class Preparation:
             def examined() -> DatasetReport:
                 reach = reach_of_sources()
                 fetch_datasets(dataloader, self.family.spec, Fetching(advance, self.requests.raise_if_stopped, reach))
-                return examine(
+                found = examine(
                     dataloader,
                     self.options,
                     self.family.spec,
@@ -158,6 +161,8 @@ class Preparation:
                     reach=reach,
                     places=self.places,
                 )
+                found.problems += beyond_positions(self.options, self.family.spec, found, self._network_config())
+                return found
 
             report = self.processes.first_then_others(examined)
             self.requests.raise_if_stopped()
@@ -171,6 +176,11 @@ class Preparation:
             emit_left_out(self.stages.sink, found.entry.id, [(file.name, file.reason) for file in found.left_out if file.broken])
         self.requests.raise_if_stopped()
         return report
+
+    def _network_config(self) -> Mapping[str, Any]:
+        """The configuration of the network, where its positions bound the sizes of images. Raises ModelUnavailable."""
+        spec, found = self.family.spec, self.family.parts.find
+        return read_network_config(found(spec.components[spec.network].folder)) if spec.positions else {}
 
     def _shown_pairs(self, sets: Sequence[SetReport], inputs: Sequence[PlannedInput]) -> list[tuple[str, Sample]]:
         """(dataset id, sample) of the pairs, or first frames, that validations use: the first of each set, by name."""

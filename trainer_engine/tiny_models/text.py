@@ -1,4 +1,4 @@
-"""Small text models in the real Hugging Face layout: tokenizers of CLIP and T5, and a CLIP with random weights."""
+"""Small text models in the real Hugging Face layout: tokenizers of CLIP, T5 and Pile T5, and a CLIP with random weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer, T5Tokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer, LlamaTokenizerFast, T5Tokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 EDGE_PX = 32
@@ -46,6 +46,23 @@ def build_t5_tokenizer() -> T5Tokenizer:
     backend.decoder = decoders.Metaspace()
     backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return T5Tokenizer(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>", pad_token="<pad>", extra_ids=0)
+
+
+def build_llama_tokenizer() -> LlamaTokenizerFast:
+    """A tokenizer of Llama that spells letter by letter, and byte by byte what is not ASCII.
+
+    As that of Pile T5, it puts the end behind a text, nothing before it, and pads with the mark of a beginning.
+    """
+    letters = ["▁", *string.ascii_letters, *string.digits, *string.punctuation]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    return LlamaTokenizerFast(
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=[],
+        add_bos_token=False,
+        add_eos_token=True,
+        pad_token="<s>",
+        padding_side="right",
+    )
 
 
 def make_tiny_clip(folder: Path, *, seed: int = 0) -> Path:

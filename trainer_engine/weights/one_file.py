@@ -30,12 +30,8 @@ def load_model(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
         config = cls.load_config(part.folder, local_files_only=True)
         with init_empty_weights():
             names = set(cls.from_config(config).state_dict())
-        tensors = component_tensors(part)
-        plain = {key.removeprefix(part.prefix): tensor for key, tensor in tensors.items()}
-        if names <= plain.keys():
-            tensors = plain
-        else:
-            tensors = _converted(cls, tensors, config)
+        plain = {key.removeprefix(part.prefix): tensor for key, tensor in component_tensors(part).items()}
+        tensors = plain if names <= plain.keys() else _converted(cls, plain, config)
         missing = sorted(names - tensors.keys())
     refuse_gaps(part, missing, [])  # diffusers would leave them without memory
     with loading(part):
@@ -44,7 +40,7 @@ def load_model(cls: type[Any], part: Part, dtype: torch.dtype) -> Any:
 
 
 def _converted(cls: type[Any], tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors by their names in diffusers."""
+    """The tensors by their names in diffusers. Their keys have no prefix, which not every conversion takes away."""
     if BARE_UNET in tensors:  # diffusers looks for the prefix of a complete checkpoint
         tensors = {f"{NETWORK_PREFIX}{key}": tensor for key, tensor in tensors.items()}
     convert = cast("Any", SINGLE_FILE_LOADABLE_CLASSES)[cls.__name__]["checkpoint_mapping_fn"]

@@ -13,7 +13,7 @@ from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
 from trainer_engine.config.addresses import Reach
-from trainer_engine.config.components import BASE
+from trainer_engine.config.components import BASE, network_config
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.family_spec import FamilySpec
@@ -30,6 +30,7 @@ from trainer_engine.contract.files import is_folder
 from trainer_engine.contract.run import RunFolder
 from trainer_engine.datasets.examine import examine
 from trainer_engine.datasets.index_file import Indexes
+from trainer_engine.datasets.long_edges import beyond_positions
 from trainer_engine.datasets.report import DatasetReport
 from trainer_engine.datasets.schedule import run_steps, understood_length
 from trainer_engine.datasets.summary import summarise
@@ -113,6 +114,7 @@ def examine_run(
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
     report = _examine_datasets(resolved.dataloader, options, spec, home, rules.sources)
+    report.problems += beyond_positions(options, spec, report, network_config(options.model, spec, hub.cache))
     remote = ask_servers(report, variables)
     problems += [*with_cut_prompts(report, options, spec, hub.cache), *remote.problems]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []

@@ -260,5 +260,5 @@ def test_every_wrong_type_is_named_at_once(refused: Refused) -> None:
 
 
 def test_a_family_that_is_not_here_is_refused_by_name(refused: Refused) -> None:
-    text = KONTEXT_PAIRS.replace("black-forest-labs/FLUX.1-Kontext-dev", "fal/AuraFlow-v0.3").replace("flux_kontext", "auraflow")
+    text = KONTEXT_PAIRS.replace("black-forest-labs/FLUX.1-Kontext-dev", "Shitao/OmniGen-v1-diffusers").replace("flux_kontext", "omnigen")
     assert ("model_family", "not_available") in refused(text)

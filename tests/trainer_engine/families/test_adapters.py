@@ -41,6 +41,7 @@ PIPELINES = {
     "hidream": "HiDreamImagePipeline",
     "ideogram": "Ideogram4Pipeline",
     "sana": "SanaPipeline",
+    "auraflow": "AuraFlowPipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -142,6 +143,9 @@ def output_of(family: str, network: nn.Module) -> Tensor:
             "return_dict": False,
         }
         return network(torch.randn(2, 32, 4, 6, generator=generator), prompt, **given)[0]
+    if family == "auraflow":
+        latents = torch.randn(2, 4, 4, 6, generator=generator)
+        return network(latents, prompt[:, :9], torch.tensor([0.3, 0.7]), return_dict=False)[0]
     added = {"text_embeds": torch.randn(2, 32, generator=generator), "time_ids": torch.full((2, 6), 64.0)} if family == "sdxl" else None
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     return network(latents, torch.tensor([300, 700]), encoder_hidden_states=prompt, added_cond_kwargs=added, return_dict=False)[0]

@@ -89,6 +89,7 @@ TRAPS: Mapping[str, tuple[str, ...]] = {
     "audio has a place although there is none": ("ltxvideo2",),
     "states of several layers are stacked, and large": ("krea2", "flux2", "flux3", "ideogram"),
     "five time ids, the last of which is the score": ("sdxl",),
+    "zeros behind a prompt count, and how many there are": ("auraflow",),
 }
 """What goes wrong -> the families in which it does. The two networks of Wan 2.2 are a trap as well, of flavours that are not here."""
 

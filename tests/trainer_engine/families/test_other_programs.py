@@ -50,6 +50,10 @@ COMFYUI: Mapping[str, str] = MappingProxyType(
             transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))
             |single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out|norm\.linear)
             |x_embedder|context_embedder|proj_out|norm_out\.linear|{EMBEDDERS})""",
+        "auraflow": rf"""transformer\.(
+            joint_transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.(linear_[12]|out_projection))
+            |single_transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0)|norm1\.linear|ff\.(linear_[12]|out_projection))
+            |pos_embed\.proj|context_embedder|proj_out|norm_out\.linear|time_step_proj\.linear_[12])""",
         "chroma": rf"""transformer\.(
             transformer_blocks\.\d+\.({JOINED}|ff(_context)?\.net\.(0\.proj|2))
             |single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out)
@@ -217,7 +221,7 @@ def test_an_export_for_comfyui_loads_in_diffusers_with_the_same_output(family: s
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["sd3", "wan", "lumina2"])
+@pytest.mark.parametrize("family", ["sd3", "wan", "lumina2", "auraflow"])
 def test_a_run_writes_the_file_that_an_export_writes(family: str, tmp_path: Path) -> None:
     run, other = trained(tmp_path / "run", family, lora_format="comfyui") / RESULT, exported(family, tmp_path) / RESULT
     ours, theirs = load_file(run), load_file(other)
@@ -341,7 +345,7 @@ def names_elsewhere(family: str) -> dict[str, str]:
     return {module: renamed(module, names.names) for module in modules}
 
 
-@pytest.mark.parametrize("family", [*UNETS, "wan", "anima", "flux3"])
+@pytest.mark.parametrize("family", [*UNETS, "wan", "anima", "flux3", "auraflow"])
 def test_a_file_with_the_names_of_the_original_code_is_an_adapter_to_start_from_and_to_validate_with(family: str, tmp_path: Path) -> None:
     file = in_flat_keys(family, tmp_path, names_elsewhere(family))
     wanted = load_file(result_of(family) / RESULT)

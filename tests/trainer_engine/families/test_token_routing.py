@@ -20,6 +20,7 @@ from tests.helpers.resuming import assert_resumes_exactly, assert_same_checkpoin
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.families.anima import test_anima as anima
+from tests.trainer_engine.families.auraflow import test_auraflow as auraflow
 from tests.trainer_engine.families.chroma import test_chroma as chroma
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
@@ -76,11 +77,12 @@ CASES = {
     "wan": Case(tiny_wan, wan_loss, 18),
     "krea2": Case(krea2.tiny_krea2, predicted, 24, prompt=147, is_joined=True),
     "anima": Case(anima.tiny_anima, predicted, 24),
+    "auraflow": Case(auraflow.tiny_auraflow, predicted, 24, prompt=264),
 }
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    lists = ("transformer_blocks", "single_transformer_blocks", "blocks")
+    lists = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks", "blocks")
     return [block for name in lists for block in getattr(network, name, [])]
 
 

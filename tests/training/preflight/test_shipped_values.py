@@ -138,6 +138,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         PICTURES,
     ),
+    "auraflow with a LoKr": (
+        {
+            **OF_FLOW,
+            **OF_LYCORIS,
+            "model_family": "auraflow",
+            "model_flavour": "pony",
+            "learning_rate": 4e-5,
+            "max_grad_norm": 0.01,
+            "optimizer": "optimi-lion",
+            "validation_guidance": 4.0,
+            "validation_num_inference_steps": 30,
+        },
+        PICTURES,
+    ),
     "lumina 2": (
         {
             **QUANTISED,

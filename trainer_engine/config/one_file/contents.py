@@ -24,7 +24,6 @@ OTHER_MODELS: Mapping[str, str] = MappingProxyType(
     {
         "single_stream_modulation.": "Flux.2",
         "joint_blocks.": "Stable Diffusion 3",
-        "double_layers.": "AuraFlow",
         "cap_embedder.": "Lumina 2 or Z-Image",
         "individual_token_refiner.": "HunyuanVideo",
         "clip_txt_mapper.": "Stable Cascade",

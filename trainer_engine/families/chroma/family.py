@@ -10,7 +10,7 @@ import torch
 from diffusers import ChromaPipeline
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
@@ -71,7 +71,7 @@ class Chroma(FlowFamily):
         lengths = [self.token_limit] * len(states) if self.stores_padding else seen.sum(dim=1).tolist()
         return [{"embeds": state[:length].clone(), "mask": mask.clone()} for state, length, mask in zip(states, lengths, seen, strict=True)]
 
-    def _load_text(self) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
+    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         encoder = self.parts.load_text_encoder(self.devices.text)
         self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
         return encoder, self.parts.load_tokenizer()

@@ -88,10 +88,10 @@ class DispatchedJointProcessor(Dispatched):
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
     ) -> Tensor | tuple[Tensor, Tensor]:
         """(B, T, C), alone or with a prompt (B, S, C) -> the same shapes. The tokens of the image come first."""
-        query, key, value = _heads_of(attn, hidden_states, ("to_q", "to_k", "to_v"), (attn.norm_q, attn.norm_k))
+        query, key, value = heads_of(attn, hidden_states, ("to_q", "to_k", "to_v"), (attn.norm_q, attn.norm_k))
         if encoder_hidden_states is not None:
             norms = (attn.norm_added_q, attn.norm_added_k)
-            added = _heads_of(attn, encoder_hidden_states, ("add_q_proj", "add_k_proj", "add_v_proj"), norms)
+            added = heads_of(attn, encoder_hidden_states, ("add_q_proj", "add_k_proj", "add_v_proj"), norms)
             query, key, value = (torch.cat(both, dim=1) for both in zip((query, key, value), added, strict=True))
         attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2).to(query.dtype)
         image, prompt = attended.tensor_split((hidden_states.shape[1],), dim=1)
@@ -101,7 +101,7 @@ class DispatchedJointProcessor(Dispatched):
         return output, prompt if attn.context_pre_only else attn.to_add_out(prompt)
 
 
-def _heads_of(attn: Any, states: Tensor, projections: Sequence[str], norms: tuple[Any, Any]) -> list[Tensor]:
+def heads_of(attn: Any, states: Tensor, projections: Sequence[str], norms: tuple[Any, Any]) -> list[Tensor]:
     """Query, key and value (B, T, H, D) of states (B, T, C), the first two normalised where the layer does so."""
     found = [getattr(attn, name)(states).unflatten(-1, (attn.heads, -1)) for name in projections]
     return [norm(one) if norm is not None else one for norm, one in zip((*norms, None), found, strict=True)]

@@ -1,12 +1,13 @@
-"""Prompts as the states of one T5 that does not see their padding, as PixArt Sigma and Chroma take them."""
+"""Prompts as the states of one T5, or of a relative of it, that does not see their padding."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.weights.loading import PartFinder, load_text_encoder, load_tokenizer
@@ -15,15 +16,20 @@ from trainer_engine.weights.loading import PartFinder, load_text_encoder, load_t
 class T5PartFinder(PartFinder):
     """Finds the components of a pipeline whose only text encoder is T5."""
 
-    def load_text_encoder(self, dtype: torch.dtype) -> T5EncoderModel:
+    encoder: ClassVar[type[Any]] = T5EncoderModel
+    tokenizer: ClassVar[type[Any]] = T5Tokenizer
+    tokenizer_name: ClassVar[str] = "T5Tokenizer"
+    """As ``model_index.json`` names its class."""
+
+    def load_text_encoder(self, dtype: torch.dtype) -> PreTrainedModel:
         """Frozen, on the CPU. Raises ModelUnavailable."""
-        encoder = load_text_encoder(T5EncoderModel, self.find("text_encoder"), dtype)
-        assert isinstance(encoder, T5EncoderModel)
+        encoder = load_text_encoder(self.encoder, self.find("text_encoder"), dtype)
+        assert isinstance(encoder, PreTrainedModel)
         return encoder
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Raises ModelUnavailable."""
-        tokenizer: PreTrainedTokenizerBase = load_tokenizer(T5Tokenizer, self.find("tokenizer"))
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.tokenizer, self.find("tokenizer"))
         return tokenizer
 
     def copied(self) -> dict[str, CopiedPart]:
@@ -31,8 +37,8 @@ class T5PartFinder(PartFinder):
         find, encoder = self.find, lambda: self.load_text_encoder(torch.bfloat16)
         return {
             "vae": CopiedPart("diffusers", "AutoencoderKL", find("vae"), lambda: self.load_vae(None)),
-            "text_encoder": CopiedPart("transformers", "T5EncoderModel", find("text_encoder"), encoder, is_text=True),
-            "tokenizer": CopiedPart("transformers", "T5Tokenizer", find("tokenizer"), self.load_tokenizer, is_text=True),
+            "text_encoder": CopiedPart("transformers", self.encoder.__name__, find("text_encoder"), encoder, is_text=True),
+            "tokenizer": CopiedPart("transformers", self.tokenizer_name, find("tokenizer"), self.load_tokenizer, is_text=True),
         }
 
 
@@ -40,13 +46,13 @@ class T5Text:
     """The states of T5 for prompts that are padded to the limit. T5 is loaded when it is first needed."""
 
     def __init__(
-        self, load: Callable[[], tuple[T5EncoderModel, PreTrainedTokenizerBase]], device: torch.device, *, token_limit: int
+        self, load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]], device: torch.device, *, token_limit: int
     ) -> None:
         """``load`` returns T5 on ``device``, and its tokenizer."""
         self._load = load
         self.device = device
         self.token_limit = token_limit
-        self._loaded: tuple[T5EncoderModel, PreTrainedTokenizerBase] | None = None
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     def free(self) -> None:
         self._loaded = None

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DModel
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
@@ -90,7 +90,7 @@ class PixArtSigma(Family):
         lengths = mask.sum(dim=1).tolist()
         return [{"embeds": state[: max(length, 1)].clone()} for state, length in zip(states, lengths, strict=True)]
 
-    def _load_text(self) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
+    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         encoder = self.parts.load_text_encoder(self.devices.text)
         self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
         return encoder, self.parts.load_tokenizer()

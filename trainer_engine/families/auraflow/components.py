@@ -16,7 +16,7 @@ from trainer_engine.families.common.t5_text import T5PartFinder
 from trainer_engine.weights.loading import load_diffusers, part_in
 
 
-class AuraFlowComponents(FlowPartFinder, T5PartFinder):
+class AuraFlowComponents(T5PartFinder, FlowPartFinder):
     """The components of the pipeline. Pile T5 has the vocabulary of Llama."""
 
     encoder = UMT5EncoderModel

@@ -16,18 +16,17 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.auraflow.attention import DispatchedAttention
 from trainer_engine.families.auraflow.components import AuraFlowComponents
 from trainer_engine.families.auraflow.spec import SPEC
-from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import token_count
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.t5_text import T5Text
-from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.modules import free_device_memory
 from trainer_engine.runtime.devices import Devices
 
 
-class AuraFlow(Family):
+class AuraFlow(FlowFamily):
     """fal, 2024, "Introducing AuraFlow v0.1, an Open Exploration of Large Rectified Flow Models".
 
     A prompt is ``{"embeds": (T, D)}``: the states of Pile T5 for its tokens. The network takes as many tokens of every prompt as the
@@ -78,7 +77,7 @@ class AuraFlow(Family):
     # ---- the network ----
 
     def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
+        network = super().load_component(name, dtype, folder)
         DispatchedAttention.give(network)
         return network
 
@@ -102,17 +101,6 @@ class AuraFlow(Family):
     def pipeline_name(self) -> str:
         return "AuraFlowPipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> AuraFlowPipeline:
-        pipeline = AuraFlowPipeline(
-            tokenizer=None,
-            text_encoder=None,
-            vae=self.autoencoder.model,
-            transformer=network,
-            scheduler=self.parts.make_scheduler(sampler),
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
     @torch.no_grad()
     def generate(
         self, pipeline: AuraFlowPipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
@@ -132,13 +120,9 @@ class AuraFlow(Family):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=step_callback(on_step),
+                callback_on_step_end=StepReport(on_step),
             ).images
-        image: Image.Image = pipeline.image_processor.postprocess(self.autoencoder.decode(latents), output_type="pil")[0]
-        return image
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
+        return self.autoencoder.picture(latents)
 
 
 FAMILY = AuraFlow

@@ -19,7 +19,8 @@ from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.qwen_image_21 import models as qwen_image_21
 from trainer_engine.config.families import find_spec
 
-UNETS = ("sd1x", "sd2x", "sdxl")
+UNETS = ("kolors", "sd1x", "sd2x", "sdxl")
+WITH_SIZES = ("kolors", "sdxl")
 PIPELINES = {
     "sd1x": "StableDiffusionPipeline",
     "sd2x": "StableDiffusionPipeline",
@@ -40,6 +41,7 @@ PIPELINES = {
     "hidream": "HiDreamImagePipeline",
     "ideogram": "Ideogram4Pipeline",
     "sana": "SanaPipeline",
+    "kolors": "KolorsPipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -141,7 +143,7 @@ def output_of(family: str, network: nn.Module) -> Tensor:
             "return_dict": False,
         }
         return network(torch.randn(2, 32, 4, 6, generator=generator), prompt, **given)[0]
-    added = {"text_embeds": torch.randn(2, 32, generator=generator), "time_ids": torch.full((2, 6), 64.0)} if family == "sdxl" else None
+    added = {"text_embeds": torch.randn(2, 32, generator=generator), "time_ids": torch.full((2, 6), 64.0)} if family in WITH_SIZES else None
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     return network(latents, torch.tensor([300, 700]), encoder_hidden_states=prompt, added_cond_kwargs=added, return_dict=False)[0]
 

@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from tests.bench.gpu_device import WARM_UP
 from tests.bench.host import Pair, of_network, operators_of, processor_seconds
 from tests.bench.published import NETWORKS
 from tests.bench.table import Table, ratio_of
 from tests.bench.warm import start
-from tests.helpers.models import tiny_family, tiny_model
+from tests.helpers.models import tiny_family, tiny_model, tokenizer_in
 from tests.helpers.pictures import generate_images
 from trainer_engine.caches.store import CacheStore
 from trainer_engine.config.families import specs
@@ -84,7 +83,7 @@ def _unpadded(entry: dict[str, Tensor], spec: FamilySpec, model: Path, caption: 
     states = {name: tensor for name, tensor in entry.items() if tensor.is_floating_point()}
     rows = max(len(tensor) for tensor in states.values() if tensor.ndim > 1)
     if spec.prompts.stores_padding:
-        counts = [len(AutoTokenizer.from_pretrained(model / folder)(caption).input_ids) for folder in spec.prompts.tokenizer_folders]
+        counts = [len(tokenizer_in(model / folder)(caption).input_ids) for folder in spec.prompts.tokenizer_folders]
         rows = min(rows, max(counts))
     numbers = sum(min(rows, len(tensor)) * tensor[0].numel() if tensor.ndim > 1 else tensor.numel() for tensor in states.values())
     return rows, numbers * FLOAT32_BYTES

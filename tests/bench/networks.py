@@ -41,7 +41,7 @@ Architecture = Mapping[str, Any]
 Call = Callable[[Callable[..., Any], Tensor, Batch], Tensor]
 """(network, noisy latents, batch) -> prediction, by the network's own arguments."""
 CLIP_TOKENS, T5_TOKENS, LONG_TOKENS = 77, 154, 512
-PILE_TOKENS = 256
+PILE_TOKENS = GLM_TOKENS = 256
 WINDOW_TOKENS = 480
 """Tokens of a long prompt in its window, which is a multiple of 80."""
 TIME_IDS = 6
@@ -308,6 +308,27 @@ SDXL = Network(
     text=lambda architecture: {
         "embeds": (CLIP_TOKENS, architecture["cross_attention_dim"]),
         "pooled": (architecture["projection_class_embeddings_input_dim"] - TIME_IDS * architecture["addition_time_embed_dim"],),
+    },
+    call=call_sdxl,
+    has_time_ids=True,
+)
+KOLORS = Network(
+    family="kolors",
+    title="Kolors",
+    make=UNet2DConditionModel,
+    architecture=MappingProxyType(
+        {
+            **SDXL.architecture,
+            "encoder_hid_dim": 4096,
+            "encoder_hid_dim_type": "text_proj",
+            "projection_class_embeddings_input_dim": 5632,
+        }
+    ),
+    narrow=MappingProxyType({**SDXL.narrow, "encoder_hid_dim": 16}),
+    schedule=MappingProxyType({**DENOISING, "num_train_timesteps": 1100, "beta_end": 0.014}),
+    text=lambda architecture: {
+        "embeds": (GLM_TOKENS, architecture["encoder_hid_dim"]),
+        "pooled": (architecture["encoder_hid_dim"],),
     },
     call=call_sdxl,
     has_time_ids=True,

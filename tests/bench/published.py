@@ -35,6 +35,7 @@ from tests.bench.networks import (
     FLUX2,
     FLUX3,
     IDEOGRAM,
+    KOLORS,
     KREA2,
     LONG_TOKENS,
     LUMINA2,
@@ -290,8 +291,8 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         one.family: one
         for one in (
-            *(ANIMA, AURAFLOW, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KREA2, LUMINA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
-            *(SANA, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
+            *(ANIMA, AURAFLOW, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KOLORS, KREA2, LUMINA2, PIXART, QWEN_IMAGE),
+            *(QWEN_IMAGE_21, SANA, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
         )
     }
 )

@@ -38,6 +38,7 @@ FAMILIES = (
     "qwen_image_21",
     "hidream",
     "ideogram",
+    "kolors",
     "lumina2",
     "sana",
     "auraflow",

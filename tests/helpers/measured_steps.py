@@ -79,7 +79,7 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
         SanaTransformer2DModel,
         {**HEADS, "num_attention_heads": 6, "num_cross_attention_heads": 6, "cross_attention_head_dim": 32, "cross_attention_dim": 192},
     ),
-    **dict.fromkeys(("sd1x", "sd2x", "sdxl"), UNET),
+    **dict.fromkeys(("kolors", "sd1x", "sd2x", "sdxl"), UNET),
     "sd3": (SD3Transformer2DModel, {**HEADS, "caption_projection_dim": 128}),
     "wan": (WanTransformer3DModel, {"num_attention_heads": 8, "attention_head_dim": 24, "ffn_dim": 768, "num_layers": 4}),
     "z_image": (ZImageTransformer2DModel, {"dim": 128, "n_heads": 4, "n_kv_heads": 4, "axes_dims": (8, 12, 12), "n_layers": 6}),

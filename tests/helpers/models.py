@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
@@ -46,6 +49,13 @@ def tiny_model(family: str, **how: Any) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     made: Path = importlib.import_module(f"trainer_engine.families.{family}.tiny").make_tiny(folder / "model", **how)
     return made
+
+
+def tokenizer_in(folder: Path) -> Any:
+    """The tokenizer in a folder, by its class: one of diffusers is not known to ``AutoTokenizer``."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    cls = ChatGLMTokenizer if settings.get("tokenizer_class") == ChatGLMTokenizer.__name__ else AutoTokenizer
+    return cls.from_pretrained(folder)
 
 
 def options_with(**values: Any) -> TrainingOptions:

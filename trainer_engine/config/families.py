@@ -56,6 +56,12 @@ def trained_folders() -> tuple[str, ...]:
     return tuple(dict.fromkeys(component.folder for spec in specs().values() for component in spec.trained.values()))
 
 
+@cache
+def replaced_code() -> frozenset[str]:
+    """``PromptSpec.replaced_code`` of all families."""
+    return frozenset(code for spec in specs().values() for code in spec.prompts.replaced_code)
+
+
 def find_spec(name: str) -> FamilySpec | None:
     """Returns the spec of a family by its name or an alias, ignoring case and the kind of dash, or None."""
     wanted = folded(name)

@@ -147,6 +147,9 @@ class PromptSpec:
     unpadded_option: str = ""
     """Option with which they are not; empty if there is none."""
 
+    replaced_code: tuple[str, ...] = ()
+    """Code that the published tokenizer asks for, as ``module.Class``, and that is never loaded: the family names a class of diffusers."""
+
     @property
     def leaves_out_padding(self) -> bool:
         """Whether ``t5_padding=zero`` stores no states of padding: only if T5 is all that makes them."""

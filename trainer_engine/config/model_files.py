@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer_engine.config.families import replaced_code
 from trainer_engine.contract.files import LARGEST_LIST_BYTES, UnreadableFile, read_small_json
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5", ".t7")
@@ -20,11 +21,11 @@ SAFE = ".safetensors"
 READ_WHOLE = (".json", ".txt", ".model", ".jinja")
 """Suffixes of files that the libraries read into memory completely."""
 EVERYDAY_ATTENTION = (None, "eager", "sdpa")
-QUANTISER = "quantization_config"
+QUANTISER, CODE = "quantization_config", "auto_map"
 REFUSED_KEYS = {
     QUANTISER: "asks for a quantiser",
     "transformers_weights": "names another file of weights",
-    "auto_map": "asks for code of its own",
+    CODE: "asks for code of its own",
     "kernel_config": "asks for kernels of the hub",
 }
 """Keys of a component's JSON that make a library do more than read the weights in its folder."""
@@ -124,7 +125,11 @@ def _foreign_wishes(path: Path, *, ignored: str = "") -> Iterator[UnsafeFile]:
 
 
 def _wishes(document: Mapping[str, Any], *, names_code: bool) -> set[tuple[str, str]]:
-    """Returns (key, what it requests) pairs. ``auto_map`` in a model's own configuration is allowed, since the family names the class."""
+    """Returns (key, what it requests) pairs.
+
+    ``auto_map`` in a model's own configuration is allowed, since the family names the class. So is that of a tokenizer if all the code that
+    it names is code that a family loads a class of a library for.
+    """
     found: set[tuple[str, str]] = set()
     waiting: list[tuple[Any, int]] = [(document, 0)]
     while waiting:
@@ -132,12 +137,23 @@ def _wishes(document: Mapping[str, Any], *, names_code: bool) -> set[tuple[str, 
         if depth > DEEPEST:
             found.add(("...", f"is nested deeper than {DEEPEST} levels"))
         elif isinstance(value, Mapping):
-            found |= {(key, what) for key, what in REFUSED_KEYS.items() if value.get(key) and (names_code or key != "auto_map")}
+            asked = {key for key in REFUSED_KEYS if value.get(key)}
+            if not names_code or _is_replaced(value.get(CODE)):
+                asked.discard(CODE)
+            found |= {(key, REFUSED_KEYS[key]) for key in asked}
             found |= {(key, "asks for a kernel") for key in ATTENTION_KEYS if not _is_everyday(value.get(key))}
             waiting.extend((part, depth + 1) for part in value.values())
         elif isinstance(value, list):
             waiting.extend((part, depth + 1) for part in value)
     return found
+
+
+def _is_replaced(code: object) -> bool:
+    """Whether all the code that an ``auto_map`` names is never loaded, because families name classes of libraries."""
+    if not isinstance(code, Mapping):
+        return False
+    entries = [name for entry in code.values() for name in (entry if isinstance(entry, list) else [entry])]
+    return all(name is None or (isinstance(name, str) and name in replaced_code()) for name in entries)
 
 
 def _is_everyday(attention: object) -> bool:

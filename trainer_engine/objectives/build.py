@@ -9,8 +9,8 @@ from typing import Any
 from diffusers import DDPMScheduler
 
 from trainer_engine.config.options.model import ObjectiveOptions
-from trainer_engine.config.rules.timesteps import empty_part_problem
-from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable, Problem
+from trainer_engine.config.rules.timesteps import empty_part_problem, range_problem
+from trainer_engine.contract.errors import InvalidOptions, ModelUnavailable
 from trainer_engine.objectives.base import Objective
 from trainer_engine.objectives.diffusion import Diffusion, Epsilon, MinSnr, TimestepBias, VPrediction
 from trainer_engine.objectives.flow_matching import make_flow_matching
@@ -65,8 +65,8 @@ def _bias(options: ObjectiveOptions, count: int, part: range) -> TimestepBias | 
     begin, end = (0, width) if strategy == "earlier" else (count - width, count)
     if strategy == "range":
         begin, end = options.timestep_bias_begin, options.timestep_bias_end
-        if end > count:
-            message = f"timestep_bias_end={end} lies beyond the noise schedule of the model, which has {count} timesteps."
-            raise InvalidOptions([Problem.error("timestep_bias_end", "out_of_range", message, got=end, expected=f"at most {count}")])
+        problem = range_problem(options, count)
+        if problem:
+            raise InvalidOptions([problem])
     begin, end = max(begin, part.start) - part.start, min(end, part.stop) - part.start
     return TimestepBias(begin, end, multiplier) if begin < end else None

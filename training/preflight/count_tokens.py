@@ -31,6 +31,9 @@ CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 CLIP_UNKNOWN = "<|endoftext|>"
 CLIP_ENDS = 2
 """Tokens that CLIP puts around a prompt."""
+PIECES, SETTINGS = "tokenizer.model", "tokenizer_config.json"
+GLM, GLM_BEGINNING = "ChatGLMTokenizer", 2
+"""A tokenizer of diffusers that has a vocabulary of SentencePiece alone, and the tokens that it puts before a prompt."""
 
 
 def count_tokens(folder: Path, texts: Sequence[str], limits: Limits = LIMITS) -> list[int] | None:
@@ -52,6 +55,7 @@ def tokens_in(folder: Path, texts: Sequence[str]) -> list[int] | None:
     from tokenizers import Tokenizer
 
     ends = 0
+    plain = [" ".join(text.split()) for text in texts]  # most tokenizers take all white space for one space
     if (folder / TOKENIZER).is_file():
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         tokenizer.no_truncation()
@@ -61,10 +65,21 @@ def tokens_in(folder: Path, texts: Sequence[str]) -> list[int] | None:
         if not any(word.endswith(CLIP_MARK) for word in words):
             return None
         tokenizer, ends = _clip(folder), CLIP_ENDS
+    elif (folder / PIECES).is_file() and (folder / SETTINGS).is_file():
+        settings = read_small_json(folder / SETTINGS)
+        is_known = isinstance(settings, dict) and settings.get("tokenizer_class") == GLM
+        return _pieces(folder, plain) if is_known else None
     else:
         return None
-    plain = [" ".join(text.split()) for text in texts]  # most tokenizers take all white space for one space
     return [len(found.ids) + ends for found in tokenizer.encode_batch(plain)]
+
+
+def _pieces(folder: Path, texts: Sequence[str]) -> list[int]:
+    """The tokens that ``GLM`` makes of each text."""
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor(model_file=str(folder / PIECES))
+    return [len(ids) + GLM_BEGINNING for ids in processor.encode(list(texts))]
 
 
 def _clip(folder: Path) -> Tokenizer:

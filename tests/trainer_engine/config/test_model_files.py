@@ -61,6 +61,18 @@ UNSAFE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize("code", [["known.Tokenizer", None], "known.Tokenizer"])
+def test_code_that_a_family_has_a_class_of_a_library_for_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Any) -> None:
+    monkeypatch.setattr("trainer_engine.config.model_files.replaced_code", lambda: frozenset({"known.Tokenizer"}))
+    assert list(unsafe_files(write_part(tmp_path / "known", tokenizer_config__json={"auto_map": {"AutoTokenizer": code}}))) == []
+    other: Any
+    for other in (["known.Tokenizer", "code.Fast"], "code.Tokenizer", ["known.Tokenizer", 7], {"slow": "known.Tokenizer"}):
+        folder = write_part(tmp_path / "other", tokenizer_config__json={"auto_map": {"AutoTokenizer": other}})
+        assert [found.file for found in unsafe_files(folder)] == ["tokenizer_config.json"]
+    folder = write_part(tmp_path / "list", tokenizer_config__json={"auto_map": ["known.Tokenizer"]})
+    assert [found.file for found in unsafe_files(folder)] == ["tokenizer_config.json"]
+
+
 @pytest.mark.parametrize("files", SAFE)
 def test_an_everyday_component_is_loaded(tmp_path: Path, files: dict[str, Any]) -> None:
     assert list(unsafe_files(write_part(tmp_path / "part", **files))) == []

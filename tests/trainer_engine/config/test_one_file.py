@@ -91,6 +91,11 @@ def test_a_checkpoint_is_usable_for_its_own_family_alone(family: str, tmp_path: 
         ({ATTENTION.replace(".", "__"): (64, 768)}, Kind.NETWORK, "the network of Stable Diffusion 1"),
         ({ATTENTION.replace(".", "__"): (64, 1024)}, Kind.NETWORK, "the network of Stable Diffusion 2"),
         ({ATTENTION.replace(".", "__"): (64, 2048)}, Kind.NETWORK, "the network of Stable Diffusion XL"),
+        (
+            {ATTENTION.replace(".", "__"): (64, 2048), "encoder_hid_proj__weight": (2048, 4096)},
+            Kind.NETWORK,
+            "the network of Kolors without",
+        ),
         ({"transformer_blocks__0__attn1__to_q__weight": (8, 8)}, Kind.NETWORK, "a network without"),
         ({"clip_l": (1, 768), "clip_g": (1, 1280)}, Kind.OTHER, "no model that is known here (its first key is 'clip_g')"),
     ],
@@ -126,6 +131,7 @@ def test_a_file_without_tensors_is_no_model() -> None:
         (TRANSFORMER, "wan", {"transformer_blocks__0__txt_mod__1__weight": (8, 8)}, "set model_family=qwen_image"),
         (BASE, "sdxl", {ATTENTION.replace(".", "__"): (64, 2048)}, f"set {UNET} to it"),
         (UNET, "sdxl", {ATTENTION.replace(".", "__"): (64, 768)}, "set model_family=sd1x"),
+        (UNET, "kolors", {ATTENTION.replace(".", "__"): (64, 2048)}, "set model_family=sdxl"),
         (VAE, "pixart_sigma", {"double_blocks__0__img_attn__qkv__weight": (8, 8)}, "set model_family=flux"),
     ],
 )

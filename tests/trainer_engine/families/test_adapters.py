@@ -20,7 +20,8 @@ from tests.helpers.tiny_run import train_here
 from tests.trainer_engine.families.qwen_image_21 import models as qwen_image_21
 from trainer_engine.config.families import find_spec
 
-UNETS = ("sd1x", "sd2x", "sdxl")
+UNETS = ("kolors", "sd1x", "sd2x", "sdxl")
+WITH_SIZES = ("kolors", "sdxl")
 PIPELINES = {
     "sd1x": "StableDiffusionPipeline",
     "sd2x": "StableDiffusionPipeline",
@@ -42,6 +43,7 @@ PIPELINES = {
     "ideogram": "Ideogram4Pipeline",
     "sana": "SanaPipeline",
     "auraflow": "AuraFlowPipeline",
+    "kolors": "KolorsPipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -146,7 +148,7 @@ def output_of(family: str, network: nn.Module) -> Tensor:
     if family == "auraflow":
         latents = torch.randn(2, 4, 4, 6, generator=generator)
         return network(latents, prompt[:, :9], torch.tensor([0.3, 0.7]), return_dict=False)[0]
-    added = {"text_embeds": torch.randn(2, 32, generator=generator), "time_ids": torch.full((2, 6), 64.0)} if family == "sdxl" else None
+    added = {"text_embeds": torch.randn(2, 32, generator=generator), "time_ids": torch.full((2, 6), 64.0)} if family in WITH_SIZES else None
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     return network(latents, torch.tensor([300, 700]), encoder_hidden_states=prompt, added_cond_kwargs=added, return_dict=False)[0]
 

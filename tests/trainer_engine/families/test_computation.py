@@ -21,7 +21,7 @@ from trainer_engine.config.families import specs
 from trainer_engine.families.common.computation import DispatchedProcessor, sampling_attention, use_backend
 from trainer_engine.memory.recompute import is_feed_forward
 
-UNETS = ("sd1x", "sd2x", "sdxl")
+UNETS = ("kolors", "sd1x", "sd2x", "sdxl")
 WITHOUT_MASKS = tuple(name for name in FAMILIES if not specs()[name].prompts.mask or specs()[name].prompts.mask_option)
 
 

@@ -11,7 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.models import options_with
+from trainer_engine.config.families import specs
 from trainer_engine.config.options.model import ObjectiveOptions
+from trainer_engine.config.rules.noise_schedule import schedule_problems
 from trainer_engine.contract.errors import InvalidOptions
 from trainer_engine.objectives.build import make_objective
 from trainer_engine.objectives.diffusion import Diffusion, MinSnr, TimestepBias
@@ -86,8 +89,21 @@ def test_without_a_strategy_and_a_multiplier_timesteps_are_those_of_a_run_withou
 
 def test_a_range_beyond_the_schedule_of_the_model_is_refused() -> None:
     options = ObjectiveOptions(timestep_bias_strategy="range", timestep_bias_multiplier=2.0, timestep_bias_end=600)
-    with pytest.raises(InvalidOptions, match="500 timesteps"):
+    with pytest.raises(InvalidOptions, match="500 timesteps") as refused:
         make_objective("epsilon", {**SCHEDULER, "num_train_timesteps": 500}, options)
+    chosen = options_with(timestep_bias_strategy="range", timestep_bias_multiplier=2.0, timestep_bias_end=600)
+    spec = specs()["pixart_sigma"]
+    assert list(schedule_problems(chosen, spec, {"num_train_timesteps": 500})) == list(refused.value.problems)
+    assert list(schedule_problems(chosen, spec, {"num_train_timesteps": 600})) == []
+
+
+def test_a_range_reaches_to_the_end_of_a_schedule_with_more_timesteps_than_usual() -> None:
+    options = ObjectiveOptions(
+        timestep_bias_strategy="range", timestep_bias_multiplier=2.0, timestep_bias_begin=1000, timestep_bias_end=1100
+    )
+    made = make_objective("epsilon", {**SCHEDULER, "num_train_timesteps": 1100}, options)
+    assert isinstance(made, Diffusion) and made.bias == TimestepBias(1000, 1100, 2.0)
+    assert max(made.sample_timesteps(sample_generators(3, 0, range(2000)), 1).tolist()) >= 1090
 
 
 def test_evaluation_timesteps_do_not_depend_on_the_bias() -> None:

@@ -150,6 +150,16 @@ def test_the_network_of_another_family_is_refused_by_its_class(tmp_path: Path, n
     assert raised.value.message == problem.message
 
 
+@pytest.mark.parametrize("name", ["sd1x", "sd2x", "sdxl"])
+def test_a_unet_that_projects_its_prompts_is_refused_where_prompts_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+    mixed = model(tmp_path, name)
+    mixed.change("unet", lambda config: config.update(encoder_hid_dim=4096, encoder_hid_dim_type="text_proj"))
+    [problem] = mixed.problems()
+    assert (problem.option, problem.code) == (BASE, "other_model") and "encoder_hid_dim_type=text_proj" in problem.message
+    with pytest.raises(ModelUnavailable, match="a model that projects its prompts"):
+        mixed.finder().find("unet")
+
+
 @every_state
 def test_a_text_encoder_of_another_width_is_refused(tmp_path: Path, name: str, states: TextStates) -> None:
     misfit = model(tmp_path, name)

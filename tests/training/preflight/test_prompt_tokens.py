@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from environments.limited_process import Limits
 from tests.helpers.checked_runs import checked
-from tests.helpers.models import tiny_model
+from tests.helpers.models import tiny_model, tokenizer_in
 from tests.helpers.pictures import captioned
 from tests.training.preflight.test_model_parts import FAMILIES, every_family, model
 from trainer_engine.config.families import specs
@@ -29,7 +28,7 @@ def folder_of(family: str) -> Path:
 
 @every_family
 def test_tokens_are_those_that_the_engine_makes(name: str) -> None:
-    theirs, plain = AutoTokenizer.from_pretrained(folder_of(name)), [" ".join(text.split()) for text in TEXTS]
+    theirs, plain = tokenizer_in(folder_of(name)), [" ".join(text.split()) for text in TEXTS]
     ours = tokens_in(folder_of(name), TEXTS)
     assert ours == tokens_in(folder_of(name), plain) == [len(ids) for ids in theirs(plain).input_ids]
     assert all(count <= len(ids) for count, ids in zip(ours, theirs(TEXTS).input_ids, strict=True)), "never more than are cut off"
@@ -75,7 +74,7 @@ def notes(place: Path, captions: list[str], **options: Any) -> list[Problem]:
     return [problem for problem in found if problem.code in ("captions_cut", "prompts_cut")]
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "krea2"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "krea2", "kolors"])
 def test_a_caption_of_few_words_and_many_tokens_is_cut(tmp_path: Path, name: str) -> None:
     limit = specs()[name].tokens_of(None)
     words = "unpronounceable " * (limit // 2)
@@ -88,7 +87,7 @@ def test_a_caption_of_few_words_and_many_tokens_is_cut(tmp_path: Path, name: str
 
 def test_a_prompt_that_just_fits_is_not_cut_and_is_what_the_text_encoder_reads(tmp_path: Path) -> None:
     own = model(tmp_path, "sdxl")
-    tokenizer = AutoTokenizer.from_pretrained(own.folder / "tokenizer")
+    tokenizer = tokenizer_in(own.folder / "tokenizer")
     fits = " ".join(["a"] * 75)
     assert [len(tokenizer(text).input_ids) for text in (fits, fits + " a")] == [77, 78]
     usual = {"model_family": "sdxl", "model": str(own.folder)}

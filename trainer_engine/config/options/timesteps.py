@@ -11,6 +11,9 @@ from trainer_engine.contract.files import read_document
 MOST_KNOTS = 1000
 """Most numbers in ``flow_cubic_schedule_weights``."""
 
+MOST_TIMESTEPS = 10_000
+"""Most timesteps of a noise schedule that options can name."""
+
 
 class TimestepOptions(OptionGroup):
     """Which timesteps the network sees in training."""
@@ -56,8 +59,10 @@ class TimestepOptions(OptionGroup):
         1.0, "How many times as often timesteps of timestep_bias_strategy are sampled; below 1 more rarely.", gt=0, le=1000
     )
     timestep_bias_portion: float = option(0.25, "Share of the schedule that earlier and later change.", gt=0, le=1)
-    timestep_bias_begin: int = option(0, "First timestep that range changes.", ge=0, le=1000)
-    timestep_bias_end: int = option(1000, "Timestep before which range ends.", ge=1, le=1000)
+    timestep_bias_begin: int = option(0, "First timestep that range changes.", ge=0, le=MOST_TIMESTEPS)
+    timestep_bias_end: int = option(
+        1000, "Timestep before which range ends. Most noise schedules have 1000 timesteps.", ge=1, le=MOST_TIMESTEPS
+    )
     refiner_training: bool = option(
         False,
         "Diffusion: train one of two networks that share the noise schedule. This one is trained on the part with the least noise, "

@@ -12,7 +12,7 @@ from trainer_engine.config.adapters.assistant import PATH, assistant_of
 from trainer_engine.config.components import BASE, component_source
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.rules.timesteps import empty_part_problem
+from trainer_engine.config.rules.timesteps import empty_part_problem, range_problem
 from trainer_engine.contract.errors import Problem
 
 DISTILLED = "distilled_weights"
@@ -36,6 +36,8 @@ def schedule_problems(options: TrainingOptions, spec: FamilySpec, scheduler: Map
     count = scheduler.get("num_train_timesteps", USUAL_TIMESTEPS)
     if isinstance(count, int) and 0 < strength < 1 and not options.objective.trained_part(count):
         yield empty_part_problem(strength)
+    beyond = range_problem(options.objective, count) if isinstance(count, int) else None
+    yield from [beyond] if beyond else []
     chosen, stated = options.model.prediction_type, scheduler.get("prediction_type")
     if (chosen or stated or spec.objective) == "epsilon":
         if options.model.rescale_betas_zero_snr:

@@ -57,6 +57,15 @@ def timestep_range_is_not_empty(values: Values) -> Iterator[Problem]:
         yield Problem.error("timestep_bias_begin", "empty_range", message, got=begin, expected=f"less than {end}")
 
 
+def range_problem(options: TimestepOptions, count: int) -> Problem | None:
+    """The error of a range that ends beyond a noise schedule with ``count`` timesteps."""
+    end = options.timestep_bias_end
+    if options.timestep_bias_strategy != "range" or options.timestep_bias_multiplier == 1 or end <= count:
+        return None
+    message = f"timestep_bias_end={end} lies beyond the noise schedule of the model, which has {count} timesteps."
+    return Problem.error("timestep_bias_end", "out_of_range", message, got=end, expected=f"at most {count}")
+
+
 def chosen_distributions(values: Values) -> list[str]:
     """Returns the options that choose a distribution. The densities that are a family's default give way to every other one."""
     chosen = [name for name in DISTRIBUTIONS if values[name]]

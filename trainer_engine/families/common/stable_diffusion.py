@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from trainer_engine.families.common.clip_text import ClipOutput, ClipStates
 from trainer_engine.families.common.pipeline_folder import CopiedPart
-from trainer_engine.families.common.unet import UNetComponents, UNetFamily
+from trainer_engine.families.common.unet import ClipUNetFamily, UNetComponents
 from trainer_engine.families.inputs import PromptBatch
 from trainer_engine.weights.loading import load_text_encoder, load_tokenizer
 
@@ -31,7 +31,7 @@ class StableDiffusionComponents(UNetComponents):
         return tokenizer
 
 
-class StableDiffusion(UNetFamily):
+class StableDiffusion(ClipUNetFamily):
     """A prompt is ``{"embeds": (77, D)}``: CLIP's states with its padding, which the network attends to."""
 
     parts: StableDiffusionComponents

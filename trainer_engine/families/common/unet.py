@@ -1,4 +1,4 @@
-"""What the families of Stable Diffusion share: a ``UNet2DConditionModel``, an ``AutoencoderKL`` and CLIP text encoders."""
+"""What families with a ``UNet2DConditionModel`` and an ``AutoencoderKL`` share, and those that read prompts through CLIP besides."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.clip_prompts import ClipFamily
 from trainer_engine.families.common.controlnet import control_picture, load_controlnet, new_controlnet
@@ -28,6 +29,7 @@ from trainer_engine.weights.loading import PartFinder, load_diffusers, make_sche
 
 UNET = "unet"
 """Name of the component that is always trained."""
+RESCALE = "validation_guidance_rescale"
 
 
 class UNetComponents(PartFinder):
@@ -47,8 +49,11 @@ class UNetComponents(PartFinder):
         return make_scheduler(config, name, {**settings, **spaced, "prediction_type": prediction_type}, self.base.name)
 
 
-class UNetFamily(ClipFamily):
-    """A family whose network is a ``UNet2DConditionModel``. What a prompt is, and its pipeline, is up to the family."""
+class UNetFamily(Family):
+    """A family whose network is a ``UNet2DConditionModel``. What a prompt is, and its pipeline, is up to the family.
+
+    ``network_prompts``, ``trained_encoders`` and ``sampled_prompts`` are those of frozen text encoders.
+    """
 
     parts: UNetComponents
 
@@ -83,6 +88,22 @@ class UNetFamily(ClipFamily):
 
     # ---- encoders ----
 
+    @abstractmethod
+    def free_text_encoders(self) -> None:
+        """Drop the weights of the frozen text encoders."""
+
+    def network_prompts(self, network: nn.Module, prompts: PromptBatch) -> PromptBatch:
+        """What the network reads of prompts as ``collate_prompts`` returns them. ``network`` may be wrapped."""
+        return prompts
+
+    def trained_encoders(self, network: nn.Module) -> Mapping[str, nn.Module]:
+        """The trained text encoders by name, from the bare network of a run."""
+        return {}
+
+    def sampled_prompts(self, pipeline: Any, prompts: PromptBatch) -> PromptBatch:
+        """As ``network_prompts``, for a pipeline that ``make_pipeline`` returned."""
+        return prompts
+
     def vae(self) -> AutoencoderKL:
         """The autoencoder, loaded at the first call."""
         return self.autoencoder.model
@@ -100,9 +121,8 @@ class UNetFamily(ClipFamily):
     def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
         if name == CONTROLNET:
             return self._load_controlnet(dtype, folder)
-        is_text = name in self.spec.trained_text_encoders
-        module: nn.Module = self.load_text_component(name, dtype, folder) if is_text else self.parts.load_unet(dtype, folder)
-        return module
+        unet: nn.Module = self.parts.load_unet(dtype, folder)
+        return unet
 
     def _load_controlnet(self, dtype: torch.dtype, folder: Path | None) -> nn.Module:
         spec = self.spec.steers
@@ -177,9 +197,7 @@ class UNetFamily(ClipFamily):
     ) -> Tensor:
         """The latents (1, C, h, w) that a pipeline ends with. ``start``: what it starts from, as ``image_arguments`` returns it."""
         with self.devices.autocast():
-            batch = self.collate_prompts([request.prompt, request.negative])
-            if self.trains_text_encoders:
-                batch = self.encode_live({name: getattr(pipeline, name) for name in self.spec.trained_text_encoders}, batch)
+            batch = self.sampled_prompts(pipeline, self.collate_prompts([request.prompt, request.negative]))
             latents: Tensor = pipeline(
                 **self.pipeline_prompts({name: tensor.to(self.devices.device) for name, tensor in batch.items()}),
                 **start,
@@ -194,10 +212,27 @@ class UNetFamily(ClipFamily):
 
     def _pipeline_extras(self, request: GenerationRequest) -> dict[str, Any]:
         """The control image, or what only pipelines without a ControlNet take."""
-        return {"image": control_picture(request)} if self.spec.steers else {"guidance_rescale": request.guidance_rescale}
+        if self.spec.steers:
+            return {"image": control_picture(request)}
+        return {"guidance_rescale": request.guidance_rescale} if RESCALE in self.spec.sampling.options else {}
 
     def save_pipeline(self, folder: Path, network: nn.Module) -> None:
         vae = CopiedPart("diffusers", "AutoencoderKL", self.parts.find("vae"), lambda: self.parts.load_vae(None))
         scheduler = self.parts.make_scheduler(self.prediction_type)
         plan = plan_of(self, network, {"vae": vae, **self.text_parts()}, scheduler, self.pipeline_settings())
         write_pipeline(folder, plan, self.options)
+
+
+class ClipUNetFamily(ClipFamily, UNetFamily):
+    """A family with a UNet that reads prompts through CLIP text encoders, which a run may train."""
+
+    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
+        if name not in self.spec.trained_text_encoders:
+            return super().load_component(name, dtype, folder)
+        encoder: nn.Module = self.load_text_component(name, dtype, folder)
+        return encoder
+
+    def sampled_prompts(self, pipeline: Any, prompts: PromptBatch) -> PromptBatch:
+        if not self.trains_text_encoders:
+            return prompts
+        return self.encode_live({name: getattr(pipeline, name) for name in self.spec.trained_text_encoders}, prompts)

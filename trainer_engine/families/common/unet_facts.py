@@ -89,6 +89,10 @@ def controlnet(pipeline: str, parameters: Mapping[str, int]) -> ControlNetSpec:
     )
 
 
+FOREIGN_NETWORKS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"a model that projects its prompts": MappingProxyType({"encoder_hid_dim_type": "text_proj"})}
+)
+"""Networks of the same class, some with attention of the same width, whose prompts are states of a language model."""
 REPEATED_BLOCKS = ("BasicTransformerBlock",)
 
 

@@ -34,6 +34,7 @@ SPEC = FamilySpec(
         }
     ),
     network_classes=("UNet2DConditionModel",),
+    foreign_networks=unet_facts.FOREIGN_NETWORKS,
     prompts=PromptSpec(
         states=(TextStates(width="cross_attention_dim"),),
         token_limit=77,

@@ -36,6 +36,7 @@ SPEC = FamilySpec(
         }
     ),
     network_classes=("UNet2DConditionModel",),
+    foreign_networks=unet_facts.FOREIGN_NETWORKS,
     prompts=PromptSpec(
         states=(TextStates(width="cross_attention_dim"),),
         clip_folders=("text_encoder",),

@@ -12,7 +12,7 @@ import diffusers
 import torch
 from diffusers import SchedulerMixin
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPTokenizer
 
 from trainer_engine.config.family_parts import tokenizer_of
@@ -21,10 +21,11 @@ from trainer_engine.config.options.model import ObjectiveOptions
 from trainer_engine.config.stages import OtherStage, other_stage
 from trainer_engine.families.common.clip_text import ClipEncoder, ClipOutput, ClipStates
 from trainer_engine.families.common.pipeline_folder import CopiedPart
+from trainer_engine.families.common.sized_unet import SizedUNetFamily
 from trainer_engine.families.common.stages import OtherNetwork, counted, other_network
-from trainer_engine.families.common.unet import UNetFamily
+from trainer_engine.families.common.unet import ClipUNetFamily
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
-from trainer_engine.families.inputs import Conditions, PromptBatch, SampleFacts, StepInputs
+from trainer_engine.families.inputs import PromptBatch, SampleFacts
 from trainer_engine.families.sdxl.components import SdxlComponents
 from trainer_engine.families.sdxl.options import SdxlOptions
 from trainer_engine.families.sdxl.spec import REFINERS, SPEC
@@ -41,12 +42,11 @@ class TwoPipelines:
     other: Any
 
 
-class StableDiffusionXL(UNetFamily):
+class StableDiffusionXL(ClipUNetFamily, SizedUNetFamily):
     """Podell et al., 2023, "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis".
 
     A prompt is ``{"embeds": (77, D1 + D2), "pooled": (P,)}``: the penultimate states of both encoders side by side, and the projected
-    pooled prompt of the second. The network also embeds six numbers of each image, ``time_ids``: height and width of the file, top and left
-    of the crop, height and width of what is trained, in pixels.
+    pooled prompt of the second.
 
     The refiner has the second encoder alone, and five time ids: an aesthetic score takes the place of the size in training.
     """
@@ -113,17 +113,10 @@ class StableDiffusionXL(UNetFamily):
 
     # ---- the network ----
 
-    def conditions(self, samples: Sequence[SampleFacts], generators: Sequence[torch.Generator] | None = None) -> Conditions:
-        """``time_ids`` (B, 6), or (B, 5) of a refiner."""
-        score = self.aesthetic_score if self.is_refiner else None
-        return {"time_ids": torch.tensor([time_ids(sample, score) for sample in samples], dtype=torch.float32)}
-
-    def added_conditions(self, inputs: StepInputs, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """``text_embeds`` (B, P) and ``time_ids`` (B, 6 or 5)."""
-        return {
-            "text_embeds": inputs.prompts["pooled"].to(device, dtype),
-            "time_ids": inputs.conditions["time_ids"].to(device, dtype),
-        }
+    def time_ids(self, sample: SampleFacts) -> list[float]:
+        """Six numbers; five of a refiner, whose last is the aesthetic score."""
+        ids = super().time_ids(sample)
+        return [*ids[:4], self.aesthetic_score] if self.is_refiner else ids
 
     # ---- validation images and the result ----
 
@@ -193,15 +186,6 @@ class StableDiffusionXL(UNetFamily):
         grey = torch.zeros(1, channels, request.height // cells, request.width // cells)
         return {"image": grey, "strength": 1.0, "aesthetic_score": self.aesthetic_score}
 
-    def pipeline_prompts(self, batch: PromptBatch) -> dict[str, Tensor]:
-        embeds, pooled = batch["embeds"], batch["pooled"]
-        return {
-            "prompt_embeds": embeds[:1],
-            "negative_prompt_embeds": embeds[1:],
-            "pooled_prompt_embeds": pooled[:1],
-            "negative_pooled_prompt_embeds": pooled[1:],
-        }
-
     def text_parts(self) -> Mapping[str, CopiedPart]:
         parts = self.parts
         kinds: dict[str, tuple[str, Callable[[], Any]]] = {
@@ -214,16 +198,6 @@ class StableDiffusionXL(UNetFamily):
             name: CopiedPart("transformers", kinds[name][0], self.parts.find(name), kinds[name][1], is_text=True)
             for name in (*self.clip_outputs, *map(tokenizer_of, self.clip_outputs))
         }
-
-
-def time_ids(sample: SampleFacts, aesthetic_score: float | None = None) -> list[float]:
-    """Height and width of the file, top and left of the crop, height and width of what is trained (Podell et al., section 2.2).
-
-    With an ``aesthetic_score``, as refiners take it, the score replaces the last two.
-    """
-    (width, height), (left, top), (target_width, target_height) = sample.original_size, sample.crop_corner, sample.target_size
-    last = (target_height, target_width) if aesthetic_score is None else (aesthetic_score,)
-    return [float(value) for value in (height, width, top, left, *last)]
 
 
 FAMILY = StableDiffusionXL

@@ -38,6 +38,7 @@ SPEC = FamilySpec(
         }
     ),
     network_classes=("UNet2DConditionModel",),
+    foreign_networks=unet_facts.FOREIGN_NETWORKS,
     prompts=PromptSpec(
         states=(TextStates(width="cross_attention_dim", folders=("text_encoder", "text_encoder_2")),),
         token_limit=77,

@@ -17,7 +17,7 @@ from tests.helpers.models import options_with, tiny_model
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.checkpointing.snapshot import as_it_is
-from trainer_engine.families.common.unet import UNetFamily
+from trainer_engine.families.common.unet import ClipUNetFamily
 from trainer_engine.families.inputs import SampleFacts, StepInputs
 from trainer_engine.families.load import load_family
 from trainer_engine.objectives.build import make_objective
@@ -31,13 +31,13 @@ ENCODERS = {"sd1x": ["text_encoder"], "sd2x": ["text_encoder"], "sdxl": ["text_e
 LORA = {"model_type": "lora", "lora_rank": 4, "lora_alpha": 2, "lora_dropout": 0}
 
 
-def family_of(name: str, **values: Any) -> UNetFamily:
+def family_of(name: str, **values: Any) -> ClipUNetFamily:
     """The micro model with trained text encoders, on the CPU."""
     options = options_with(
         model_family=name, pretrained_model_name_or_path=str(values.pop("model", tiny_model(name))), train_text_encoder=True, **values
     )
     family = load_family(options, resolve_devices(options, torch.device("cpu")))
-    assert isinstance(family, UNetFamily)
+    assert isinstance(family, ClipUNetFamily)
     return family
 
 
@@ -47,7 +47,7 @@ def fixed_batch() -> tuple[Tensor, Tensor]:
     return latents, noise
 
 
-def our_loss(family: UNetFamily, network: nn.Module) -> Tensor:
+def our_loss(family: ClipUNetFamily, network: nn.Module) -> Tensor:
     latents, noise = fixed_batch()
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
     prompts = family.collate_prompts(family.encode_prompts(PROMPTS))
@@ -81,7 +81,7 @@ def their_loss(pipeline: Any, prediction_type: str, clip_skip: int) -> Tensor:
 class Pair:
     """The same weights here and in a pipeline of diffusers."""
 
-    family: UNetFamily
+    family: ClipUNetFamily
     ours: Trainable
     theirs: Any
 

@@ -49,9 +49,16 @@ class Case:
     loss: Callable[[Any, nn.Module], Tensor]
     tokens: int
     references: int = 0
+    """Tokens behind those of the image: of references, or of the prompt."""
     prompt: int = 0
     is_joined: bool = False
     """Whether the first block gets the tokens of prompt and image in one argument."""
+    tokens_first: bool = False
+    """Whether the blocks have (T, B, C)."""
+
+    def turned(self, tokens: Tensor) -> Tensor:
+        """What the blocks have -> (B, T, C), and back."""
+        return tokens.transpose(0, 1) if self.tokens_first else tokens
 
 
 def wan_loss(family: Family, network: nn.Module) -> Tensor:
@@ -80,7 +87,7 @@ CASES = {
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    lists = ("transformer_blocks", "single_transformer_blocks", "blocks")
+    lists = ("transformer_blocks", "single_transformer_blocks", "blocks", "layers")
     return [block for name in lists for block in getattr(network, name, [])]
 
 
@@ -104,9 +111,10 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
         def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
             tokens = args[0] if args else kwargs["hidden_states"]
             if index == start:
+                tokens = case.turned(tokens)
                 before.append(tokens[:, case.prompt :] if case.is_joined else tokens)
-                tokens = tokens[:, rows if case.is_joined else every]
-            along = ("image_rotary_emb", "rotary_emb", "joint_attention_kwargs", "attention_mask")
+                tokens = case.turned(tokens[:, rows if case.is_joined else every])
+            along = ("image_rotary_emb", "rotary_emb", "rotary_pos_emb", "joint_attention_kwargs", "attention_mask")
             rest = {name: shorter(value) if name in along else value for name, value in kwargs.items()}
             if not args:
                 return args, {**rest, "hidden_states": tokens}
@@ -116,12 +124,12 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
         return hook
 
     def leave(block: nn.Module, args: Any, output: Any) -> Any:
-        computed = output[1] if isinstance(output, tuple) else output
+        computed = case.turned(output[1] if isinstance(output, tuple) else output)
         prompt, computed = computed[:, : -len(every)], computed[:, -len(every) :]  # joined in some blocks
         order = every.tolist()
         rows_of = range(before[0].shape[1])
         whole = torch.stack([computed[:, order.index(at)] if at in order else before[0][:, at] for at in rows_of], dim=1)
-        return (output[0], whole) if isinstance(output, tuple) else torch.cat([prompt, whole], dim=1)
+        return (output[0], whole) if isinstance(output, tuple) else case.turned(torch.cat([prompt, whole], dim=1))
 
     hooks = ExitStack()
     for index in range(start, end + 1):

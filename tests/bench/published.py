@@ -31,6 +31,7 @@ from tests.bench.networks import (
     ANIMA,
     CLIP_TOKENS,
     DENOISING,
+    ERNIE,
     FLUX2,
     FLUX3,
     IDEOGRAM,
@@ -289,7 +290,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         one.family: one
         for one in (
-            *(ANIMA, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KREA2, LUMINA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
+            *(ANIMA, CHROMA, ERNIE, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KREA2, LUMINA2, PIXART, QWEN_IMAGE, QWEN_IMAGE_21),
             *(SANA, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
         )
     }

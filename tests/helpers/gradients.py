@@ -40,6 +40,7 @@ FAMILIES = (
     "ideogram",
     "lumina2",
     "sana",
+    "ernie",
 )
 PROMPTS = ["A red circle on blue glass ", "two small stars"]
 LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lora_dropout": 0}

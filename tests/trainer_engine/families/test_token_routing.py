@@ -21,6 +21,7 @@ from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.families.anima import test_anima as anima
 from tests.trainer_engine.families.chroma import test_chroma as chroma
+from tests.trainer_engine.families.ernie import test_ernie as ernie
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
 from tests.trainer_engine.families.krea2 import test_krea2 as krea2
@@ -83,6 +84,7 @@ CASES = {
     "wan": Case(tiny_wan, wan_loss, 18),
     "krea2": Case(krea2.tiny_krea2, predicted, 24, prompt=147, is_joined=True),
     "anima": Case(anima.tiny_anima, predicted, 24),
+    "ernie": Case(ernie.tiny_ernie, predicted, 96, references=28, tokens_first=True),
 }
 
 
@@ -279,14 +281,15 @@ def trained(place: Path, name: str, **options: Any) -> HereRun:
     return train_here(place, output_dir=str(place / name), **options)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("krea2", "anima"))])
+@pytest.mark.parametrize(
+    "kind", ["full", "lora", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("krea2", "anima", "ernie"))]
+)
 def test_a_routed_run_resumes_exactly(kind: str, tmp_path: Path) -> None:
     more: dict[str, Any] = {
         "full": {"use_ema": True},
         "lora": LORA,
         "flux": {**LORA, "model_family": "flux", "model_flavour": "dev", "model": str(tiny_model("flux", flavour="dev"))},
-        "krea2": {**LORA, "model_family": "krea2", "model": str(tiny_model("krea2"))},
-        "anima": {**LORA, "model_family": "anima", "model": str(tiny_model("anima"))},
+        **{name: {**LORA, "model_family": name, "model": str(tiny_model(name))} for name in ("krea2", "anima", "ernie")},
     }[kind]
     options = {**ROUTED, "max_train_steps": 4, **more}
     straight = assert_resumes_exactly(tmp_path, **options)

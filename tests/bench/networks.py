@@ -13,6 +13,7 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
     CosmosTransformer3DModel,
+    ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     Flux3Transformer2DModel,
     FluxTransformer2DModel,
@@ -62,6 +63,7 @@ LATENT_CHANNELS: Mapping[type[nn.Module], int] = MappingProxyType(
         WanTransformer3DModel: 16,
         ZImageTransformer2DModel: 16,
         SD3Transformer2DModel: 16,
+        ErnieImageTransformer2DModel: 128,
         Flux2Transformer2DModel: 128,
         Flux3Transformer2DModel: 128,
         QwenImageTransformer2DModel: 16,
@@ -252,6 +254,13 @@ def call_lumina2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Te
 
 def call_auraflow(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
     output: Tensor = network(noisy, batch.prompts["embeds"], batch.timesteps, return_dict=False)[0]
+    return output
+
+
+def call_ernie(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor:
+    embeds = batch.prompts["embeds"]
+    lengths = torch.full((len(embeds),), embeds.shape[1], device=noisy.device)
+    output: Tensor = network(noisy, batch.timesteps * TIMESTEPS, embeds, lengths, return_dict=False)[0]
     return output
 
 
@@ -532,6 +541,23 @@ AURAFLOW = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (PILE_TOKENS, architecture["joint_attention_dim"])},
     call=call_auraflow,
+)
+
+
+ERNIE = Network(
+    family="ernie",
+    title="ERNIE-Image",
+    make=ErnieImageTransformer2DModel,
+    architecture=MappingProxyType(
+        {"hidden_size": 4096, "num_attention_heads": 32, "num_layers": 36, "ffn_hidden_size": 12_288, "text_in_dim": 3072}
+    ),
+    narrow=MappingProxyType(
+        {"hidden_size": 32, "num_attention_heads": 2, "ffn_hidden_size": 48, "rope_axes_dim": (4, 6, 6), "text_in_dim": 16}
+    ),
+    schedule=MappingProxyType({**SHIFTED, "shift": 4.0}),
+    text=lambda architecture: {"embeds": (CLIP_TOKENS, architecture["text_in_dim"])},
+    call=call_ernie,
+    has_autocast=True,
 )
 
 

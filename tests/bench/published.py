@@ -32,6 +32,7 @@ from tests.bench.networks import (
     AURAFLOW,
     CLIP_TOKENS,
     DENOISING,
+    ERNIE,
     FLUX2,
     FLUX3,
     IDEOGRAM,
@@ -291,7 +292,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         one.family: one
         for one in (
-            *(ANIMA, AURAFLOW, CHROMA, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KOLORS, KREA2, LUMINA2, PIXART, QWEN_IMAGE),
+            *(ANIMA, AURAFLOW, CHROMA, ERNIE, FLUX, FLUX2, FLUX3, HIDREAM, IDEOGRAM, KOLORS, KREA2, LUMINA2, PIXART, QWEN_IMAGE),
             *(QWEN_IMAGE_21, SANA, SD1X, SD2X, SD3, SDXL, WAN, Z_IMAGE),
         )
     }

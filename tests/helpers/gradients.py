@@ -42,6 +42,7 @@ FAMILIES = (
     "lumina2",
     "sana",
     "auraflow",
+    "ernie",
 )
 PROMPTS = ["A red circle on blue glass ", "two small stars"]
 LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lora_dropout": 0}

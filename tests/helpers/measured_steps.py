@@ -14,6 +14,7 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
     CosmosTransformer3DModel,
+    ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     Flux3Transformer2DModel,
     FluxTransformer2DModel,
@@ -62,6 +63,10 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
         },
     ),
     "chroma": (ChromaTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
+    "ernie": (
+        ErnieImageTransformer2DModel,
+        {"hidden_size": 128, "num_attention_heads": 4, "rope_axes_dim": (8, 12, 12), "num_layers": 4, "ffn_hidden_size": 384},
+    ),
     "flux": (FluxTransformer2DModel, {**HEADS, **ROTARY, "num_single_layers": 4}),
     "flux2": (Flux2Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 4}),
     "flux3": (Flux3Transformer2DModel, {**HEADS, "axes_dims_rope": (8, 8, 8, 8), "num_single_layers": 6, "num_layers": 2}),
@@ -85,7 +90,10 @@ WIDER: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "z_image": (ZImageTransformer2DModel, {"dim": 128, "n_heads": 4, "n_kv_heads": 4, "axes_dims": (8, 12, 12), "n_layers": 6}),
 }
 """Family -> class of its network, and what makes the smallest one wide enough that layers, not vectors of one sample, hold the memory."""
-UNPADDED: Mapping[str, int] = {"flux3": 1, "ideogram": 1, "krea2": 1, "lumina2": 1, "qwen_image": 1, "qwen_image_21": 1, "z_image": 32}
+UNPADDED: Mapping[str, int] = {
+    **dict.fromkeys(("ernie", "flux3", "ideogram", "krea2", "lumina2", "qwen_image", "qwen_image_21"), 1),
+    "z_image": 32,
+}
 """Families whose sequence is as long as the caption -> the multiple that it is padded to. The estimate is that of the longest caption."""
 ALONE = {"z_image": {"model_flavour": "base"}}
 """Options with which a family needs no adapter of its publisher."""

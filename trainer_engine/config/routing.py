@@ -25,7 +25,10 @@ class RoutingSpec:
     blocks: tuple[str, ...] = ("transformer_blocks",)
     """The lists of blocks, in the order in which the network calls them. Layers are counted through all of them."""
     tokens: str = "hidden_states"
-    """Name of the block's argument that holds the tokens of the image (B, N, C), references after them."""
+    """Name of the block's argument that holds the tokens of the image (B, N, C); references, and the prompt of a network that has it there,
+    come after them."""
+    axis: int = 1
+    """Axis of the tokens in that argument and in what a block returns: 0 where tokens come before samples (N, B, C)."""
     output: int | None = None
     """Position of these tokens in what a block returns; None if it returns nothing else."""
     along: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     Mistral3Config,
     Mistral3ForConditionalGeneration,
@@ -35,7 +36,18 @@ QWEN_TEMPLATE = (
 )
 """Marks each message, and closes an empty thought for a model that is not to think."""
 VISION_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+MISTRAL_ENDS = ("<s>", "</s>", "<pad>")
 MISTRAL_MARKS = ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+MINISTRAL_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1_000_000.0,
+    "factor": 16.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 MISTRAL_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% set mark = 'SYSTEM_PROMPT' if message.role == 'system' else 'INST' %}"
     "[{{ mark }}]{% for part in message.content %}{{ part.text }}{% endfor %}[/{{ mark }}]{% endfor %}"
@@ -50,10 +62,13 @@ def build_chat_tokenizer(*marks: str) -> Qwen2Tokenizer:
 
 
 def build_mistral_tokenizer() -> PreTrainedTokenizerFast:
-    """The same for Mistral 3, which pads on the left and has contents in parts."""
+    """The same for Mistral 3, which pads on the left, has contents in parts, and puts ``<s>`` before a text that is no chat."""
     backend = Tokenizer(models.BPE(vocab=_bytes(), merges=[]))
     backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "extra_special_tokens": list(MISTRAL_MARKS)}
+    begin = MISTRAL_ENDS[0]
+    backend.add_special_tokens(list(MISTRAL_ENDS))
+    backend.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, backend.token_to_id(begin))])
+    marks = {**dict(zip(("bos_token", "eos_token", "pad_token"), MISTRAL_ENDS, strict=True)), "extra_special_tokens": list(MISTRAL_MARKS)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="left", **marks)
     tokenizer.chat_template = MISTRAL_TEMPLATE
     return tokenizer
@@ -94,10 +109,13 @@ def build_qwen3_vl(tokenizer: Qwen2Tokenizer, *, layers: int = 3, patch_px: int 
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks))
 
 
-def build_mistral3(vocabulary: int, *, layers: int = 3) -> Mistral3ForConditionalGeneration:
-    """A Mistral 3 of some ten thousand random weights, with a part for images."""
+def build_mistral3(vocabulary: int, *, layers: int = 3, language: str = "mistral") -> Mistral3ForConditionalGeneration:
+    """A Mistral 3 of some ten thousand random weights, with a part for images. ``language``: ``mistral``, or ``ministral3``, whose queries
+    are scaled by their place in the text as the published ones are, but from the ninth token on."""
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
-    text = {"model_type": "mistral", "vocab_size": vocabulary, "num_hidden_layers": layers, **SMALL}
+    text = {"model_type": language, "vocab_size": vocabulary, "num_hidden_layers": layers, **SMALL}
+    if language == "ministral3":
+        text["rope_parameters"] = {**MINISTRAL_ROPE, "original_max_position_embeddings": 8}
     images = {"model_type": "pixtral", "image_size": 32, "patch_size": 16, **vision}
     return Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=images))
 

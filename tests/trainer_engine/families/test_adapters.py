@@ -44,6 +44,7 @@ PIPELINES = {
     "sana": "SanaPipeline",
     "auraflow": "AuraFlowPipeline",
     "kolors": "KolorsPipeline",
+    "ernie": "ErnieImagePipeline",
 }
 UNDISTILLED = {"z_image": {"model_flavour": "base"}}
 CONVOLUTIONS = '["to_q", "to_v", "conv1", "conv_shortcut", "downsamplers.0.conv"]'
@@ -121,6 +122,9 @@ def output_of(family: str, network: nn.Module) -> Tensor:
     if family == "lumina2":
         latents, mask = torch.randn(2, 16, 4, 6, generator=generator), torch.arange(9)[None] < torch.tensor([[9], [7]])
         return network(latents, torch.tensor([0.3, 0.7]), prompt[:, :9], mask, return_dict=False)[0]
+    if family == "ernie":
+        latents, given = torch.randn(2, 128, 4, 6, generator=generator), {"text_lens": torch.tensor([9, 7]), "return_dict": False}
+        return network(latents, torch.tensor([300.0, 700.0]), prompt[:, :9], **given)[0]
     if family == "qwen_image_21":
         tokens, slots = torch.randn(1, 24, 64, generator=generator), torch.arange(15)[None] > 8
         given = {"timestep": torch.tensor([0.3]), "img_shapes": [[(1, 4, 6)]], "img_mask": slots, "return_dict": False}

@@ -9,11 +9,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from tests.helpers.models import tiny_pixart
 from trainer_engine.config.options.computation import AutoencoderOptions
-from trainer_engine.families.common.autoencoder import Autoencoder
+from trainer_engine.families.common.autoencoder import Autoencoder, ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import padded
+from trainer_engine.tiny_models.autoencoders import build_shuffled_vae
 
 
 def in_bfloat16() -> AutoencoderKL:
@@ -52,3 +54,22 @@ def test_a_batch_of_prompts_has_a_mask_only_if_something_is_padded() -> None:
     prompts = [{"embeds": torch.ones(4, 2)}, {"embeds": torch.ones(4, 2)}]
     assert padded(prompts).keys() == padded(prompts, 2).keys() == {"embeds"}
     assert padded(prompts, 3)["mask"].sum(dim=1).tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("epsilon", [None, 1e-2])
+def test_shuffled_latents_are_normalised_with_the_epsilon_of_the_autoencoder_or_with_another_one(epsilon: float | None) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = build_shuffled_vae()
+    vae.bn.running_var.fill_(0.01)
+    autoencoder = ShuffledAutoencoder(lambda: vae, torch.device("cpu"), AutoencoderOptions())
+    autoencoder.epsilon = epsilon
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        squares = pixel_unshuffle(vae.encode(pixels).latent_dist.mode(), 2)
+    deviation = (0.01 + (vae.config.batch_norm_eps if epsilon is None else epsilon)) ** 0.5
+    wanted = (squares - vae.bn.running_mean.view(1, -1, 1, 1)) / deviation
+    torch.testing.assert_close(autoencoder.encode(pixels), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        autoencoder.decode(wanted), vae.decode(pixel_shuffle(squares, 2), return_dict=False)[0].detach(), rtol=1e-3, atol=1e-3
+    )

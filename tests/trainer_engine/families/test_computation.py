@@ -18,7 +18,7 @@ from tests.helpers.params import often
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
 from trainer_engine.config.families import specs
-from trainer_engine.families.common.computation import DispatchedProcessor, sampling_attention, use_backend
+from trainer_engine.families.common.computation import DispatchedProcessor, chunk_feed_forward, sampling_attention, use_backend
 from trainer_engine.memory.recompute import is_feed_forward
 
 UNETS = ("kolors", "sd1x", "sd2x", "sdxl")
@@ -135,10 +135,40 @@ def test_feed_forward_layers_in_chunks_equal_complete_ones(name: str, kind: dict
     for module in trainable.network.modules():
         if is_feed_forward(module):
             first = next(one for one in module.modules() if isinstance(one, nn.Linear))
-            first.register_forward_pre_hook(lambda _module, args: lengths.append(args[0].shape[-2]))
+            first.register_forward_pre_hook(lambda _module, args: lengths.append(max(args[0].shape[:-1])))
     found = one_pass(chunked, trainable)
     assert lengths and max(lengths) <= 5
     assert found.is_close_to(usual_pass(name, **kind))
+
+
+class SquaringFeedForward(nn.Module):
+    """Counts the tokens and samples of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList([nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)])
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.seen.append(tuple(tokens.shape[:-1]))
+        return tokens.square()
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks"),
+    [
+        ((2, 12, 4), [(2, 5), (2, 5), (2, 2)]),
+        ((12, 2, 4), [(5, 2), (5, 2), (2, 2)]),
+        ((12, 4), [(5,), (5,), (2,)]),
+        ((2, 5, 4), [(2, 5)]),
+    ],
+)
+def test_tokens_are_computed_in_chunks_whichever_axis_they_are_on(shape: tuple[int, ...], chunks: list[tuple[int, ...]]) -> None:
+    layer = SquaringFeedForward()
+    chunk_feed_forward(layer, 5)
+    tokens = torch.arange(float(torch.Size(shape).numel())).view(shape)
+    assert torch.equal(layer(tokens), tokens.square())
+    assert layer.seen == chunks
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if not specs()[name].has_feed_forward])

@@ -64,6 +64,9 @@ COMFYUI: Mapping[str, str] = MappingProxyType(
             |x_embedder|context_embedder|proj_out|norm_out\.linear)
             |diffusion_model\.(
             (double_stream_modulation_(img|txt)|single_stream_modulation)\.lin|(time|guidance)_in\.(in|out)_layer)""",
+        "ernie": r"""diffusion_model\.(
+            layers\.\d+\.(self_attention\.(to_[qkv]|to_out\.0)|mlp\.(gate_proj|up_proj|linear_fc2))
+            |x_embedder\.proj|text_proj|time_embedding\.linear_[12]|adaLN_modulation\.1|final_norm\.linear|final_linear)""",
         # What diffusers reads behind this prefix; the layers outside of the blocks have its own names.
         "flux3": r"""diffusion_model\.(
             (content_mode_blocks\.(image|image_cond)|txt_mode_blocks|single_blocks)\.\d+\.([qkv]_proj|attn_out|mlp_(in|out))

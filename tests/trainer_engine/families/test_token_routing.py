@@ -22,6 +22,7 @@ from tests.trainer_engine.adapters import test_numerics as pixart
 from tests.trainer_engine.families.anima import test_anima as anima
 from tests.trainer_engine.families.auraflow import test_auraflow as auraflow
 from tests.trainer_engine.families.chroma import test_chroma as chroma
+from tests.trainer_engine.families.ernie import test_ernie as ernie
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
 from tests.trainer_engine.families.krea2 import test_krea2 as krea2
@@ -50,9 +51,16 @@ class Case:
     loss: Callable[[Any, nn.Module], Tensor]
     tokens: int
     references: int = 0
+    """Tokens behind those of the image: of references, or of the prompt."""
     prompt: int = 0
     is_joined: bool = False
     """Whether the first block gets the tokens of prompt and image in one argument."""
+    tokens_first: bool = False
+    """Whether the blocks have (T, B, C)."""
+
+    def turned(self, tokens: Tensor) -> Tensor:
+        """What the blocks have -> (B, T, C), and back."""
+        return tokens.transpose(0, 1) if self.tokens_first else tokens
 
 
 def wan_loss(family: Family, network: nn.Module) -> Tensor:
@@ -78,11 +86,12 @@ CASES = {
     "krea2": Case(krea2.tiny_krea2, predicted, 24, prompt=147, is_joined=True),
     "anima": Case(anima.tiny_anima, predicted, 24),
     "auraflow": Case(auraflow.tiny_auraflow, predicted, 24, prompt=264),
+    "ernie": Case(ernie.tiny_ernie, predicted, 96, references=28, tokens_first=True),
 }
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    lists = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks", "blocks")
+    lists = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks", "blocks", "layers")
     return [block for name in lists for block in getattr(network, name, [])]
 
 
@@ -106,9 +115,10 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
         def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
             tokens = args[0] if args else kwargs["hidden_states"]
             if index == start:
+                tokens = case.turned(tokens)
                 before.append(tokens[:, case.prompt :] if case.is_joined else tokens)
-                tokens = tokens[:, rows if case.is_joined else every]
-            along = ("image_rotary_emb", "rotary_emb", "joint_attention_kwargs", "attention_mask")
+                tokens = case.turned(tokens[:, rows if case.is_joined else every])
+            along = ("image_rotary_emb", "rotary_emb", "rotary_pos_emb", "joint_attention_kwargs", "attention_mask")
             rest = {name: shorter(value) if name in along else value for name, value in kwargs.items()}
             if not args:
                 return args, {**rest, "hidden_states": tokens}
@@ -118,12 +128,12 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
         return hook
 
     def leave(block: nn.Module, args: Any, output: Any) -> Any:
-        computed = output[1] if isinstance(output, tuple) else output
+        computed = case.turned(output[1] if isinstance(output, tuple) else output)
         prompt, computed = computed[:, : -len(every)], computed[:, -len(every) :]  # joined in some blocks
         order = every.tolist()
         rows_of = range(before[0].shape[1])
         whole = torch.stack([computed[:, order.index(at)] if at in order else before[0][:, at] for at in rows_of], dim=1)
-        return (output[0], whole) if isinstance(output, tuple) else torch.cat([prompt, whole], dim=1)
+        return (output[0], whole) if isinstance(output, tuple) else case.turned(torch.cat([prompt, whole], dim=1))
 
     hooks = ExitStack()
     for index in range(start, end + 1):
@@ -273,14 +283,15 @@ def trained(place: Path, name: str, **options: Any) -> HereRun:
     return train_here(place, output_dir=str(place / name), **options)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("krea2", "anima"))])
+@pytest.mark.parametrize(
+    "kind", ["full", "lora", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("krea2", "anima", "ernie"))]
+)
 def test_a_routed_run_resumes_exactly(kind: str, tmp_path: Path) -> None:
     more: dict[str, Any] = {
         "full": {"use_ema": True},
         "lora": LORA,
         "flux": {**LORA, "model_family": "flux", "model_flavour": "dev", "model": str(tiny_model("flux", flavour="dev"))},
-        "krea2": {**LORA, "model_family": "krea2", "model": str(tiny_model("krea2"))},
-        "anima": {**LORA, "model_family": "anima", "model": str(tiny_model("anima"))},
+        **{name: {**LORA, "model_family": name, "model": str(tiny_model(name))} for name in ("krea2", "anima", "ernie")},
     }[kind]
     options = {**ROUTED, "max_train_steps": 4, **more}
     straight = assert_resumes_exactly(tmp_path, **options)

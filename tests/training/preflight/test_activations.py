@@ -13,6 +13,7 @@ from tests.helpers.models import options_with
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from training.preflight.activations import AROUND, BESIDE, BORDER, KEPT, RECOMPUTED, kept_numbers, token_px
+from training.preflight.adapter import of_class
 from training.preflight.adapter_inputs import own_inputs
 from training.preflight.recomputed import SPLIT_RECOMPUTED
 from training.preflight.tokens import Tokens, convolved, in_sequence, modulated, passed, prompt_tokens, routed_tokens, sees_tokens
@@ -266,3 +267,12 @@ def test_norms_that_are_computed_in_float32_count_in_short_types_alone() -> None
     assert total("bf16") == pytest.approx(whole * total("no"), rel=0.01)
     border = BORDER * 8 * 140
     assert total("bf16", checkpointing=True) - border == pytest.approx(recomputed * (total("no", checkpointing=True) - border), rel=0.01)
+
+
+def test_the_layers_of_attention_and_of_feed_forward_parts_are_known_by_their_names() -> None:
+    attention = ["layers.0.self_attention.to_q", "layers.1.attention.to_out.0", "transformer_blocks.2.attn1.to_k"]
+    feed_forward = ["layers.0.mlp.up_proj", "layers.1.feed_forward.w1", "transformer_blocks.2.ff.net.2"]
+    others = ["t_embedder.mlp.0", "adaLN_modulation.1", "x_embedder.proj"]
+    shapes = dict.fromkeys((*attention, *feed_forward, *others), (8, 8))
+    assert list(of_class("SelfAttention", shapes)) == attention
+    assert list(of_class("GatedFeedForward", shapes)) == feed_forward

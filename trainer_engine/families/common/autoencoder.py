@@ -118,6 +118,9 @@ class Autoencoder:
 class ShuffledAutoencoder(Autoencoder):
     """With latents as Flux.2 has them: squares of 2 x 2 cells become channels, each of which is normalised with its own statistics."""
 
+    epsilon: float | None = None
+    """Added to the variance of each channel; None for what the configuration of the autoencoder states."""
+
     def _scaled(self, vae: Any, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 4 C, h/2, w/2)."""
         mean, deviation = self._statistics(vae)
@@ -127,11 +130,10 @@ class ShuffledAutoencoder(Autoencoder):
         mean, deviation = self._statistics(vae)
         return pixel_shuffle(latents * deviation + mean, CELLS)
 
-    @staticmethod
-    def _statistics(vae: Any) -> tuple[Tensor, Tensor]:
+    def _statistics(self, vae: Any) -> tuple[Tensor, Tensor]:
         """(mean, standard deviation), each (1, 4 C, 1, 1): those of the batch norm that the autoencoder was trained with."""
         mean, variance = (statistic.float().view(1, -1, 1, 1) for statistic in (vae.bn.running_mean, vae.bn.running_var))
-        return mean, (variance + vae.config.batch_norm_eps).sqrt()
+        return mean, (variance + (vae.config.batch_norm_eps if self.epsilon is None else self.epsilon)).sqrt()
 
 
 class ClipAutoencoder(Autoencoder):

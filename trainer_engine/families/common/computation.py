@@ -179,9 +179,12 @@ def chunk_feed_forward(network: nn.Module, tokens: int) -> None:
 
 def _in_chunks(forward: Callable[..., Tensor], tokens: int) -> Callable[..., Tensor]:
     def compute(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(..., T, C) -> (..., T, C'). An expert of a mixture takes the tokens of all samples in one row (T, C)."""
-        if hidden_states.shape[-2] <= tokens:
+        """(..., C) -> (..., C'). The longest axis is taken for that of the tokens: most networks have (B, T, C), some (T, B, C), and an
+        expert of a mixture takes the tokens of all samples in one row (T, C)."""
+        *sizes, _ = hidden_states.shape
+        axis = max(range(len(sizes)), key=sizes.__getitem__)
+        if sizes[axis] <= tokens:
             return forward(hidden_states, *args, **kwargs)
-        return torch.cat([forward(chunk, *args, **kwargs) for chunk in hidden_states.split(tokens, dim=-2)], dim=-2)
+        return torch.cat([forward(chunk, *args, **kwargs) for chunk in hidden_states.split(tokens, dim=axis)], dim=axis)
 
     return compute

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLQwenImage, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
+from diffusers import AutoencoderKLFlux2, AutoencoderKLQwenImage, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
 
 from trainer_engine.families.common.pipeline_folder import CopiedPart
 from trainer_engine.weights.loading import PartFinder, load_diffusers, make_scheduler
@@ -93,4 +93,10 @@ class FlowPartFinder(PartFinder):
         """The autoencoder of Qwen-Image, for ``FrameAutoencoder``. ``dtype`` None keeps the type of the weights."""
         vae = load_diffusers(AutoencoderKLQwenImage, self.find("vae"), dtype)
         assert isinstance(vae, AutoencoderKLQwenImage)
+        return vae
+
+    def load_shuffled_vae(self, dtype: torch.dtype | None) -> AutoencoderKLFlux2:
+        """The autoencoder of Flux.2, for ``ShuffledAutoencoder``. ``dtype`` None keeps the type of the weights."""
+        vae = load_diffusers(AutoencoderKLFlux2, self.find("vae"), dtype)
+        assert isinstance(vae, AutoencoderKLFlux2)
         return vae

@@ -88,16 +88,16 @@ class TokenRouter:
                 return forward(*args, **kwargs)
             given = dict(zip(names, args, strict=False)) | kwargs
             tokens: Tensor = given[spec.tokens]
-            count = tokens.shape[1]
+            count = tokens.shape[spec.axis]
             if blocks in spec.joined:
                 prompt = count - self.image_tokens
                 staying = torch.cat([torch.arange(prompt, device=staying.device), staying + prompt])
-            elif count > self.image_tokens:  # references
+            elif count > self.image_tokens:  # references, or the prompt
                 staying = torch.cat([staying, torch.arange(self.image_tokens, count, device=staying.device)])
             shorter = {name: _select(given[name], axis, staying, count) for name, axis in spec.along.items() if name in given}
-            output = forward(**{**given, **shorter, spec.tokens: tokens.index_select(1, staying)})
+            output = forward(**{**given, **shorter, spec.tokens: tokens.index_select(spec.axis, staying)})
             computed = output if output_place is None else output[output_place]
-            whole = tokens.to(computed.dtype).index_copy(1, staying, computed)
+            whole = tokens.to(computed.dtype).index_copy(spec.axis, staying, computed)
             return whole if output_place is None else (*output[:output_place], whole, *output[output_place + 1 :])
 
         return routed

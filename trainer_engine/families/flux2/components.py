@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+from diffusers import Flux2Transformer2DModel
 from transformers import (
     AutoTokenizer,
     Mistral3ForConditionalGeneration,
@@ -39,12 +39,6 @@ class Flux2Components(FlowPartFinder):
         network = load_diffusers(Flux2Transformer2DModel, part_in(folder) if folder else self.find("transformer"), dtype)
         assert isinstance(network, Flux2Transformer2DModel)
         return network
-
-    def load_shuffled_vae(self, dtype: torch.dtype | None) -> AutoencoderKLFlux2:
-        """``dtype`` None keeps the type of the weights."""
-        vae = load_diffusers(AutoencoderKLFlux2, self.find("vae"), dtype)
-        assert isinstance(vae, AutoencoderKLFlux2)
-        return vae
 
     def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
         """The text encoder without what makes no states: the layers behind the last one that is read, the head, the part for images."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLFlux2, Flux3Transformer2DModel
+from diffusers import Flux3Transformer2DModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3VLForConditionalGeneration
 
 from trainer_engine.config.components import MODULAR_INDEX
@@ -42,12 +42,6 @@ class Flux3Components(FlowPartFinder):
         assert isinstance(network, Flux3Transformer2DModel)
         hide_padding(network)
         return network
-
-    def load_shuffled_vae(self, dtype: torch.dtype | None) -> AutoencoderKLFlux2:
-        """``dtype`` None keeps the type of the weights."""
-        vae = load_diffusers(AutoencoderKLFlux2, self.find("vae"), dtype)
-        assert isinstance(vae, AutoencoderKLFlux2)
-        return vae
 
     def load_whole_text_encoder(self, dtype: torch.dtype) -> Qwen3VLForConditionalGeneration:
         encoder = load_text_encoder(Qwen3VLForConditionalGeneration, self.find("text_encoder"), dtype)

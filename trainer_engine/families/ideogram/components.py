@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLFlux2, Ideogram4Transformer2DModel
+from diffusers import Ideogram4Transformer2DModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLModel
 
@@ -48,12 +48,6 @@ class IdeogramComponents(FlowPartFinder):
             network = load_diffusers(ShortStates, part, dtype)
         assert isinstance(network, Ideogram4Transformer2DModel)
         return network
-
-    def load_shuffled_vae(self, dtype: torch.dtype | None) -> AutoencoderKLFlux2:
-        """``dtype`` None keeps the type of the weights."""
-        vae = load_diffusers(AutoencoderKLFlux2, self.find("vae"), dtype)
-        assert isinstance(vae, AutoencoderKLFlux2)
-        return vae
 
     def load_whole_text_encoder(self, dtype: torch.dtype) -> Qwen3VLModel:
         part = self.find("text_encoder")

@@ -14,7 +14,8 @@ from rest_framework.exceptions import APIException
 from environments import services
 from environments.admin.actions import ObjectAction, Onward, add_object_action, find_object_action, object_actions
 from environments.admin.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
-from environments.errors import EnvironmentRefused
+from environments.admin.seen_fields import newly_seen
+from environments.errors import EnvironmentChanged, EnvironmentRefused
 from environments.models import Environment, Revision
 from trainer_engine.contract.errors import Level
 
@@ -134,7 +135,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
             (group.capitalize(), {"fields": fields, "description": escape(text), "classes": () if group in OPEN_GROUPS else ("collapse",)})
             for group, text, fields in option_groups()
         ]
-        about = (None, {"fields": ("name", "state", "description", "tags_text")})
+        about = (None, {"fields": ("name", "state", "description", "tags_text", "version", "datasets_version")})
         datasets = (
             "Datasets",
             {"fields": (DATASETS,), "description": format_html(ABOUT_DATASETS, obj.name)},
@@ -212,6 +213,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
             tags=cleaned["tags_text"],
             datasets=datasets,
             actor=actor_of(request),
+            seen=form.seen(),
         )
         for warning in checked.warnings:
             messages.warning(request, warning)
@@ -230,10 +232,25 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         """Show a page that cannot be saved again, with its input."""
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
+        except EnvironmentChanged as changed:
+            return self._show_changed(request, changed, object_id or "", form_url, extra_context)
         except EnvironmentRefused as error:
             show_refusal(request, error)
             setattr(request, REFUSED, True)
             return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def _show_changed(self, request: HttpRequest, changed: EnvironmentChanged, object_id: str, *rest: Any) -> Any:
+        """The page with what was typed, and where that differs from what is stored now."""
+        environment = self.get_object(request, object_id)
+        if environment is None:
+            raise Http404
+        show_refusal(request, changed)
+        request.POST = newly_seen(request.POST, environment)
+        messages.warning(request, EnvironmentForm(request.POST, instance=self.get_object(request, object_id)).difference())
+        setattr(request, REFUSED, True)
+        shown = super().changeform_view(request, object_id, *rest)
+        shown.status_code = changed.status_code
+        return shown
 
     def has_delete_permission(self, request: HttpRequest, obj: Environment | None = None) -> bool:
         return super().has_delete_permission(request, obj) and not (obj and obj.is_active)

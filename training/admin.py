@@ -14,6 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from environments.admin.actions import ObjectAction, Onward, add_object_action
+from environments.admin.sections import add_section
 from environments.models import Environment
 from training import services
 from training.api import run_overview
@@ -23,6 +24,7 @@ from training.models import Checkpoint, Event, Job
 from training.pages import job_tables
 from training.pages.buttons import buttons_of, page_of
 from training.pages.rows import UNSHOWN, waits_for
+from training.pages.webhook_admin import stored_targets
 from training.preflight.summary import PreflightReport
 from training.upkeep.deletion import JobIsActive, delete_job
 
@@ -64,6 +66,7 @@ def show_advice(request: HttpRequest, report: PreflightReport | None) -> None:
 
 add_object_action(ObjectAction("start", "Save and start", start_environment, is_primary=True))
 add_object_action(ObjectAction("check", "Save and check", check_environment))
+add_section("Webhooks", stored_targets)
 
 
 class ReadOnly:

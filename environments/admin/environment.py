@@ -14,6 +14,7 @@ from rest_framework.exceptions import APIException
 from environments import services
 from environments.admin.actions import ObjectAction, Onward, add_object_action, find_object_action, object_actions
 from environments.admin.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
+from environments.admin.sections import sections
 from environments.admin.seen_fields import newly_seen
 from environments.errors import EnvironmentChanged, EnvironmentRefused
 from environments.models import Environment, Revision
@@ -126,7 +127,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         return super().get_form(request, obj, change, **kwargs)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Environment | None = None) -> Any:
-        return self.readonly_fields if obj else ()
+        return (*self.readonly_fields, *sections().values()) if obj else ()
 
     def get_fieldsets(self, request: HttpRequest, obj: Environment | None = None) -> Any:
         if obj is None:
@@ -140,7 +141,8 @@ class EnvironmentAdmin(EnvironmentAdminBase):
             "Datasets",
             {"fields": (DATASETS,), "description": format_html(ABOUT_DATASETS, obj.name)},
         )
-        return [about, datasets, *groups, ("History", {"fields": ("history",)})]
+        further = [(title, {"fields": (show,)}) for title, show in sections().items()]
+        return [about, datasets, *further, *groups, ("History", {"fields": ("history",)})]
 
     def get_urls(self) -> list[URLPattern]:
         act = path("<path:object_id>/do/<slug:slug>/", self.admin_site.admin_view(self.act), name="environments_environment_act")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -23,6 +23,7 @@ from training.jobs import queue
 from training.models import Checkpoint, Job
 from training.pages import job_tables
 from training.pages.buttons import buttons_of, page_of
+from training.pages.job_state import etag_of
 from training.pages.rows import UNSHOWN, waits_for
 from training.pages.views import events_of
 from training.pages.webhook_admin import stored_targets
@@ -197,12 +198,21 @@ class JobAdmin(ReadOnly, JobAdminBase):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The page of a run, with the buttons that its own page has, but those that the admin has itself."""
+        """The page of a run, with the buttons that its own page has, but those that the admin has itself.
+
+        An open page asks for it again and again: the answer is 304 while nothing of it has changed.
+        """
         job = queue.find_job(object_id)
+        etag = etag_of(job) if job else ""
+        if etag and request.headers.get("If-None-Match") == etag:
+            return HttpResponseNotModified(headers={"ETag": etag})
         further = [button for button in buttons_of(job) if button.slug not in OWN_BUTTONS] if job else []
         events = events_of(request, job) if job else None
-        context = {**(extra_context or {}), "further_buttons": further, "events": events}
-        return super().change_view(request, object_id, form_url, context)
+        context = {**(extra_context or {}), "further_buttons": further, "events": events, "etag": etag}
+        shown = super().change_view(request, object_id, form_url, context)
+        if etag:
+            shown.headers["ETag"] = etag
+        return shown
 
     def get_urls(self) -> list[URLPattern]:
         ends = [

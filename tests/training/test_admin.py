@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +272,30 @@ def test_the_events_of_a_run_are_folded_filtered_and_keep_their_errors(home: Pat
         'class="thumb"'
     )
     assert client.get(f"/admin/training/job/{job.pk}/change/?events=x&before=y").status_code == 200
+
+
+def test_an_open_page_gets_an_empty_answer_until_something_of_it_has_changed(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    address = f"/admin/training/job/{job.pk}/change/"
+
+    def asked(etag: str) -> tuple[int, str]:
+        answer = client.get(address, headers={"If-None-Match": etag})
+        assert (answer.status_code == 304) == (answer.content == b"")
+        return answer.status_code, answer["ETag"]
+
+    status, etag = asked("")
+    assert status == 200 and f'data-goes-on="{escape(etag)}"' in client.get(address).content.decode()
+    assert asked(etag) == (304, etag)
+    changes: list[Callable[[], object]] = [
+        lambda: append(job, progress(1)),
+        lambda: (job.folder.create(), job.folder.curves.write_text("<svg/>")),
+        lambda: Job.objects.filter(pk=job.pk).update(status=Status.STOPPING),
+        lambda: Job.objects.filter(pk=job.pk).update(status=Status.COMPLETED, message="done"),
+    ]
+    for change in changes:
+        change()
+        status, newer = asked(etag)
+        assert status == 200 and newer != etag and asked(newer) == (304, newer)
+        etag = newer
+    assert "data-goes-on" not in client.get(address).content.decode()
+    assert f"curves.svg?at={job.folder.curves.stat().st_mtime_ns}" in client.get(address).content.decode()

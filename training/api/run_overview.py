@@ -99,12 +99,20 @@ def _clips(job: Job) -> SafeString:
 
 
 def _image(job: Job, path: Path, view: str, alternative: str, when: str) -> SafeString:
-    address = reverse(view, args=[job.pk])
     if is_file(path):
+        address = f"{reverse(view, args=[job.pk])}?at={modified_at(path)}"  # a new picture has a new address
         return format_html('<a href="{0}"><img class="run-picture" src="{0}" alt="{1}"></a>', address, alternative)
     if not job.has_ended:
         return format_html("{}", f"Pictures {when}; reload this page then.")
     return format_html("None. If the journal has data for it, <code>{}</code> draws it.", report.command(job))
+
+
+def modified_at(path: Path) -> int:
+    """When a file was written, in nanoseconds; 0 without one."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 SHOWN_DEAD_LETTERS = 20

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from environments.moments import FORMAT
 from simpletuner_site import __version__
 from simpletuner_site.environment import read_environment
 from simpletuner_site.security.secret_key import load_secret_key
@@ -31,6 +32,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
+FORMAT_MODULE_PATH = "simpletuner_site.formats"
 
 INSTALLED_APPS = [
     "simpletuner_site",  # first, so that its templates win over those of other packages
@@ -201,7 +203,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{", "datefmt": FORMAT}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": PROCESS.log_level},
     "loggers": {

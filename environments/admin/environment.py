@@ -18,6 +18,7 @@ from environments.admin.sections import sections
 from environments.admin.seen_fields import newly_seen
 from environments.errors import EnvironmentChanged, EnvironmentRefused
 from environments.models import Environment, Revision
+from environments.moments import moment_text
 from trainer_engine.contract.errors import Level
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
                 one.number,
                 one.get_action_display(),
                 one.actor,
-                f"{one.created_at:%Y-%m-%d %H:%M:%S} UTC",
+                moment_text(one.created_at),
             )
             for one in revisions
         )

@@ -206,7 +206,11 @@ def test_the_page_of_a_run_has_times_with_their_zone_and_no_empty_history(db: No
     Event.objects.create(job=job, index=0, type="notification", timestamp="2026-11-29T18:03:11+00:00", payload={"message": "hello"})
     page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
     assert "Run 7" in page and "Times are UTC" in page
-    assert "18:03:11</time>" in page and '<span class="text">hello</span>' in page and "/history/" not in page
+    assert (
+        '<time datetime="2026-11-29T18:03:11+00:00">2026-11-29 18:03:11 UTC</time>' in page
+        and '<span class="text">hello</span>' in page
+        and "/history/" not in page
+    )
 
 
 # ---- what a person needs to know next ----

@@ -44,6 +44,7 @@ class EventLine:
     key: str
     """Events with one key in a row are folded; empty: never."""
     time: str
+    """ISO 8601, UTC."""
     severity: str
     text: str
     images: tuple[ShownImage, ...] = ()
@@ -76,7 +77,7 @@ def _line(event: Event) -> EventLine:
         oldest=event.index,
         count=1,
         key=_key(event),
-        time=event.timestamp[11:19],
+        time=event.timestamp,
         severity=event.severity,
         text=f"{text} {hint}".strip(),
         images=_images(event),

@@ -19,7 +19,6 @@ from training.models import Job
 from training.pages import details, event_lines, machine, overview, rows
 from training.pages.buttons import BUTTONS, buttons_of, environment_of, page_of
 from training.pages.messages import say_problems
-from training.pages.numbers import moment_text
 from training.pages.shell_runs import shell_runs
 
 POLICY = (
@@ -84,7 +83,7 @@ def run_context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "waits": rows.waits_for(job, position, occupied),
         "percent": percent,
         "facts": overview.facts_of(job),
-        "times": [(label, moment_text(when)) for label, when in _times(job) if when],
+        "times": [(label, when) for label, when in _times(job) if when],
         "buttons": buttons_of(job),
         "environment": environment_of(job),
         "prompts": overview.prompt_images(job),

@@ -144,6 +144,10 @@ BIGGEST_BODY_BYTES = 8 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = BIGGEST_BODY_BYTES
 UPLOAD_BYTES: int = PROCESS.upload_bytes
 KEPT_FREE_BYTES = 1 << 30  # space on a disk that no upload takes: a run needs it for a checkpoint, the system for its logs
+FILE_UPLOAD_HANDLERS = [
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",  # for bodies of at most 2.5 MB
+    "simpletuner_site.edge.upload_files.FileUploads",
+]
 FILE_UPLOAD_TEMP_DIR = STATE_DIR  # on the disk of the home: ``/tmp`` may lie in memory
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
 

@@ -27,7 +27,7 @@ def versions_of(environment: Environment) -> dict[str, str]:
     return {"version": options_version(environment), "datasets_version": datasets_version(environment, current_home())}
 
 
-def newly_seen(sent: QueryDict, environment: Environment) -> QueryDict:
+def newly_seen(sent: QueryDict, environment: Environment) -> Any:
     """A form that was refused because something changed, with what was typed and with what is stored now as seen."""
     renewed = sent.copy()
     for name, value in versions_of(environment).items():

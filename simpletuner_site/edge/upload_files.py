@@ -17,15 +17,15 @@ from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import TemporaryFileUploadHandler
 
 if TYPE_CHECKING:
-    HandlerBase = TemporaryFileUploadHandler
-else:
-    HandlerBase = TemporaryFileUploadHandler
+    FileBase = UploadedFile[bytes]
+else:  # Django's classes take no parameters when they run
+    FileBase = UploadedFile
 
 SUFFIX = ".upload"
 """Of their names, by which what a killed server leaves behind is found."""
 
 
-class FiledUpload(UploadedFile):
+class FiledUpload(FileBase):
     """A file of a form in a file of the home. It is removed when it is closed, or when nothing holds it any more."""
 
     def __init__(self, name: str, content_type: str, charset: str | None, extra: dict[str, bytes] | None) -> None:
@@ -33,7 +33,7 @@ class FiledUpload(UploadedFile):
         self.path = Path(path)
         self._stream: IO[bytes] | None = os.fdopen(descriptor, "wb")
         self._remove = weakref.finalize(self, _unlink, path)
-        super().__init__(self._stream, name, content_type, 0, charset, extra)  # type: ignore[arg-type]
+        super().__init__(self._stream, name, content_type, 0, charset, extra)
 
     @property
     def file(self) -> IO[bytes]:
@@ -67,17 +67,17 @@ def _unlink(path: str) -> None:
         Path(path).unlink()
 
 
-class FileUploads(HandlerBase):
+class FileUploads(TemporaryFileUploadHandler):
     """Writes each file of a form into a file of the home."""
 
     def new_file(self, field_name: str, file_name: str, content_type: str, content_length: int | None, *rest: Any, **named: Any) -> None:
         super(TemporaryFileUploadHandler, self).new_file(field_name, file_name, content_type, content_length, *rest, **named)
         self.file: Any = FiledUpload(file_name, content_type, self.charset, self.content_type_extra)
 
-    def file_complete(self, file_size: int) -> UploadedFile:
+    def file_complete(self, file_size: int) -> FileBase:
         self.file.size = file_size
         self.file.rest()
-        done: UploadedFile = self.file
+        done: FileBase = self.file
         return done
 
     def upload_interrupted(self) -> None:

@@ -60,6 +60,18 @@ class EnvironmentExists(EnvironmentRefused):
         super().__init__(f"Configuration '{name}' already exists", [problem])
 
 
+class EnvironmentChanged(EnvironmentRefused):
+    """Somebody else has saved since the form that was sent was opened."""
+
+    status_code = 409
+
+    def __init__(self, option: str, what: str) -> None:
+        """``what`` is the part that changed, with its verb: ``The datasets file has``."""
+        message, hint = f"{what} changed since this page was opened.", "open the page anew to see it, or save again to replace it"
+        problem = Problem.error(option, "changed", message, expected="what the form was opened with", hint=hint)
+        super().__init__(f"{message} Open the page anew to see it, or save again to replace it with what you typed.", [problem])
+
+
 class EnvironmentInUse(EnvironmentRefused):
     """The active environment cannot be deleted."""
 

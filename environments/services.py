@@ -38,6 +38,7 @@ from environments.resolve.run import parse_datasets, resolve_run
 from environments.secrets import store
 from environments.secrets.datasets import of_file
 from environments.secrets.store import holds_the_same, with_secrets
+from environments.seen import SEEN_NOTHING, Seen, refuse_changed
 from environments.sync import (
     datasets_text,
     names_taken,
@@ -139,17 +140,19 @@ def update_environment(
     description: str | None = None,
     tags: Sequence[str] | None = None,
     datasets: str | None = None,
+    seen: Seen = SEEN_NOTHING,
 ) -> tuple[Environment, CheckedConfig]:
     """Replace the configuration; None keeps the description, the tags or the datasets file.
 
-    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
+    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable, and EnvironmentChanged if it is not what was ``seen`` any more.
     """
-    find(name)
+    refuse_changed(find(name), seen, current_home())
     checked = check_config(with_secrets(current_home(), name, without_marks(config)), current_home())
     if errors := checked.errors + hidden_problems(checked.values):
         raise EnvironmentProblems.of(errors)
     with change() as home:
         row = locked(name)
+        refuse_changed(row, seen, home)
         if description is not None:
             row.description = description
         if tags is not None:
@@ -175,17 +178,19 @@ def dataset_problems(environment: Environment, document: object = None) -> list[
     return parse_datasets(document, path, run.options or run.values, home, {})[1]
 
 
-def write_datasets_file(name: str, document: object, *, actor: str) -> Environment:
+def write_datasets_file(name: str, document: object, *, actor: str, seen: Seen = SEEN_NOTHING) -> Environment:
     """Replace the datasets file of an environment. Folders that do not exist yet are no reason against it.
 
-    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
+    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable, and EnvironmentChanged if it is not what was ``seen`` any more.
     """
     environment = find(name)
+    refuse_changed(environment, seen, current_home())
     wrong = [problem for problem in errors_in(dataset_problems(environment, document or [])) if problem.code != NOT_FOUND]
     if wrong:
         raise EnvironmentProblems.of(wrong)
     with change() as home:
         row = locked(name)
+        refuse_changed(row, seen, home)
         given = row.config.get(OPTION) or f"{name}/{DATASETS_FILE}"
         write_datasets(row, {**row.config, OPTION: given}, write_json(document), home)
         record_datasets(row, given, Action.DATASETS_EDITED, actor, home)
@@ -219,12 +224,13 @@ class WrittenAdapter:
     path: Path
 
 
-def write_adapter_file(name: str, document: object, *, actor: str) -> WrittenAdapter:
+def write_adapter_file(name: str, document: object, *, actor: str, seen: Seen = SEEN_NOTHING) -> WrittenAdapter:
     """Replace the adapter file of an environment and set the option that names it.
 
-    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable.
+    Raises EnvironmentNotFound, EnvironmentProblems, FilesNotWritable, and EnvironmentChanged if it is not what was ``seen`` any more.
     """
     environment = find(name)
+    refuse_changed(environment, seen, current_home())
     if not uses_lycoris(environment.config):
         message, hint = f"The environment {name!r} trains no LyCORIS adapter.", "PUT model_type=lora and lora_type=lycoris first"
         raise EnvironmentProblems.of(
@@ -238,6 +244,7 @@ def write_adapter_file(name: str, document: object, *, actor: str) -> WrittenAda
         raise EnvironmentProblems.of([found.problem])
     with change() as home:
         row = locked(name)
+        refuse_changed(row, seen, home)
         write_own(found.path, ADAPTER_OPTION, write_json(document), name, LYCORIS_FILE, home)
         write_row(row, {**row.config, ADAPTER_OPTION: found.given}, Action.UPDATED, actor, home)
     return WrittenAdapter(row, found.path)

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from environments.moments import FORMAT
 from simpletuner_site import __version__
 from simpletuner_site.environment import read_environment
 from simpletuner_site.security.secret_key import load_secret_key
@@ -31,6 +32,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
+FORMAT_MODULE_PATH = "simpletuner_site.formats"
 
 INSTALLED_APPS = [
     "simpletuner_site",  # first, so that its templates win over those of other packages
@@ -142,6 +144,10 @@ BIGGEST_BODY_BYTES = 8 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = BIGGEST_BODY_BYTES
 UPLOAD_BYTES: int = PROCESS.upload_bytes
 KEPT_FREE_BYTES = 1 << 30  # space on a disk that no upload takes: a run needs it for a checkpoint, the system for its logs
+FILE_UPLOAD_HANDLERS = [
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",  # for bodies of at most 2.5 MB
+    "simpletuner_site.edge.upload_files.FileUploads",
+]
 FILE_UPLOAD_TEMP_DIR = STATE_DIR  # on the disk of the home: ``/tmp`` may lie in memory
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
 
@@ -201,7 +207,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{", "datefmt": FORMAT}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": PROCESS.log_level},
     "loggers": {

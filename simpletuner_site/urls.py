@@ -15,7 +15,13 @@ from simpletuner_site.views import ApiIndex, HealthView, HomePageView
 from training.api.models import Models
 from training.api.system import System
 from training.pages.new import NewPage
-from training.urls import cache_urlpatterns, environment_urlpatterns, page_urlpatterns, webhook_urlpatterns
+from training.urls import (
+    cache_urlpatterns,
+    environment_urlpatterns,
+    page_urlpatterns,
+    webhook_admin_urlpatterns,
+    webhook_urlpatterns,
+)
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", HomePageView.as_view(), name="home"),
@@ -26,6 +32,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="openapi"), name="docs"),
     re_path(r"^redoc/?$", SpectacularRedocView.as_view(url_name="openapi"), name="redoc"),
+    path("admin/webhooks", include(webhook_admin_urlpatterns)),
     path("admin/", admin.site.urls),
     path("favicon.ico", RedirectView.as_view(url=f"/{settings.STATIC_URL.strip('/')}/training/icon.svg"), name="favicon"),
     re_path(r"^api/?$", ApiIndex.as_view(), name="api"),

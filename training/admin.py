@@ -7,26 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from environments.admin.actions import ObjectAction, Onward, add_object_action
+from environments.admin.sections import add_section
 from environments.models import Environment
 from training import services
 from training.api import run_overview
 from training.errors import CannotStart
 from training.jobs import queue
-from training.models import Checkpoint, Event, Job
+from training.models import Checkpoint, Job
 from training.pages import job_tables
 from training.pages.buttons import buttons_of, page_of
+from training.pages.job_state import etag_of
 from training.pages.rows import UNSHOWN, waits_for
+from training.pages.views import events_of
+from training.pages.webhook_admin import stored_targets
 from training.preflight.summary import PreflightReport
 from training.upkeep.deletion import JobIsActive, delete_job
 
-SHOWN_EVENTS = 50
 OWN_BUTTONS = ("stop", "cancel", "delete")
 TIMES = ("started_at", "stop_requested_at", "finished_at")
 if TYPE_CHECKING:
@@ -64,6 +67,7 @@ def show_advice(request: HttpRequest, report: PreflightReport | None) -> None:
 
 add_object_action(ObjectAction("start", "Save and start", start_environment, is_primary=True))
 add_object_action(ObjectAction("check", "Save and check", check_environment))
+add_section("Webhooks", stored_targets)
 
 
 class ReadOnly:
@@ -106,7 +110,6 @@ class JobAdmin(ReadOnly, JobAdminBase):
         "grid",
         "newest_checkpoints",
         "log",
-        "latest_events",
         "webhook_deliveries",
         "asked_options",
     )
@@ -117,7 +120,6 @@ class JobAdmin(ReadOnly, JobAdminBase):
         ("Times and process", {"fields": ("id", "created_at", *TIMES, "engine_pid", "run_dir")}),
         ("What was asked for", {"fields": ("asked_options", "datasets", "plan"), "classes": ("collapse",)}),
         ("Webhooks", {"fields": ("webhook_deliveries",), "classes": ("collapse",)}),
-        ("Events, newest first", {"fields": ("latest_events",)}),
     )
 
     def get_actions(self, request: HttpRequest) -> dict[str, tuple[Callable[..., str], str, str] | None]:
@@ -166,12 +168,6 @@ class JobAdmin(ReadOnly, JobAdminBase):
             job.pk,
         )
 
-    @admin.display(description="Events (times are UTC)")
-    def latest_events(self, job: Job) -> SafeString:
-        rows = Event.objects.filter(job=job).order_by("-index")[:SHOWN_EVENTS]
-        lines = ((row.index, row.timestamp[11:19], row.type, row.payload.get("message") or row.payload.get("title", "")) for row in rows)
-        return format_html_join("\n", "<div>{} {} <code>{}</code> {}</div>", lines)
-
     @admin.display(description="Deliveries")
     def webhook_deliveries(self, job: Job) -> SafeString:
         return run_overview.webhook_deliveries(job)
@@ -202,10 +198,21 @@ class JobAdmin(ReadOnly, JobAdminBase):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The page of a run, with the buttons that its own page has, but those that the admin has itself."""
+        """The page of a run, with the buttons that its own page has, but those that the admin has itself.
+
+        An open page asks for it again and again: the answer is 304 while nothing of it has changed.
+        """
         job = queue.find_job(object_id)
+        etag = etag_of(job) if job else ""
+        if etag and request.headers.get("If-None-Match") == etag:
+            return HttpResponseNotModified(headers={"ETag": etag})
         further = [button for button in buttons_of(job) if button.slug not in OWN_BUTTONS] if job else []
-        return super().change_view(request, object_id, form_url, {**(extra_context or {}), "further_buttons": further})
+        events = events_of(request, job) if job else None
+        context = {**(extra_context or {}), "further_buttons": further, "events": events, "etag": etag}
+        shown = super().change_view(request, object_id, form_url, context)
+        if etag:
+            shown.headers["ETag"] = etag
+        return shown
 
     def get_urls(self) -> list[URLPattern]:
         ends = [

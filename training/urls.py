@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib import admin
 from django.urls import re_path
 
 from training.api import caches, commands, comparison, dataset_report, files, metrics, reads, report
@@ -11,6 +12,7 @@ from training.pages.datasets import DatasetsPage
 from training.pages.environments import EnvironmentList, EnvironmentPage
 from training.pages.revisions import HistoryPage
 from training.pages.views import RunButton, RunPage
+from training.pages.webhook_admin import WebhookAdmin
 from training.streams.consumers import EventSocket, EventSource
 from training.webhooks.views import JobWebhooks, StoredWebhook, WebhookList, WebhookTest
 
@@ -59,21 +61,27 @@ cache_urlpatterns = [
     re_path(r"^/tasks/(?P<task_id>[^/]+)/?$", caches.CacheTaskView.as_view(), name="cache-task"),
 ]
 
+STORED_NAME = r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})"
+webhook_admin_urlpatterns = [
+    re_path(r"^/?$", admin.site.admin_view(WebhookAdmin.as_view()), name="webhooks-admin"),
+    re_path(rf"^/{STORED_NAME}/?$", admin.site.admin_view(WebhookAdmin.as_view()), name="webhook-admin"),
+]
+"""Pages of the admin below ``/admin/webhooks``."""
+
 RUN = r"(?P<number>[1-9][0-9]{0,17})"
 page_urlpatterns = [
     re_path(rf"^{RUN}/?$", RunPage.as_view(), name="run"),
     re_path(rf"^{RUN}/(?P<slug>[a-z-]{{1,20}})/?$", RunButton.as_view(), name="run-button"),
 ]
 """Pages of runs, below ``/runs/``."""
-ENVIRONMENT = r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})"
 environment_urlpatterns = [
     re_path(r"^/?$", EnvironmentList.as_view(), name="environments"),
-    re_path(rf"^/{ENVIRONMENT}/?$", EnvironmentPage.as_view(), name="environment"),
-    re_path(rf"^/{ENVIRONMENT}/datasets/?$", DatasetsPage.as_view(), name="environment-datasets"),
-    re_path(rf"^/{ENVIRONMENT}/datasets/caption/?$", CaptionPage.as_view(), name="environment-caption"),
-    re_path(rf"^/{ENVIRONMENT}/datasets/texts/?$", TextsPage.as_view(), name="environment-texts"),
-    re_path(rf"^/{ENVIRONMENT}/adapter/?$", AdapterPage.as_view(), name="environment-adapter"),
-    re_path(rf"^/{ENVIRONMENT}/history/?$", HistoryPage.as_view(), name="environment-history"),
+    re_path(rf"^/{STORED_NAME}/?$", EnvironmentPage.as_view(), name="environment"),
+    re_path(rf"^/{STORED_NAME}/datasets/?$", DatasetsPage.as_view(), name="environment-datasets"),
+    re_path(rf"^/{STORED_NAME}/datasets/caption/?$", CaptionPage.as_view(), name="environment-caption"),
+    re_path(rf"^/{STORED_NAME}/datasets/texts/?$", TextsPage.as_view(), name="environment-texts"),
+    re_path(rf"^/{STORED_NAME}/adapter/?$", AdapterPage.as_view(), name="environment-adapter"),
+    re_path(rf"^/{STORED_NAME}/history/?$", HistoryPage.as_view(), name="environment-history"),
 ]
 """Pages of environments, below ``/environments``."""
 

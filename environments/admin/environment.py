@@ -14,8 +14,11 @@ from rest_framework.exceptions import APIException
 from environments import services
 from environments.admin.actions import ObjectAction, Onward, add_object_action, find_object_action, object_actions
 from environments.admin.forms import DATASETS, EnvironmentForm, EnvironmentFormBase, NewEnvironmentForm, option_groups
-from environments.errors import EnvironmentRefused
+from environments.admin.sections import sections
+from environments.admin.seen_fields import newly_seen
+from environments.errors import EnvironmentChanged, EnvironmentRefused
 from environments.models import Environment, Revision
+from environments.moments import moment_text
 from trainer_engine.contract.errors import Level
 
 if TYPE_CHECKING:
@@ -112,7 +115,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
                 one.number,
                 one.get_action_display(),
                 one.actor,
-                f"{one.created_at:%Y-%m-%d %H:%M:%S} UTC",
+                moment_text(one.created_at),
             )
             for one in revisions
         )
@@ -125,7 +128,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         return super().get_form(request, obj, change, **kwargs)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Environment | None = None) -> Any:
-        return self.readonly_fields if obj else ()
+        return (*self.readonly_fields, *sections().values()) if obj else ()
 
     def get_fieldsets(self, request: HttpRequest, obj: Environment | None = None) -> Any:
         if obj is None:
@@ -134,12 +137,13 @@ class EnvironmentAdmin(EnvironmentAdminBase):
             (group.capitalize(), {"fields": fields, "description": escape(text), "classes": () if group in OPEN_GROUPS else ("collapse",)})
             for group, text, fields in option_groups()
         ]
-        about = (None, {"fields": ("name", "state", "description", "tags_text")})
+        about = (None, {"fields": ("name", "state", "description", "tags_text", "version", "datasets_version")})
         datasets = (
             "Datasets",
             {"fields": (DATASETS,), "description": format_html(ABOUT_DATASETS, obj.name)},
         )
-        return [about, datasets, *groups, ("History", {"fields": ("history",)})]
+        further = [(title, {"fields": (show,)}) for title, show in sections().items()]
+        return [about, datasets, *further, *groups, ("History", {"fields": ("history",)})]
 
     def get_urls(self) -> list[URLPattern]:
         act = path("<path:object_id>/do/<slug:slug>/", self.admin_site.admin_view(self.act), name="environments_environment_act")
@@ -212,6 +216,7 @@ class EnvironmentAdmin(EnvironmentAdminBase):
             tags=cleaned["tags_text"],
             datasets=datasets,
             actor=actor_of(request),
+            seen=form.seen(),
         )
         for warning in checked.warnings:
             messages.warning(request, warning)
@@ -230,10 +235,25 @@ class EnvironmentAdmin(EnvironmentAdminBase):
         """Show a page that cannot be saved again, with its input."""
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
+        except EnvironmentChanged as changed:
+            return self._show_changed(request, changed, object_id or "", form_url, extra_context)
         except EnvironmentRefused as error:
             show_refusal(request, error)
             setattr(request, REFUSED, True)
             return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def _show_changed(self, request: HttpRequest, changed: EnvironmentChanged, object_id: str, *rest: Any) -> Any:
+        """The page with what was typed, and where that differs from what is stored now."""
+        environment = self.get_object(request, object_id)
+        if environment is None:
+            raise Http404
+        show_refusal(request, changed)
+        request.POST = newly_seen(request.POST, environment)
+        messages.warning(request, EnvironmentForm(request.POST, instance=self.get_object(request, object_id)).difference())
+        setattr(request, REFUSED, True)
+        shown = super().changeform_view(request, object_id, *rest)
+        shown.status_code = changed.status_code
+        return shown
 
     def has_delete_permission(self, request: HttpRequest, obj: Environment | None = None) -> bool:
         return super().has_delete_permission(request, obj) and not (obj and obj.is_active)

@@ -10,6 +10,7 @@ from django import forms
 from django.utils.html import escape, format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from environments.admin.seen_fields import SeenField, versions_of
 from environments.create.names import name_problem
 from environments.create.plan import NewEnvironment, plan
 from environments.examples import shipped_examples
@@ -19,6 +20,7 @@ from environments.home import current_home
 from environments.models import Environment
 from environments.resolve.checks import check_config, effective_defaults
 from environments.resolve.run import resolve_run
+from environments.seen import Seen
 from environments.sync import shown_datasets
 from trainer_engine.config.families import specs
 from trainer_engine.config.options import GROUPS, REGISTRY, OptionSpec
@@ -155,6 +157,9 @@ class NewEnvironmentForm(ModelForm):
 class EnvironmentFormBase(ModelForm):
     """A configuration and its datasets file, with the problems that a start would report, each at its field."""
 
+    version = SeenField()
+    datasets_version = SeenField()
+
     tags_text = forms.CharField(
         required=False, label="Tags", help_text="Words, separated by commas.", widget=forms.TextInput(attrs={"class": "vTextField"})
     )
@@ -173,6 +178,7 @@ class EnvironmentFormBase(ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = self.instance.config
+        self.initial.update(versions_of(self.instance))
         self.initial["tags_text"] = ", ".join(self.instance.tags)
         self.initial[DATASETS] = datasets_of(self.instance)
         self.initial.update({f"{PREFIX}{name}": text_of(value) for name, value in config.items() if value is not None})
@@ -242,6 +248,14 @@ class EnvironmentFormBase(ModelForm):
             else:
                 values[name] = "" if sent == EMPTY_TEXT else sent
         return values
+
+    def seen(self) -> Seen:
+        """What the form was opened with. A page that shows no datasets file sends no version of it."""
+        return Seen(options=self.cleaned_data["version"], datasets=self.cleaned_data["datasets_version"])
+
+    def difference(self) -> str:
+        """The options and other fields in which what was typed differs from what is stored now, in one sentence."""
+        return f"What is stored now differs from this page in: {', '.join(name.removeprefix(PREFIX) for name in self.changed_data)}."
 
     def datasets(self) -> str | None:
         """The text of the datasets file if it was changed, else None."""

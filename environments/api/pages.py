@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rest_framework.renderers import BrowsableAPIRenderer
+from django.utils.html import format_html
+from django.utils.safestring import mark_safe
+from rest_framework.renderers import BrowsableAPIRenderer, HTMLFormRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.formatting import remove_trailing_string
@@ -56,8 +59,36 @@ def links_in(data: object) -> Iterator[tuple[str, str]]:
         yield from ((text, f"/api/training/jobs/{job}{end}") for text, end in OF_A_RUN)
 
 
+class LabelledFormRenderer(HTMLFormRenderer):
+    """Forms whose fields have names for who cannot see the labels beside them, which Django REST framework leaves unconnected."""
+
+    def render_field(self, field: Any, parent_style: Mapping[str, Any]) -> Any:
+        rendered = super().render_field(field, parent_style)
+        named = format_html('name="{}"', field.name)
+        return mark_safe(str(rendered).replace(named, format_html('{} aria-label="{}"', named, field.label or field.name), 1))
+
+
+MENDED: Mapping[str, str] = MappingProxyType(
+    {
+        "<html>": '<html lang="en">',
+        'title="Specify a format for the GET request">': 'title="Specify a format for the GET request" aria-label="Formats">',
+        '<div class="content-main" role="main"  aria-label="main content">': '<div class="content-main">',
+        '<pre class="prettyprint">': '<pre class="prettyprint" tabindex="0">',
+    }
+)
+"""Markup of Django REST framework's template that lies in none of its blocks -> what everybody can use."""
+
+
 class ApiPageRenderer(BrowsableAPIRenderer):
     """The browsable API."""
+
+    form_renderer_class = LabelledFormRenderer
+
+    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None) -> Any:
+        page = super().render(data, accepted_media_type, renderer_context)
+        for markup, mended in MENDED.items():
+            page = page.replace(markup, mended)
+        return page
 
     def get_context(self, data: Any, accepted_media_type: str | None, renderer_context: Mapping[str, Any]) -> dict[str, Any]:
         context: dict[str, Any] = super().get_context(data, accepted_media_type, renderer_context)

@@ -32,6 +32,8 @@ class Upload(Protocol):
 
     def read(self, num_bytes: int | None = None) -> bytes: ...
 
+    def close(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class Received:
@@ -80,6 +82,7 @@ def receive(files: Iterable[Upload], place: Path, largest_bytes: int, refused: l
             continue
         limit = LARGEST_CAPTION_BYTES if suffix == CAPTION else largest_bytes
         received = Received(name, place / f"{number}{suffix}", _written(file, place / f"{number}{suffix}", limit))
+        file.close()  # so that the next one is the only one that is open
         if not received.size_bytes:
             refused.append(refusal(given, "empty", "is empty"))
         elif received.size_bytes > limit:

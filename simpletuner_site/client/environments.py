@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from environments.moments import moment_text
 from simpletuner_site.client.connection import Api, Refused, part
 from simpletuner_site.client.output import print_json, print_line, print_report, print_table
 from simpletuner_site.environment import read_command_environment
@@ -33,7 +34,7 @@ def list_environments(api: Api, arguments: argparse.Namespace) -> int:
             row["model_family"],
             row["model_flavour"],
             _kind(row),
-            row["modified_at"][:16].replace("T", " "),
+            moment_text(row["modified_at"]),
         )
         for row in found["configs"]
     ]

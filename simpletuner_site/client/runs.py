@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from environments.moments import moment_text
 from simpletuner_site.client.connection import Api, Refused, job_id, part
 from simpletuner_site.client.output import print_json, print_line, print_report, print_table
 from simpletuner_site.train.run_screen import numbers_of
@@ -147,17 +148,13 @@ def list_jobs(api: Api, arguments: argparse.Namespace) -> int:
             row["status"],
             row["environment"],
             _steps(row),
-            _minute(row),
+            moment_text(row["started_at"] or row["created_at"]),
             row["message"],
         )
         for row in found["jobs"][: arguments.limit]
     ]
-    print_table(("run", "status", "environment", "steps", "began (UTC)", "message"), rows, empty="There are no runs yet.")
+    print_table(("run", "status", "environment", "steps", "began", "message"), rows, empty="There are no runs yet.")
     return 0
-
-
-def _minute(row: dict[str, Any]) -> str:
-    return str(row["started_at"] or row["created_at"])[:16].replace("T", " ")
 
 
 def _steps(row: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from environments.moments import moment_text
 from simpletuner_site.client.connection import Api, Refused, job_id
 from simpletuner_site.client.output import console, print_line
 from simpletuner_site.train.run_screen import RunScreen
@@ -56,7 +57,7 @@ def show_events(api: Api, arguments: argparse.Namespace) -> int:
 
 
 def event_line(event: dict[str, Any]) -> str:
-    """``12 18:03:11 training.checkpoint: checkpoint-640 saved``."""
+    """``12 2026-11-29 18:03:11 UTC training.checkpoint: checkpoint-640 saved``."""
     words = event.get("message") or event.get("title") or ""
     stage = event.get("stage")
     if stage:
@@ -65,7 +66,7 @@ def event_line(event: dict[str, Any]) -> str:
     elif event["type"] == PROGRESS:
         data = event["data"]
         words = f"step {data.get('step')} of {data.get('total_steps')}, loss {data.get('loss')}"
-    return f"{event['index']:>6} {event['timestamp'][11:19]} {event['type']}: {' '.join(str(words).split())}".rstrip()
+    return f"{event['index']:>6} {moment_text(event['timestamp'])} {event['type']}: {' '.join(str(words).split())}".rstrip()
 
 
 def watch_run(api: Api, arguments: argparse.Namespace) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from environments.moments import moment_text
 from trainer_engine.datasets.shards.collect import collect
 from trainer_engine.datasets.shards.stock import is_cache, stats, verify
 
@@ -24,12 +24,12 @@ def show_caches(folders: Sequence[Path], *, as_json: bool) -> int:
         print(json.dumps([one.as_dict() for one in found]))
         return 0
     for one in found:
-        print(f"{one.folder}: {one.entries:,} entries, {_size(one.bytes)} in {one.files:,} files, last used {_day(one.newest)}")
+        print(f"{one.folder}: {one.entries:,} entries, {_size(one.bytes)} in {one.files:,} files, last used {_moment(one.newest)}")
         for use in one.uses:
             what = " ".join(filter(None, (use["kind"], use["family"], use["model"])))
-            print(f"    {use['entries']:,} {what}, last used {_day(use['last_used'])}")
+            print(f"    {use['entries']:,} {what}, last used {_moment(use['last_used'])}")
         if one.unused:
-            print(f"    {one.unused:,} that no run has noted; the oldest were written on {_day(one.oldest)}")
+            print(f"    {one.unused:,} that no run has noted; the oldest were written on {_moment(one.oldest)}")
     print(f"{len(found)} caches: {sum(one.entries for one in found):,} entries, {_size(sum(one.bytes for one in found))}")
     return 0
 
@@ -113,5 +113,5 @@ def _size(number: float) -> str:
     return f"{number:.2f} TB"
 
 
-def _day(seconds: Any) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().date().isoformat() if seconds else "never"
+def _moment(seconds: Any) -> str:
+    return moment_text(seconds) if seconds else "never"

@@ -13,7 +13,10 @@ from rest_framework.test import APIClient
 
 from environments import services
 from environments.create.plan import NewEnvironment
+from environments.errors import EnvironmentChanged
+from environments.home import current_home
 from environments.models import Environment, Revision
+from environments.seen import Seen, adapter_version, datasets_version, options_version
 from tests.helpers.races import at_once
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -65,6 +68,32 @@ def test_secrets_of_many_changes_belong_to_the_change_that_stands(home: Path) ->
     stored = (home / "state/secrets/environments/demo.json").read_text()
     assert f"word-{on_disk(home)['seed']}" in stored and stored.count("word-") == 1
     assert "word-" not in json.dumps([on_disk(home), *Revision.objects.values_list("config", flat=True)])
+
+
+@pytest.mark.parametrize("part", ["options", "datasets", "adapter"])
+def test_one_of_many_that_save_the_same_form_succeeds(home: Path, part: str) -> None:
+    """Each has seen the same, so whoever is second would take the first one's change back."""
+    request = NewEnvironment("demo", "flux", "kontext", model_type="lora", lora_type="lycoris")
+    row, folder = services.create_environment(request, actor="test"), home / "config/demo"
+    datasets = json.loads((folder / "multidatabackend.json").read_text())
+    adapter = json.loads((folder / "lycoris_config.json").read_text())
+    versions = {
+        "options": options_version(row),
+        "datasets": datasets_version(row, current_home()),
+        "adapter": adapter_version(row, current_home()),
+    }
+    seen = Seen(**{part: versions[part]})
+
+    def save(number: int) -> object:
+        if part == "options":
+            return services.update_environment("demo", config={**row.config, "seed": number}, actor="test", seen=seen)
+        if part == "datasets":
+            return services.write_datasets_file("demo", [{**datasets[0], "repeats": number}, *datasets[1:]], actor="test", seen=seen)
+        return services.write_adapter_file("demo", {**adapter, "linear_dim": number}, actor="test", seen=seen)
+
+    results = at_once(*(partial(save, number) for number in range(1, 6)))
+    assert sum(isinstance(result, EnvironmentChanged) for result in results) == 4, results
+    assert Revision.objects.count() == 2
 
 
 def test_one_environment_is_active_after_many_activations(home: Path) -> None:

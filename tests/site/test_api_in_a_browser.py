@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rest_framework
 from django.test import Client
 
+from environments.api.pages import MENDED
 from training.models import Job
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -127,3 +129,27 @@ def test_calls_of_one_address_are_described_one_by_one(browser: Client) -> None:
     stream = paths["/api/training/events/stream"]["get"]
     assert "consumers" not in stream["description"] and set(stream["responses"]["200"]["content"]) == {"text/event-stream"}
     assert "/api" not in paths, "the index is for people"
+
+
+# ---- for everybody ----
+def test_a_page_says_its_language_and_its_controls_say_what_they_are(browser: Client) -> None:
+    for address in ("/api/configs", "/docs", "/redoc"):
+        assert '<html lang="en">' in browser.get(address).content.decode(), address
+    page = browser.get("/api/configs").content.decode()
+    for name in ("name", "description"):
+        assert re.search(rf'<input name="{name}" aria-label="[^"]+"', page), name
+    assert '<textarea name="config" aria-label="Config"' in page and 'aria-label="Formats"' in page
+    assert page.count('role="main"') == 1 and page.count('<pre class="prettyprint" tabindex="0">') == 2
+
+
+def test_all_that_is_mended_of_the_frameworks_template_is_still_in_it() -> None:
+    template = (Path(rest_framework.__file__).parent / "templates/rest_framework/base.html").read_text()
+    rendered = template.replace('{% trans "main content" %}', "main content")
+    assert [markup for markup in MENDED if markup not in rendered] == []
+
+
+def test_what_is_stored_cannot_become_markup_by_what_is_mended(browser: Client) -> None:
+    evil = '"><script>alert(1)</script><html><pre class="prettyprint">'
+    browser.post("/api/configs/environments", {**NEW, "description": evil}, content_type="application/json")
+    page = browser.get("/api/configs/first").content.decode()
+    assert "<script>alert" not in page and page.count("<html") == 1 and page.count('tabindex="0"') == 2

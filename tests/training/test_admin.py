@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from environments.admin.actions import Onward, find_object_action
 from environments.create.plan import NewEnvironment
 from tests.helpers.jobs import make_job
 from tests.training.conftest import Training
-from tests.training.pages.test_run_page import PROGRESS, append, progress
+from tests.training.pages.test_run_page import PROGRESS, append, image, progress
+from trainer_engine.contract.events import ErrorEvent, Notification
 from training.errors import CannotStart
 from training.jobs import log
 from training.models import Checkpoint, Event, Job, Status
+from training.pages.event_lines import LINES
 
 pytestmark = pytest.mark.django_db
 
@@ -202,7 +206,11 @@ def test_the_page_of_a_run_has_times_with_their_zone_and_no_empty_history(db: No
     Event.objects.create(job=job, index=0, type="notification", timestamp="2026-11-29T18:03:11+00:00", payload={"message": "hello"})
     page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
     assert "Run 7" in page and "Times are UTC" in page
-    assert "0 18:03:11 <code>notification</code> hello" in page and "/history/" not in page
+    assert (
+        '<time datetime="2026-11-29T18:03:11+00:00">2026-11-29 18:03:11 UTC</time>' in page
+        and '<span class="text">hello</span>' in page
+        and "/history/" not in page
+    )
 
 
 # ---- what a person needs to know next ----
@@ -250,3 +258,48 @@ def test_a_run_shows_its_loss_from_the_second_step_on(home: Path, client: Client
     Job.objects.filter(pk=job.pk).update(progress=PROGRESS)
     page = page_of(client, Job.objects.get(pk=job.pk))
     assert "Loss from 1 to 0.3333" in page and "<polyline points=" in page and f'href="/runs/{job.number}">live curves' in page
+
+
+def test_the_events_of_a_run_are_folded_filtered_and_keep_their_errors(home: Path, client: Client, tmp_path: Path) -> None:
+    """They are those of the run's own page."""
+    job = make_job(tmp_path, Status.RUNNING)
+    append(job, ErrorEvent(code="out_of_memory", message="No memory <b>"), *(progress(step) for step in range(1, 90)), image(5))
+    append(job, *(Notification(message=f"By the way, {number}.") for number in range(70)))
+    page = page_of(client, job)
+    events = page.split('id="events"')[1].split("</section>")[0]
+    assert events.count('<span class="text">') == LINES + 1 and "By the way, 69." in events and "By the way, 9." not in events
+    assert "Errors before these" in events and "No memory &lt;b&gt;" in events and "<b>" not in events.replace("</b>", "")
+    assert 'href="?events=news&amp;before=' in events and 'href="?events=problems#events"' in events
+    everything = client.get(f"/admin/training/job/{job.pk}/change/?events=everything&before=92").content.decode()
+    assert '<span class="count">89 events</span>' in everything and f'src="/api/training/jobs/{job.pk}/media/' in everything
+    assert client.get(f"/runs/{job.number}?events=everything&before=92").content.decode().count('class="thumb"') == everything.count(
+        'class="thumb"'
+    )
+    assert client.get(f"/admin/training/job/{job.pk}/change/?events=x&before=y").status_code == 200
+
+
+def test_an_open_page_gets_an_empty_answer_until_something_of_it_has_changed(home: Path, client: Client, tmp_path: Path) -> None:
+    job = make_job(tmp_path, Status.RUNNING)
+    address = f"/admin/training/job/{job.pk}/change/"
+
+    def asked(etag: str) -> tuple[int, str]:
+        answer = client.get(address, headers={"If-None-Match": etag})
+        assert (answer.status_code == 304) == (answer.content == b"")
+        return answer.status_code, answer["ETag"]
+
+    status, etag = asked("")
+    assert status == 200 and f'data-goes-on="{escape(etag)}"' in client.get(address).content.decode()
+    assert asked(etag) == (304, etag)
+    changes: list[Callable[[], object]] = [
+        lambda: append(job, progress(1)),
+        lambda: (job.folder.create(), job.folder.curves.write_text("<svg/>")),
+        lambda: Job.objects.filter(pk=job.pk).update(status=Status.STOPPING),
+        lambda: Job.objects.filter(pk=job.pk).update(status=Status.COMPLETED, message="done"),
+    ]
+    for change in changes:
+        change()
+        status, newer = asked(etag)
+        assert status == 200 and newer != etag and asked(newer) == (304, newer)
+        etag = newer
+    assert "data-goes-on" not in client.get(address).content.decode()
+    assert f"curves.svg?at={job.folder.curves.stat().st_mtime_ns}" in client.get(address).content.decode()

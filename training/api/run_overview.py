@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from environments.moments import moment_text
 from trainer_engine.config.webhooks import WebhookTarget
 from trainer_engine.contract.events import EventType
 from trainer_engine.contract.files import is_file, is_folder
@@ -56,7 +57,7 @@ def newest_checkpoints(job: Job) -> SafeString | str:
             row.name,
             f"{row.step:,}",
             filesizeformat(row.size_bytes),
-            row.created_at.strftime("%Y-%m-%d %H:%M"),
+            moment_text(row.created_at),
             state_of(row.path, row.is_final),
         )
         for row in rows
@@ -99,12 +100,20 @@ def _clips(job: Job) -> SafeString:
 
 
 def _image(job: Job, path: Path, view: str, alternative: str, when: str) -> SafeString:
-    address = reverse(view, args=[job.pk])
     if is_file(path):
+        address = f"{reverse(view, args=[job.pk])}?at={modified_at(path)}"  # a new picture has a new address
         return format_html('<a href="{0}"><img class="run-picture" src="{0}" alt="{1}"></a>', address, alternative)
     if not job.has_ended:
         return format_html("{}", f"Pictures {when}; reload this page then.")
     return format_html("None. If the journal has data for it, <code>{}</code> draws it.", report.command(job))
+
+
+def modified_at(path: Path) -> int:
+    """When a file was written, in nanoseconds; 0 without one."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 SHOWN_DEAD_LETTERS = 20
@@ -127,7 +136,7 @@ def webhook_deliveries(job: Job) -> SafeString:
 def _row(channel: WebhookChannel) -> SafeString:
     shown = WebhookTarget(**channel.target).shown()
     counted = (str(getattr(channel, status.value)) for status in (Delivery.DELIVERED, Delivery.PENDING, Delivery.DEAD))
-    waits = f"{channel.next_attempt_at:%Y-%m-%d %H:%M:%S}" if channel.failures else ""
+    waits = moment_text(channel.next_attempt_at) if channel.failures else ""
     cells = (str(channel.place), f"{shown['kind']} {shown['url']}", shown["log_level"], *counted, str(channel.failures), waits)
     return format_html_join("", "<td>{}</td>", ((cell,) for cell in cells))
 

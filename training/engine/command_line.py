@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import trainer_engine
 from trainer_engine.config.options import TrainingOptions
 from training.engine.accelerate_file import AccelerateFile, UnreadableAccelerateConfig
+from training.engine.devices import gpus_of
 from training.engine.machines import ONE_MACHINE, Machines
 from training.engine.process import ENGINE_MODULE, passed_environment
 
@@ -20,16 +20,9 @@ ACCELERATE_FILE = "accelerate.json"
 """The checked content of an accelerate file, in the folder of a run."""
 
 
-def visible_gpus(variables: Mapping[str, str], devices: Path = Path("/dev")) -> int:
-    """How many GPUs an engine would see, found without torch: ``CUDA_VISIBLE_DEVICES``, else the device files."""
-    listed = variables.get("CUDA_VISIBLE_DEVICES", variables.get("HIP_VISIBLE_DEVICES"))
-    if listed is not None:
-        names = [name.strip() for name in listed.split(",")]
-        before_end = names[: names.index("-1")] if "-1" in names else names
-        return len([name for name in before_end if name])
-    nvidia = [path for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
-    amd = list((devices / "dri").glob("renderD*")) if (devices / "kfd").exists() else []
-    return len(nvidia) or len(amd)
+def visible_gpus(variables: Mapping[str, str], devices: Path | None = None) -> int:
+    """How many GPUs an engine would see, found without torch."""
+    return len(gpus_of(variables, devices).names)
 
 
 def launch_command(

@@ -26,7 +26,6 @@ from trainer_engine.contract.run import SERVER_ONLY, JobSpec, RunFolder
 from training.engine import process
 from training.engine.accelerate_file import AccelerateFile, UnreadableAccelerateConfig
 from training.engine.command_line import ACCELERATE_FILE, launch_command
-from training.engine.devices import VISIBLE
 from training.engine.machines import ONE_MACHINE, MachineRule, Machines
 from training.engine.process import EngineIdentity
 
@@ -91,8 +90,8 @@ class Launch:
     """Whether the run may reach private networks even if this process's environment does not allow it."""
     machines: MachineRule = MachineRule()
     """The machines that a run may be shared with."""
-    gpu: str = ""
-    """The one GPU that the engine sees, as ``CUDA_VISIBLE_DEVICES`` names it; empty: all that this process sees."""
+    devices: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that leave the engine one GPU; empty: it sees all that this process sees."""
 
     def job_spec(self) -> JobSpec:
         """The content of ``job.json``."""
@@ -122,8 +121,7 @@ def start(folder: RunFolder, launch: Launch) -> EngineIdentity:
     if file:  # it may have changed since it was checked, and accelerate reads it again
         write_atomically(folder.path / ACCELERATE_FILE, json.dumps(file.document).encode("ascii"), mode=PRIVATE_MODE)
     command, variables = launch_command(folder.path, settings.num_processes, file, machines=settings.machines)
-    if launch.gpu:
-        variables[VISIBLE] = launch.gpu
+    variables |= launch.devices
     if launch.opens_private_networks:
         variables[PRIVATE_VARIABLE] = "1"
     return process.start(folder, command, variables | for_engine(launch.secrets), launch.scripts.variables, settings.withheld)

@@ -186,6 +186,20 @@ def processes_of(folder: RunFolder) -> Iterator[psutil.Process]:
             continue
 
 
+def engine_environments() -> Iterator[dict[str, str]]:
+    """The environment of each engine of this machine, whoever started it, but those that the system does not show."""
+    found: set[str] = set()
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            folder = next(iter(command[command.index(ENGINE_MODULE) + 1 :]), "") if ENGINE_MODULE in command else ""
+            if folder and folder not in found and process.status() != psutil.STATUS_ZOMBIE:
+                yield process.environ()
+                found.add(folder)  # launcher and ranks of a run count once
+        except psutil.Error:
+            continue
+
+
 def find(folder: RunFolder) -> EngineIdentity | None:
     """The engine of a run whose starter died before it stored the process; None if there is none."""
     found = sorted(processes_of(folder), key=lambda process: process.pid)

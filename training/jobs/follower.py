@@ -14,7 +14,7 @@ from training.engine import devices, launcher, process
 from training.engine.accelerate_file import UnreadableAccelerateConfig
 from training.engine.journal import read_entries
 from training.engine.launcher import Launch, LaunchSettings
-from training.jobs import leases, outcome, queue, secrets
+from training.jobs import leases, outcome, secrets
 from training.jobs.ingest import ingest
 from training.jobs.outcome import JobOutcome
 from training.jobs.queue import enqueue_follow
@@ -138,13 +138,13 @@ class Follower:
     def _launch(self) -> process.EngineIdentity | None:
         """Start the engine; None if that failed, in which case the job has ended."""
         launch = launch_of(self.job)
-        gpus = devices.listed_gpus(process.passed_environment()) if settings.SLOTS > 1 and launch.settings.takes_one_gpu else ()
+        gpus = devices.gpus_of(process.passed_environment())
         try:
-            if len(gpus) < 2:
+            if settings.SLOTS < 2 or not launch.settings.takes_one_gpu or len(gpus.names) < 2:
                 return launcher.start(self.job.folder, launch)
             with devices.one_at_a_time(current_home().state):
-                others = [one.folder for one in queue.occupied().exclude(pk=self.job.pk)]
-                return launcher.start(self.job.folder, replace(launch, gpu=devices.least_used(gpus, others)))
+                only = gpus.only(devices.least_used(gpus, process.engine_environments()))
+                return launcher.start(self.job.folder, replace(launch, devices=only))
         except (OSError, UnreadableAccelerateConfig) as error:
             outcome.finish(self.job, JobOutcome(Status.ERROR, f"The engine could not be started: {error}", "launch_failed"))
         return None

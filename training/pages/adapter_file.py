@@ -10,17 +10,17 @@ from django.shortcuts import redirect
 
 from environments import services as environments
 from environments.create.starter import plain
-from environments.errors import EnvironmentRefused
+from environments.errors import EnvironmentChanged, EnvironmentRefused
 from environments.files.adapter_file import OPTION, find_adapter_file, uses_lycoris
 from environments.files.json_text import BadJson, parse_json, write_json
 from environments.home import current_home
 from environments.models import Environment
+from environments.seen import Seen, version_of
 from trainer_engine.config.families import find_spec
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.lycoris.config_file import parse_lycoris
 from trainer_engine.contract.errors import Level, Problem
 from trainer_engine.contract.files import is_file
-from training.pages.dataset_forms import CHANGED, version_of
 from training.pages.environments import ACTOR, environment_named
 from training.pages.views import Page
 
@@ -45,7 +45,7 @@ class AdapterPage(Page):
             file=found,
             is_there=found is not None and is_file(found.path),
             is_begun=is_begun,
-            version=version_of(found and found.document),
+            version=keywords.pop("version", None) or version_of(found and found.document),
             text=text,
             problems=problems,
             tab="adapter",
@@ -55,21 +55,21 @@ class AdapterPage(Page):
     def post(self, request: HttpRequest, name: str) -> HttpResponse:
         """Store the file if it can be used; else show what was typed with the reasons."""
         environment, text = environment_named(name), request.POST.get("text", "")
-        found = find_adapter_file(environment.config, name, current_home())
-        if request.POST.get("version", version := version_of(found.document)) != version:
-            return self._refused(request, text, [Problem.error(OPTION, "changed", CHANGED)], status=409)
+        version = request.POST.get("version", "")
         try:
-            environments.write_adapter_file(name, parse_json(text), actor=ACTOR)
+            environments.write_adapter_file(name, parse_json(text), actor=ACTOR, seen=Seen(adapter=version))
         except BadJson as error:
-            return self._refused(request, text, [Problem.error(OPTION, "invalid_json", f"The text is {error}.")])
+            return self._refused(request, [Problem.error(OPTION, "invalid_json", f"The text is {error}.")], text=text, version=version)
+        except EnvironmentChanged as changed:
+            return self._refused(request, changed.problems, status=changed.status_code, text=text)
         except EnvironmentRefused as refused:
-            return self._refused(request, text, refused.problems)
+            return self._refused(request, refused.problems, text=text, version=version)
         messages.success(request, f"Saved the adapter file of {environment.name}.")
         return redirect("environment-adapter", name)
 
-    def _refused(self, request: HttpRequest, text: str, problems: Any, *, status: int = 422) -> HttpResponse:
+    def _refused(self, request: HttpRequest, problems: Any, *, status: int = 422, **shown: str) -> HttpResponse:
         messages.error(request, "Nothing was saved.")
-        return self.render_to_response(self.get_context_data(text=text, problems=problems), status=status)
+        return self.render_to_response(self.get_context_data(problems=problems, **shown), status=status)
 
 
 def _spec_of(environment: Environment) -> FamilySpec | None:

@@ -11,7 +11,9 @@ from django.urls import reverse
 
 from environments import services as environments
 from environments.errors import EnvironmentRefused
+from environments.home import current_home
 from environments.images.datasets import TEXT_FILES, NoSuchImage, open_dataset
+from environments.seen import Seen, datasets_version
 from training.pages.dataset_forms import document_of
 from training.pages.environments import ACTOR, environment_named
 from training.pages.messages import say_problems
@@ -46,12 +48,13 @@ class TextsPage(Page):
         try:
             opened = open_dataset(name, wanted)
             count = 0 if opened.takes_text_files else opened.write_texts()
-            document = document_of(environment_named(name)) or []  # read now: thousands of files take a while to be written
+            environment = environment_named(name)  # read now: thousands of files take a while to be written
+            seen, document = Seen(datasets=datasets_version(environment, current_home())), document_of(environment) or []
             entry = next((one for one in document if one.get("id") == wanted), None)
             if entry is None:
                 raise NoSuchImage(f"{count} text files were written, but the environment has no dataset '{wanted[:100]}' any more")
             entry |= {"caption_strategy": TEXT_FILES, "prepend_instance_prompt": False, "only_instance_prompt": False}
-            environments.write_datasets_file(name, document, actor=ACTOR)
+            environments.write_datasets_file(name, document, actor=ACTOR, seen=seen)
             messages.success(request, f"{count} text files were written; {wanted} takes its captions from text files now.")
         except EnvironmentRefused as refused:
             messages.error(request, str(refused.detail))

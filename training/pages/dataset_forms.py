@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 from environments.files.datasets_file import unwrapped_datasets
-from environments.files.json_text import BadJson, parse_json, write_json
+from environments.files.json_text import BadJson, parse_json
 from environments.home import current_home
 from environments.images.datasets import TEXT_FILES, OpenDataset, datasets_of
 from environments.models import Environment
@@ -22,8 +21,6 @@ NEW = "new"
 """The position of a set that is to be added, in the names of its fields."""
 LOCAL = "local"
 LONGEST_ID = 100
-CHANGED = "The file has changed since this page was opened. Open the page anew to see it, or save again to replace it with what you typed."
-"""Why a form is not saved. A form sends all of its fields, also those that somebody else has changed meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +105,6 @@ def typed_entries(document: Sequence[Mapping[str, Any]], sent: Mapping[str, str]
 def are_of(document: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> bool:
     """Whether a form is about these sets in this order; its fields name them by position. A program may leave the ids out."""
     return not ids or list(ids) == [str(entry.get("id", "")) for entry in document]
-
-
-def version_of(document: object) -> str:
-    """A word that changes with a document."""
-    return sha256(write_json(document).encode()).hexdigest()[:16]
 
 
 def chosen_set(shown: list[ShownSet], wanted: str) -> ShownSet | None:

@@ -13,16 +13,17 @@ from django.shortcuts import redirect
 
 from environments import services as environments
 from environments.api.dataset_images import thumbnail_address
-from environments.errors import EnvironmentRefused
+from environments.errors import EnvironmentChanged, EnvironmentRefused
+from environments.home import current_home
 from environments.images.datasets import DatasetImage
 from environments.models import Environment
+from environments.seen import Seen, datasets_version
 from trainer_engine.config.dataset_tables import source_specs
 from trainer_engine.config.datasets.names import SETS
 from trainer_engine.contract.errors import Level
 from training import services
 from training.pages.dataset_fields import takes_sources
 from training.pages.dataset_forms import (
-    CHANGED,
     ShownSet,
     added_entry,
     are_of,
@@ -33,7 +34,6 @@ from training.pages.dataset_forms import (
     own_problems,
     shown_sets,
     typed_entries,
-    version_of,
 )
 from training.pages.environments import ACTOR, environment_named
 from training.pages.messages import say_problems
@@ -58,8 +58,7 @@ class DatasetsPage(Page):
     def get_context_data(self, **keywords: Any) -> dict[str, Any]:
         environment = environment_named(self.kwargs["name"])
         document, refused = keywords.pop("document", None), keywords.pop("refused", ())
-        stored = document_of(environment)
-        document = stored if document is None else document
+        document = document_of(environment) if document is None else document
         problems = refused or [one for one in environments.dataset_problems(environment) if one.level is not Level.NOTE]
         shown = list(shown_sets(environment, document, problems)) if document is not None else []
         begun = keywords.pop("added", None) or begun_entry(self.request.GET)
@@ -74,7 +73,7 @@ class DatasetsPage(Page):
             sources=list(source_specs()),
             problems=[problem for problem in problems if problem not in named],
             is_readable=document is not None,
-            version=version_of(stored),
+            version=keywords.pop("version", None) or datasets_version(environment, current_home()),
             chosen=chosen,
             buckets=services.check({}, environment).understood.get("datasets", []) if "buckets" in self.request.GET else None,
             tab="datasets",
@@ -95,17 +94,18 @@ class DatasetsPage(Page):
         typed = typed_entries(document, sent)
         kept = [entry for position, entry in enumerate(typed) if sent.get("remove") != str(position)]
         added = added_entry(sent) if sent.get("act") == "add" else None
-        if sent.get("version", version := version_of(document)) != version:
-            messages.error(request, f"Nothing was saved. {CHANGED}")
-            return self.render_to_response(self.get_context_data(document=typed, added=added), status=409)
+        version = sent.get("version", "")
         try:
-            environments.write_datasets_file(name, [*kept, *([added] if added else [])], actor=ACTOR)
+            environments.write_datasets_file(name, [*kept, *([added] if added else [])], actor=ACTOR, seen=Seen(datasets=version))
+        except EnvironmentChanged as changed:
+            messages.error(request, f"Nothing was saved. {changed.detail}")
+            return self.render_to_response(self.get_context_data(document=typed, added=added), status=changed.status_code)
         except EnvironmentRefused as refused:
             messages.error(request, "Nothing was saved.")
             say_problems(request, refused)
             # Without a set the others have other places than on this page, so their problems are not shown beside them.
             beside = refused.problems if len(kept) == len(document) else ()
-            return self.render_to_response(self.get_context_data(document=typed, added=added, refused=beside), status=422)
+            return self.render_to_response(self.get_context_data(document=typed, added=added, refused=beside, version=version), status=422)
         removed = len(kept) < len(document)
         did = f"Added {added['id']} to" if added else "Removed a set from" if removed else "Saved"
         messages.success(request, f"{did} the datasets of {name}.{' Its files stay where they are.' if removed else ''}")

@@ -10,7 +10,8 @@ from django.shortcuts import redirect
 
 from environments import services as environments
 from environments.admin.forms import DATASETS, PREFIX, EnvironmentForm, EnvironmentFormBase
-from environments.errors import EnvironmentNotFound, EnvironmentRefused
+from environments.admin.seen_fields import newly_seen
+from environments.errors import EnvironmentChanged, EnvironmentNotFound, EnvironmentRefused
 from environments.models import Environment
 from training import services
 from training.errors import TrainingRefused
@@ -68,11 +69,24 @@ class EnvironmentPage(Page):
         form = EnvironmentForm(request.POST, instance=environment)
         # The datasets have a page of their own; without the field their file would count as emptied.
         del form.fields[DATASETS]
-        if not form.is_valid() or not _saved(request, environment, form):
+        try:
+            is_saved = form.is_valid() and _saved(request, environment, form)
+        except EnvironmentChanged as changed:
+            return self._changed(request, name, changed)
+        if not is_saved:
             messages.error(request, "Nothing was saved: see the marked options.")
             return self.render_to_response(self.get_context_data(form=form, environment=environment), status=422)
         acted = {"check": self._check, "start": self._start, "activate": _activate}.get(request.POST.get("act", ""))
         return acted(request, environment_named(name)) if acted else redirect("environment", name)
+
+    def _changed(self, request: HttpRequest, name: str, changed: EnvironmentChanged) -> HttpResponse:
+        """The page with what was typed, and where that differs from what is stored now."""
+        environment = environment_named(name)
+        form = EnvironmentForm(newly_seen(request.POST, environment), instance=environment)
+        del form.fields[DATASETS]
+        messages.error(request, f"Nothing was saved. {changed.detail}")
+        messages.warning(request, form.difference())
+        return self.render_to_response(self.get_context_data(form=form, environment=environment), status=changed.status_code)
 
     def _check(self, request: HttpRequest, environment: Environment) -> HttpResponse:
         report = services.check({}, environment)
@@ -99,14 +113,21 @@ def _activate(request: HttpRequest, environment: Environment) -> HttpResponse:
 
 
 def _saved(request: HttpRequest, environment: Environment, form: EnvironmentFormBase) -> bool:
-    """Whether what the form changes was stored. It says so; without a change nothing is written."""
+    """Whether what the form changes was stored. It says so; without a change nothing is written. Raises EnvironmentChanged."""
     if not form.has_changed() and not environment.file_problems:
         return True
     sent = form.cleaned_data
     try:
         _, checked = environments.update_environment(
-            environment.name, config=form.config(), description=sent["description"], tags=sent["tags_text"], actor=ACTOR
+            environment.name,
+            config=form.config(),
+            description=sent["description"],
+            tags=sent["tags_text"],
+            actor=ACTOR,
+            seen=form.seen(),
         )
+    except EnvironmentChanged:
+        raise
     except EnvironmentRefused as refused:
         say_problems(request, refused)
         return False

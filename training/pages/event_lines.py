@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from urllib.parse import urlencode
 
 from trainer_engine.contract.events import EventType
 from training.jobs import series
@@ -14,6 +15,8 @@ from training.pages.numbers import ShownImage, shown_image
 
 LINES = 60
 MOST_IMAGES = 12
+MOST_ERRORS = 10
+"""Errors that a page shows in addition to its lines."""
 MOST_ROWS = 400
 """Rows that one page reads, of which folding makes fewer lines."""
 NEWS = (EventType.STATUS, EventType.CHECKPOINT, EventType.SUMMARY, EventType.NOTIFICATION, EventType.ERROR)
@@ -41,6 +44,7 @@ class EventLine:
     key: str
     """Events with one key in a row are folded; empty: never."""
     time: str
+    """ISO 8601, UTC."""
     severity: str
     text: str
     images: tuple[ShownImage, ...] = ()
@@ -73,7 +77,7 @@ def _line(event: Event) -> EventLine:
         oldest=event.index,
         count=1,
         key=_key(event),
-        time=event.timestamp[11:19],
+        time=event.timestamp,
         severity=event.severity,
         text=f"{text} {hint}".strip(),
         images=_images(event),
@@ -102,6 +106,33 @@ def folded(events: Iterable[Event]) -> list[EventLine]:
         else:
             lines.append(line)
     return lines
+
+
+@dataclass(frozen=True)
+class EventList:
+    """One page of the events of a run."""
+
+    lines: list[EventLine]
+    """Newest first."""
+    errors: list[EventLine]
+    """The newest errors that are older than the lines, so that none scrolls out of sight."""
+    older: str
+    """The address of the page with older events; empty if there are none."""
+    filters: list[tuple[str, bool]]
+    """Each filter, and whether it is chosen."""
+
+
+def event_list(job: Job, chosen: str, before: int | None) -> EventList:
+    """The page that a query asks for; that of the news for an unknown filter."""
+    chosen = chosen if chosen in FILTERS else "news"
+    lines, older = event_lines(job, chosen, before)
+    errors = _errors_before(job, lines[-1].oldest) if lines and chosen != "images" else []
+    address = f"?{urlencode({'events': chosen, 'before': older})}#events" if older is not None else ""
+    return EventList(lines, errors, address, [(name, name == chosen) for name in FILTERS])
+
+
+def _errors_before(job: Job, index: int) -> list[EventLine]:
+    return [_line(event) for event in series.newest_events(job, (EventType.ERROR,), MOST_ERRORS, before=index)]
 
 
 def event_lines(job: Job, chosen: str, before: int | None = None) -> tuple[list[EventLine], int | None]:

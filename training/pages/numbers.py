@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from django.template.defaultfilters import filesizeformat
 
@@ -32,11 +31,6 @@ def number_text(value: float | None, digits: int = 4) -> str:
 
 def bytes_text(count: float | None) -> str:
     return NOTHING if count is None else filesizeformat(count).replace("\xa0", " ")
-
-
-def moment_text(moment: datetime | None) -> str:
-    """``2026-05-01 12:30 UTC``."""
-    return NOTHING if moment is None else f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
 def sparkline(values: Sequence[float]) -> str:

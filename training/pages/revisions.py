@@ -12,7 +12,6 @@ from environments import history
 from environments.errors import EnvironmentNotFound, EnvironmentRefused, RevisionNotFound
 from training.pages.environments import ACTOR, environment_named
 from training.pages.messages import say_problems
-from training.pages.numbers import moment_text
 from training.pages.views import Page, number_in
 
 LARGEST = 2**31 - 1
@@ -32,9 +31,8 @@ class HistoryPage(Page):
             compared = history.compare(environment.name, older, newer)
         except RevisionNotFound as error:
             raise Http404 from error
-        rows = [(one, moment_text(one.created_at)) for one in found[:SHOWN]]
         return super().get_context_data(
-            environment=environment, rows=rows, newest=found[0].number, compared=compared, tab="history", **keywords
+            environment=environment, rows=found[:SHOWN], newest=found[0].number, compared=compared, tab="history", **keywords
         )
 
     def post(self, request: HttpRequest, name: str) -> HttpResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -12,7 +13,7 @@ from training.api import representations
 from training.jobs import queue, series
 from training.models import Job, Status
 from training.pages.buttons import Button, buttons_of
-from training.pages.numbers import ShownImage, moment_text, number_text, seconds_text, shown_image, sparkline
+from training.pages.numbers import ShownImage, number_text, seconds_text, shown_image, sparkline
 
 RUNS_ON_PAGE = 20
 SPARK_POINTS = 40
@@ -28,7 +29,8 @@ class RunRow:
     percent: float | None
     facts: str
     """Step, time left and loss, in one line."""
-    when: str
+    when: datetime
+    """When it ended, else when it began, else when it was accepted."""
     note: str
     """What it waits for, or how it ended."""
     spark: str
@@ -85,7 +87,7 @@ def run_row(job: Job, positions: Mapping[UUID, int], occupied: Sequence[Job]) ->
         job=job,
         percent=percent,
         facts=facts,
-        when=moment_text(job.finished_at or job.started_at or job.created_at),
+        when=job.finished_at or job.started_at or job.created_at,
         note=waits_for(job, positions.get(job.pk), occupied) or first_line(job.message),
         spark=sparkline(found),
         spark_label=label,

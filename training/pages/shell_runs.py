@@ -18,7 +18,7 @@ from trainer_engine.contract.run import ExitReport, RunFolder
 from training.engine import process
 from training.engine.journal import read_entries
 from training.models import Job
-from training.pages.numbers import moment_text, number_text
+from training.pages.numbers import number_text
 
 SHOWN = 10
 MOST_FOLDERS = 5_000
@@ -34,7 +34,8 @@ class ShellRun:
     state: str
     """``running``, one of ``exit.json``, or ``interrupted`` for one whose process is gone without a report."""
     facts: str
-    when: str
+    when: datetime
+    """When it was started."""
     note: str
     """Why it failed; empty if it did not."""
     folder: str
@@ -78,7 +79,7 @@ def _shown(folder: RunFolder, started: float) -> ShellRun:
         environment = ""
     report = _report(folder)
     state = report.status if report else "running" if process.find(folder) else INTERRUPTED
-    when = moment_text(datetime.fromtimestamp(started, timezone.utc))
+    when = datetime.fromtimestamp(started, timezone.utc)
     note = report.message if report and report.status == "error" else ""
     return ShellRun(environment, state, _progress(folder), when, note, str(folder.path))
 

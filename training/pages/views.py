@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
@@ -20,7 +19,6 @@ from training.models import Job
 from training.pages import details, event_lines, machine, overview, rows
 from training.pages.buttons import BUTTONS, buttons_of, environment_of, page_of
 from training.pages.messages import say_problems
-from training.pages.numbers import moment_text
 from training.pages.shell_runs import shell_runs
 
 POLICY = (
@@ -80,15 +78,12 @@ def run_context(request: HttpRequest, job: Job) -> dict[str, Any]:
     position, previous = queue.positions().get(job.pk), details.previous_run(job)
     occupied = list(queue.occupied().order_by("number").defer(*rows.UNSHOWN))
     percent, _ = rows.progress_facts(job)
-    chosen = request.GET.get("events", "")
-    chosen = chosen if chosen in event_lines.FILTERS else "news"
-    lines, older = event_lines.event_lines(job, chosen, number_in(request, "before"))
     return {
         "job": job,
         "waits": rows.waits_for(job, position, occupied),
         "percent": percent,
         "facts": overview.facts_of(job),
-        "times": [(label, moment_text(when)) for label, when in _times(job) if when],
+        "times": [(label, when) for label, when in _times(job) if when],
         "buttons": buttons_of(job),
         "environment": environment_of(job),
         "prompts": overview.prompt_images(job),
@@ -96,14 +91,17 @@ def run_context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "has_dataset_report": overview.has_dataset_report(job),
         "checkpoints": overview.newest_checkpoints(job),
         "downloads": overview.weight_files(job),
-        "lines": lines,
-        "older": f"?{urlencode({'events': chosen, 'before': older})}#events" if older is not None else "",
-        "filters": [(name, name == chosen) for name in event_lines.FILTERS],
+        "events": events_of(request, job),
         "log": details.log_tail(job),
         "options": details.chosen_options(job, previous),
         "previous": previous,
         "others": overview.other_runs(job),
     }
+
+
+def events_of(request: HttpRequest, job: Job) -> event_lines.EventList:
+    """The events of a run that the query of a page asks for."""
+    return event_lines.event_list(job, request.GET.get("events", ""), number_in(request, "before"))
 
 
 def _times(job: Job) -> list[tuple[str, Any]]:

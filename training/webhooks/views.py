@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter
@@ -16,81 +12,20 @@ from rest_framework.views import APIView
 
 from environments.api.parsers import FormBody, JsonBody
 from environments.api.schema import NAME_SHAPE, WITH_BODY
-from environments.create.names import name_problem
-from environments.errors import FilesNotWritable
-from environments.home import current_home
-from environments.resolve import webhook_targets
-from trainer_engine.config.webhooks import MOST_TARGETS, WebhookTarget
-from trainer_engine.contract.errors import Problem, errors_in, limited
-from trainer_engine.contract.events import EventType, utc_now
+from trainer_engine.config.webhooks import WebhookTarget
+from trainer_engine.contract.errors import limited
 from training.api import parse, schema
-from training.errors import TrainingRefused
 from training.models import Delivery, WebhookChannel, WebhookDelivery
-from training.webhooks import serializers
-from training.webhooks.egress import webhook_problems
-from training.webhooks.messages import compose
-from training.webhooks.post import post
+from training.webhooks import serializers, stored
+from training.webhooks.stored import StoredTargets
 
 MOST_SHOWN = 500
 WEBHOOK_NAME = OpenApiParameter("name", NAME_SHAPE, OpenApiParameter.PATH, description="Name of the stored targets.")
-TEST_EVENT: dict[str, Any] = {
-    "index": 0,
-    "type": EventType.NOTIFICATION.value,
-    "job_id": str(uuid.UUID(int=0)),
-    "severity": "info",
-    "title": "Test",
-    "message": "SimpleTuner can reach this webhook.",
-    "body": "",
-    "data": {"code": "webhook_test", "details": {}},
-}
 
 
-class NoSuchWebhook(TrainingRefused):
-    """Nothing is stored under this name."""
-
-    status_code = 404
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Webhook '{name[:100]}' not found")
-
-
-class BadWebhook(TrainingRefused):
-    """The request holds no valid list of targets."""
-
-
-@contextmanager
-def changing() -> Iterator[None]:
-    """Turns OSError into FilesNotWritable."""
-    try:
-        yield
-    except OSError as error:
-        raise FilesNotWritable(error) from error
-
-
-def checked_name(name: str) -> str:
-    """The name. Raises BadWebhook for an invalid one."""
-    problem = name_problem(name)
-    if problem is not None:
-        raise BadWebhook(problem.message, (problem,))
-    return name
-
-
-def stored(name: str) -> tuple[Any, list[WebhookTarget], list[Problem]]:
-    """(document, targets, what is wrong with them) with their secrets. Raises NoSuchWebhook, BadWebhook."""
-    home = current_home()
-    if not (webhook_targets.stored_folder(home) / f"{checked_name(name)}.json").is_file():
-        raise NoSuchWebhook(name)
-    document, problems = webhook_targets.take_in(name, home)
-    return (document, [], problems) if problems else (document, *webhook_targets.parse_document(document))
-
-
-def shown(name: str, document: Any, problems: Iterable[Problem]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "path": f"config/{webhook_targets.FOLDER}/{name}.json",
-        "config": webhook_targets.shown(document),
-        "problems": [problem.as_dict() for problem in limited(list(problems))],
-    }
+def shown(found: StoredTargets) -> dict[str, Any]:
+    problems = [problem.as_dict() for problem in limited(found.problems)]
+    return {"name": found.name, "path": found.path, "config": found.shown, "problems": problems}
 
 
 class WebhookList(APIView):
@@ -98,8 +33,7 @@ class WebhookList(APIView):
 
     @schema.described("webhooks_list", "Stored webhook targets", serializers.WebhookListSerializer)
     def get(self, request: Request) -> Response:
-        found = [(name, *stored(name)) for name in webhook_targets.stored_names(current_home())]
-        rows = [shown(name, document, problems) for name, document, _, problems in found]
+        rows = [shown(found) for found in stored.find_all()]
         return Response({"webhooks": rows, "count": len(rows)})
 
 
@@ -113,8 +47,7 @@ class StoredWebhook(APIView):
 
     @schema.described("webhook_get", "Show stored targets", serializers.WebhookSerializer, 404, 422, parameters=[WEBHOOK_NAME])
     def get(self, request: Request, name: str) -> Response:
-        document, _, problems = stored(name)
-        return Response(shown(name, document, problems))
+        return Response(shown(stored.find(name)))
 
     @schema.described(
         "webhook_put",
@@ -126,17 +59,10 @@ class StoredWebhook(APIView):
         parameters=[WEBHOOK_NAME],
     )
     def put(self, request: Request, name: str) -> Response:
-        home, sent = current_home(), request.data
+        sent = request.data
         if isinstance(sent, dict) and "config" in sent and "webhook_type" not in sent:
             sent = sent["config"]
-        document = webhook_targets.with_stored_secrets(checked_name(name), sent, home)
-        targets, problems = webhook_targets.parse_document(document)
-        problems += webhook_problems(targets)
-        if errors_in(problems):
-            raise BadWebhook("The targets have problems; nothing was stored.", tuple(errors_in(problems)))
-        with changing():
-            webhook_targets.store(name, document, home)
-        return Response(shown(name, document, problems))
+        return Response(shown(stored.store(name, sent)))
 
     @schema.described(
         "webhook_delete",
@@ -148,9 +74,7 @@ class StoredWebhook(APIView):
         parameters=[WEBHOOK_NAME],
     )
     def delete(self, request: Request, name: str) -> Response:
-        stored(name)
-        with changing():
-            webhook_targets.forget(name, current_home())
+        stored.forget(name)
         return Response({"message": f"Webhook '{name}' deleted"})
 
 
@@ -161,18 +85,8 @@ class WebhookTest(APIView):
 
     @schema.described("webhook_test", "Post a test event", serializers.WebhookTestSerializer, 404, 422, parameters=[WEBHOOK_NAME])
     def post(self, request: Request, name: str) -> Response:
-        _, targets, problems = stored(name)
-        if errors_in(problems):
-            raise BadWebhook("The stored targets have problems.", tuple(errors_in(problems)))
-        with ThreadPoolExecutor(MOST_TARGETS) as pool:
-            results = list(pool.map(_try, targets))
+        results = stored.send_test(name)
         return Response({"name": name, "arrived": bool(results) and all(result["arrived"] for result in results), "results": results})
-
-
-def _try(target: WebhookTarget) -> dict[str, Any]:
-    delivery = str(uuid.uuid4())
-    result = post(target, compose(target, {**TEST_EVENT, "timestamp": utc_now()}, []), delivery)
-    return {"target": target.shown(), "delivery": delivery, "arrived": result.arrived, "error": result.reason}
 
 
 class JobWebhooks(APIView):

@@ -223,6 +223,26 @@ def test_activating_is_a_button_that_goes_when_it_is_done(browser: Browser, demo
     assert button not in browser.page(f"{demo.pk}/change/")
 
 
+def test_the_form_takes_nothing_back_that_somebody_else_has_saved(browser: Browser, demo: Environment) -> None:
+    path = browser.home / "config" / "demo" / "multidatabackend.json"
+    fields = {name: value.removeprefix("\n") for name, value in Fields(browser.page(f"{demo.pk}/change/")).values.items()}
+    services.update_environment("demo", config={**stored(), "seed": 3}, actor="somebody")
+    theirs, datasets = stored(), path.read_text()
+    sent = {**fields, **options(max_train_steps="77", validation_prompt="<b>x")}
+    for button in ({"_continue": "1"}, {"_act": "activate"}):
+        answer = browser.client.post(f"{ENVIRONMENTS}{demo.pk}/change/", {**sent, **button})
+        page = answer.content.decode()
+        assert answer.status_code == 409 and "The environment has changed since this page was opened." in page
+        assert stored() == theirs and not Environment.objects.get().is_active and 'value="77"' in page and "<b>x" not in page
+    assert "differs from this page in: " in page and "seed" in page.split("differs from this page in: ")[1].split(".")[0]
+    again = {name: value.removeprefix("\n") for name, value in Fields(page).values.items()}
+    assert browser.client.post(f"{ENVIRONMENTS}{demo.pk}/change/", {**again, "_continue": "1"}).status_code == 302
+    assert stored()["max_train_steps"] == 77 and "seed" not in stored()
+    path.write_text("[]\n")
+    answer = browser.client.post(f"{ENVIRONMENTS}{demo.pk}/change/", {**again, "version": "", "description": "x", "_continue": "1"})
+    assert answer.status_code == 409 and "The datasets file has changed" in answer.content.decode() and path.read_text() != datasets
+
+
 def test_a_button_keeps_what_was_typed_into_the_page(browser: Browser, demo: Environment) -> None:
     browser.press(f"{demo.pk}/change/", "activate", **options(max_train_steps="77"))
     assert stored()["max_train_steps"] == 77 and Environment.objects.get().is_active

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import zlib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from PIL import Image
 
 from environments.api import folders
 from environments.home import current_home
-from environments.images import upload
+from environments.images import received, upload
 from environments.images.received import LARGEST_CAPTION_BYTES, LONGEST_STEM, safe_name
-from environments.images.upload import UploadLimits
+from environments.images.upload import MOST_AT_ONCE, UploadLimits
 from tests.environments.conftest import Api
 from tests.helpers.video_files import write_video
 
@@ -39,6 +41,33 @@ def send(api: Api, folder: str, *files: tuple[str, bytes]) -> Any:
 
 def names(api: Api, folder: str) -> list[str]:
     return sorted(path.name for path in (api.home / "datasets" / folder).iterdir())
+
+
+def test_an_upload_of_many_files_has_one_of_them_open_at_a_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [(f"{number}.bmp", image_bytes("BMP", (100, 100), f"#{number:06x}")) for number in range(MOST_AT_ONCE)]
+    assert sum(len(content) for _, content in files) > 2_621_440, "Django keeps a smaller body in memory"
+    before, most, written = psutil.Process().num_fds(), [], received._written
+
+    def counted(*arguments: Any) -> int:
+        most.append(psutil.Process().num_fds())
+        return written(*arguments)
+
+    monkeypatch.setattr(received, "_written", counted)
+    answer = send(api, "many", *files)
+    assert len(answer.json()["images"]) == MOST_AT_ONCE == len(most) and max(most) < before + 10, (before, max(most))
+    assert not list((api.home / "state").glob("tmp*")), "nothing of them is left"
+
+
+def test_a_form_that_cannot_be_read_leaves_no_file_behind(api: Api) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n' + b"1" * 3_000_000
+    for end in (
+        b"",
+        b'\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="b.png"\r\nContent-Transfer-Encoding: base64\r\n\r\n!',
+    ):
+        answer = api.client.post("/api/folders/cut/images", part + end, content_type="multipart/form-data; boundary=x")
+        assert answer.status_code in (400, 422), answer.content
+        gc.collect()
+        assert not list((api.home / "state").glob("tmp*"))
 
 
 @pytest.mark.parametrize(

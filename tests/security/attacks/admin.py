@@ -96,3 +96,38 @@ def attack_pattern_in_a_lookup(target: Target) -> list[str]:
     except httpx.TimeoutException:
         return ["a pattern in the query string freezes the server"]
     return []
+
+
+def attack_webhooks_of_the_admin(target: Target) -> list[str]:
+    """The pages of stored targets: without their token, to closed addresses, over other files, and to make a page run a script."""
+    evil, hook = "'\"></textarea><script>alert(1)</script>", "http://127.0.0.1:9/hook"
+    form = {"targets": "1", "0-webhook_type": "raw", "0-log_level": "info", "0-address": hook, "name": "attack"}
+    through = []
+    with target.client(headers={}) as client:
+        if client.post("/admin/webhooks", data=form).status_code != 403:
+            through.append("a form without its token is taken")
+        form["csrfmiddlewaretoken"] = _csrf(client.get("/admin/webhooks"))
+        for address in ("http://169.254.169.254/latest", "file:///etc/passwd", "http://[fe80::1]/", f"javascript:{evil}", evil):
+            answer = client.post("/admin/webhooks", data=form | {"0-address": address})
+            if answer.status_code != 422 or "<script>alert" in answer.text:
+                through.append(f"the address {address} answers {answer.status_code}")
+        for name in ("../attack", "..", ".hidden", "a/b", "a\x00b", evil):
+            answer = client.post("/admin/webhooks", data=form | {"name": name})
+            if answer.status_code != 422 or "<script>alert" in answer.text:
+                through.append(f"the name {name!r} answers {answer.status_code}")
+        told = {
+            "0-auth_token": "canary-of-a-token",
+            "0-message_prefix": evil,
+            "0-template": f"{{message}} {evil}",
+            "0-webhook_type": "template",
+        }
+        client.post("/admin/webhooks", data=form | told)
+        environment = target.environment()
+        pages = [client.get("/admin/webhooks/attack"), client.get(f"/admin/webhooks?environment={environment}")]
+        pages.append(client.get("/admin/environments/environment/1/change/"))
+        for page in pages:
+            if "<script>alert" in page.text or "canary-of-a-token" in page.text or hook in page.text:
+                through.append(f"{page.url} shows a secret or runs a script")
+        if pages[0].status_code != 200:
+            through.append("the targets of the attack were not stored, so nothing was shown")
+    return through

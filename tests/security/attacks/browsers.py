@@ -54,6 +54,8 @@ def attack_navigation_that_writes(target: Target) -> list[str]:
     for method, path in (
         ("POST", "/admin/"),
         ("POST", "/"),
+        ("POST", "/admin/webhooks"),
+        ("POST", "/admin/webhooks/lab"),
         ("GET", "/api/training/status"),
         ("GET", "/api/configs"),
         ("POST", "/api/training/stop"),

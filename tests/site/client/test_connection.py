@@ -125,7 +125,7 @@ def test_what_comes_between_the_last_page_and_the_end_is_not_lost(monkeypatch: p
 def test_an_event_is_one_line() -> None:
     base = {"index": 7, "timestamp": "2026-11-29T18:03:11+00:00"}
     said = event_line({**base, "type": "notification", "message": "two\nlines", "title": "x"})
-    assert said == "     7 18:03:11 notification: two lines"
+    assert said == "     7 2026-11-29 18:03:11 UTC notification: two lines"
     stage = {"label": "Cache", "status": "running", "progress": {"current": 2, "total": 8}}
     assert event_line({**base, "type": "lifecycle.stage", "stage": stage}).endswith("Cache: running, 2 of 8")
     step = event_line({**base, "type": "training.progress", "data": {"step": 3, "total_steps": 9, "loss": 0.5}})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.helpers.browser import EVERY_LOOK, Tab, needs_browser, open_browser, open_tab, texts, what_it_holds
+from tests.helpers.browser import EVERY_LOOK, Tab, needs_browser, open_browser, open_tab, texts, until, what_it_holds
 from tests.helpers.live_server import LiveServer, free_port, start_server
 from tests.helpers.log_writer import LogWriter
 from tests.helpers.served_runs import ENDLESS, ServedRuns
@@ -22,6 +22,10 @@ VALIDATES = {
     "validation_resolution": "64x64",
     "checkpoint_step_interval": 20,
 }
+HIDE = """(value) => {
+  Object.defineProperty(document, 'hidden', {value, configurable: true});
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +113,9 @@ def test_a_hidden_tab_gives_its_connection_back(runs: ServedRuns, tab: Tab) -> N
     page, live = tab.page, tab.page.locator("#live")
     page.goto(f"{runs.server.url}/")
     expect(live).to_have_text("live")
-    hide = "(value) => { Object.defineProperty(document, 'hidden', {value, configurable: true});"
-    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
-    page.evaluate(hide, True)
+    page.evaluate(HIDE, True)
     expect(live).to_have_text("paused")
-    page.evaluate(hide, False)
+    page.evaluate(HIDE, False)
     expect(live).to_have_text("live")
     tab.check_quiet(runs.server.url)
 
@@ -134,4 +136,30 @@ def test_a_page_stays_small_over_ten_thousand_events(browser: Browser, tmp_path:
         after = what_it_holds(tab.page)
         assert after.nodes < before.nodes + 1_000
         assert after.bytes < 60_000_000
+        tab.check_quiet(server.url)
+
+
+def test_the_admin_renews_the_page_of_a_run_where_it_changed_and_only_while_it_is_seen(browser: Browser, tmp_path: Path) -> None:
+    with start_server(tmp_path, arguments=("--no-worker",)) as server, LogWriter(tmp_path) as writer, open_tab(browser) as tab:
+        page, answers = tab.page, list[int]()
+        job = writer.write("new", "running")
+        page.goto(f"{server.url}/admin/training/job/{job}/change/")
+        page.on("response", lambda answer: answers.append(answer.status) if "/admin/training/job/" in answer.url else None)
+        page.evaluate("document.querySelector('.field-status').isStillThere = true")
+        until(page, lambda: answers.count(304) > 1)
+        assert set(answers) == {304}, "nothing has changed"
+        writer.write("fill", job, 7)
+        expect(page.locator(".field-progress_bar")).to_contain_text("step 7 of 7")
+        assert 200 in answers and page.evaluate("document.querySelector('.field-status').isStillThere"), "it is no new page"
+        page.evaluate(HIDE, True)
+        page.wait_for_timeout(4_000)  # a pause is three seconds, and an answer may be on its way
+        asked = len(answers)
+        writer.write("events", job, 1, 0, 30)
+        page.wait_for_timeout(7_000)
+        assert len(answers) == asked, "a hidden tab asks for nothing"
+        page.evaluate(HIDE, False)
+        expect(page.locator("#events .text").first).to_have_text("x" * 30)
+        writer.write("move", job, "stopped")
+        expect(page.locator("[data-goes-on]")).to_have_count(0)
+        expect(page.locator(".field-status")).to_contain_text("stopped")
         tab.check_quiet(server.url)

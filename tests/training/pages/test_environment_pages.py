@@ -58,7 +58,7 @@ def fields_of(page: str) -> dict[str, str]:
     selected = ""
     for tag, attributes in Elements(page).found:
         name = attributes.get("name") or ""
-        if tag == "input" and (name.startswith(PREFIX) or name in ("description", "tags_text")):
+        if tag == "input" and (name.startswith(PREFIX) or name in ("description", "tags_text", "version")):
             found[name] = attributes.get("value") or ""
         elif tag == "select":
             selected = name
@@ -116,6 +116,29 @@ def test_a_save_stores_what_changed_and_nothing_else(client: Client, cats: Path)
     assert (cats.parents[1] / "config/cats/multidatabackend.json").exists(), "the datasets file is untouched"
     press(client, "save", max_train_steps="", num_train_epochs="1")
     assert "max_train_steps" not in config()
+
+
+def test_a_form_of_options_takes_nothing_back_that_somebody_else_has_saved(client: Client, cats: Path) -> None:
+    form = fields_of(get(client, "/cats")) | {f"{PREFIX}seed": "7", "description": "mine <b>"}
+    services.update_environment("cats", config={**config(), "max_train_steps": 55}, description="theirs", actor="somebody")
+    theirs = config()
+    for act in ("save", "start", "activate"):
+        answer, says = post(client, "/cats", {**form, "act": act})
+        page = answer.content.decode()
+        assert answer.status_code == 409 and "has changed since" in says[0] and config() == theirs and not Job.objects.exists()
+        assert "differs from this page in: description, max_train_steps, seed." in says[1], says
+    assert 'name="option_seed" value="7"' in page and "mine &lt;b&gt;" in page and "mine <b>" not in page, "what was typed is there"
+    answer, says = post(client, "/cats", {**form, **fields_of(page), "act": "save"})
+    assert answer.status_code == 302 and config()["seed"] == 7 and Environment.objects.get().description == "mine <b>", says
+
+
+def test_a_wrong_value_does_not_hide_that_somebody_else_has_saved(client: Client, cats: Path) -> None:
+    form = fields_of(get(client, "/cats")) | {f"{PREFIX}seed": "x"}
+    services.update_environment("cats", config={**config(), "max_train_steps": 55}, actor="somebody")
+    answer, _ = post(client, "/cats", form)
+    assert answer.status_code == 422
+    answer, _ = post(client, "/cats", {**fields_of(answer.content.decode()), f"{PREFIX}seed": "7"})
+    assert answer.status_code == 409 and config()["max_train_steps"] == 55
 
 
 def test_an_option_that_is_wrong_is_marked_and_nothing_is_saved(client: Client, cats: Path) -> None:

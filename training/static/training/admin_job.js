@@ -1,34 +1,59 @@
-// Shows the newest state of a run on its page of the admin until it has ended. What a person reads or marks there stays in place.
+// Shows the newest state of a run on its page of the admin until it has ended. The server answers 304 while nothing has changed, and only
+// the parts that differ are replaced, so that pictures stay and what a person reads, marks or types in a part stays in place.
 "use strict";
 
 (() => {
   const PAUSE_MS = 3000;
-  const goesOn = (page) => page.querySelector("[data-goes-on]") !== null;
+  const PARTS = ".object-tools, fieldset.aligned .form-row, .inline-group, #events";
+  const content = () => document.getElementById("content");
+  const goesOn = () => document.querySelector("[data-goes-on]");
+  let timer = 0;
 
-  // Nothing is replaced under a person's hands: while a control in it has the focus, or text in it is marked.
-  function isInUse(content) {
+  // The token of a form is another one in each answer.
+  const bare = (part) => part.outerHTML.replace(/value="[A-Za-z0-9]{64}"/g, "").replace(/ open=""/g, "");
+
+  function isInUse(part) {
     const marked = getSelection();
-    return content.contains(document.activeElement) || (!marked.isCollapsed && content.contains(marked.anchorNode));
+    return part.contains(document.activeElement) || (!marked.isCollapsed && part.contains(marked.anchorNode));
+  }
+
+  function replace(part, newer) {
+    if (bare(part) === bare(newer)) return true;
+    if (isInUse(part)) return false;
+    const open = [...part.querySelectorAll("details")].map((one) => one.open);
+    newer.querySelectorAll("details").forEach((one, place) => { one.open = open[place] ?? one.open; });
+    part.replaceWith(newer);
+    return true;
+  }
+
+  // Whether everything that is shown is as new as the answer.
+  function show(newer) {
+    const [parts, others] = [content(), newer].map((one) => [...one.querySelectorAll(PARTS)]);
+    const ended = !newer.querySelector("[data-goes-on]");
+    if (ended || parts.length !== others.length) return replace(content(), newer);
+    return parts.map((part, place) => replace(part, others[place])).every(Boolean);
   }
 
   async function renew() {
-    const content = document.getElementById("content");
-    if (!document.hidden && !isInUse(content)) {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-      if (answer.ok) {
+    const state = goesOn();
+    if (document.hidden || !state) return;
+    try {
+      const headers = { Accept: "text/html", "If-None-Match": state.dataset.goesOn };
+      const answer = await fetch(location.href, { cache: "no-store", headers });
+      if (answer.status === 200) {
         const newer = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("content");
-        const open = [...content.querySelectorAll("details")].map((one) => one.open);
-        newer.querySelectorAll("details").forEach((one, place) => { one.open = open[place] ?? one.open; });
-        if (!isInUse(content)) content.replaceWith(newer);
+        const etag = newer.querySelector("[data-goes-on]")?.dataset.goesOn;
+        if (show(newer) && etag && goesOn()) goesOn().dataset.goesOn = etag;
       }
-    }
-    if (goesOn(document)) setTimeout(tryToRenew, PAUSE_MS);
+    } catch { /* a server that is started again answers later */ }
+    later();
   }
 
-  // A server that is started again answers later.
-  function tryToRenew() {
-    renew().catch(() => setTimeout(tryToRenew, PAUSE_MS));
+  function later() {
+    clearTimeout(timer);
+    if (goesOn() && !document.hidden) timer = setTimeout(renew, PAUSE_MS);
   }
 
-  if (goesOn(document)) setTimeout(tryToRenew, PAUSE_MS);
+  document.addEventListener("visibilitychange", () => { if (document.hidden) clearTimeout(timer); else renew(); });
+  later();
 })();

@@ -1,0 +1,180 @@
+"""Stored webhook targets in the admin: shown on the page of an environment, added, changed, tried and removed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.messages import get_messages
+from django.test import Client
+
+from environments import services
+from environments.create.plan import NewEnvironment
+from environments.home import current_home
+from environments.models import Environment
+from environments.resolve.webhook_targets import load_webhooks
+from tests.environments.admin.test_environment import Fields
+from tests.helpers.receiver import receiving
+
+pytestmark = pytest.mark.django_db
+EVIL = "'\"><script>alert(1)</script>"
+HOOK = "http://127.0.0.1:9/hook"
+
+
+@pytest.fixture
+def demo(home: Path) -> Environment:
+    return services.create_environment(NewEnvironment("demo", "pixart_sigma", model_type="full"), actor="test")
+
+
+def put(name: str, *entries: dict[str, Any]) -> None:
+    answer = Client(SERVER_NAME="localhost").put(f"/api/webhooks/{name}", json.dumps(entries), content_type="application/json")
+    assert answer.status_code == 200, answer.content
+
+
+def form_of(client: Client, address: str) -> dict[str, str]:
+    """What a browser would send for the page of targets as it comes."""
+    page = client.get(address).content.decode().split('<div id="content-main">')[1].split("</form>")[0]
+    return {name: value.removeprefix("\n") for name, value in Fields(page).values.items() if name != "theme"}
+
+
+def send(client: Client, address: str, form: dict[str, str]) -> tuple[Any, list[str]]:
+    client.cookies.pop("messages", None)
+    answer = client.post(address, form)
+    return answer, [str(message) for message in get_messages(answer.wsgi_request)]
+
+
+def targets_of(name: str) -> list[tuple[str, str, str]]:
+    return [(one.kind, one.url, one.auth_token) for one in load_webhooks(f"config/webhooks/{name}.json", current_home())[0]]
+
+
+def test_the_page_of_an_environment_shows_the_stored_targets(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK, "auth_token": "hunter2", "log_level": "error"})
+    services.update_environment("demo", config={**demo.config, "webhook_config": "config/webhooks/lab.json"}, actor="test")
+    page = client.get(f"/admin/environments/environment/{demo.pk}/change/").content.decode()
+    assert 'href="/admin/webhooks/lab?environment=demo">lab</a> this environment posts to it' in page
+    assert "raw http://127.0.0.1:9/*** from error on" in page and "hunter2" not in page and HOOK not in page
+    assert 'href="/admin/webhooks?environment=demo">Add targets</a>' in page
+
+
+def test_targets_are_added_and_the_environment_posts_to_them(client: Client, demo: Environment) -> None:
+    address = "/admin/webhooks?environment=demo"
+    form = form_of(client, address)
+    assert form["targets"] == "1"
+    typed = {"0-webhook_type": "raw", "0-address": HOOK, "0-auth_token": "hunter2", "0-log_level": "warning", "use": "on"}
+    answer, says = send(client, address, form | {"name": "lab", "act": "save"} | typed)
+    assert answer.status_code == 302 and answer["Location"] == "/admin/webhooks/lab?environment=demo", says
+    assert says == ["Stored the targets lab: 1. Runs name them as config/webhooks/lab.json.", "demo posts to them now."]
+    assert targets_of("lab") == [("raw", HOOK, "hunter2")]
+    assert Environment.objects.get().config["webhook_config"] == "config/webhooks/lab.json"
+    page = client.get(answer["Location"]).content.decode()
+    assert "hunter2" not in page and HOOK not in page and 'value="***"' in page and "http://127.0.0.1:9/***" in page
+
+
+def test_a_target_is_changed_added_and_removed_without_its_secrets_being_typed_again(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK, "auth_token": "one"}, {"webhook_type": "discord", "webhook_url": HOOK + "2"})
+    form = form_of(client, "/admin/webhooks/lab")
+    assert form["targets"] == "3" and form["1-address"] == "***"
+    answer, says = send(client, "/admin/webhooks/lab", form | {"0-log_level": "error", "2-webhook_type": "slack", "2-address": HOOK + "3"})
+    assert answer.status_code == 302, says
+    assert targets_of("lab") == [("raw", HOOK, "one"), ("discord", HOOK + "2", ""), ("slack", HOOK + "3", "")]
+    form = form_of(client, "/admin/webhooks/lab")
+    send(client, "/admin/webhooks/lab", form | {"1-remove": "on"})
+    assert targets_of("lab") == [("raw", HOOK, "one"), ("slack", HOOK + "3", "")]
+    form = form_of(client, "/admin/webhooks/lab") | {"0-auth_token": ""}
+    send(client, "/admin/webhooks/lab", form)
+    assert targets_of("lab")[0] == ("raw", HOOK, "")
+
+
+def test_wrong_targets_are_refused_by_the_checks_of_the_api_and_nothing_typed_is_shown_whole(client: Client, demo: Environment) -> None:
+    typed = {"name": "lab", "targets": "1", "0-webhook_type": "raw", "0-auth_token": "hunter2", "0-message_prefix": EVIL}
+    for url, says_why in (
+        ("http://169.254.169.254/x", "Events are not posted to"),
+        ("ftp://x/secret", "not a valid URL"),
+        ("", "needs callback_url"),
+    ):
+        answer, says = send(client, "/admin/webhooks", typed | {"0-address": url})
+        page = answer.content.decode()
+        assert answer.status_code == 422 and says_why in page, (url, says)
+        assert "<script>alert" not in page and "hunter2" not in page and "/x" not in re.findall(r'name="0-address" value="([^"]*)"', page)
+    assert not (current_home().config / "webhooks").exists()
+    answer, says = send(client, "/admin/webhooks", {"name": "../lab", "targets": "1", "0-webhook_type": "raw", "0-address": HOOK})
+    assert answer.status_code == 422 and list(current_home().config.glob("*lab*")) == []
+    answer, says = send(client, "/admin/webhooks", {"name": "lab", "targets": "9" * 30})
+    assert answer.status_code == 422 and says == ["No target was filled in; nothing was stored."]
+
+
+def test_a_secret_is_not_sent_to_another_host(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK, "auth_token": "hunter2"})
+    form = form_of(client, "/admin/webhooks/lab") | {"0-address": "http://127.0.0.2:9/other"}
+    answer, _ = send(client, "/admin/webhooks/lab", form)
+    assert answer.status_code == 422 and "hunter2" not in answer.content.decode() and targets_of("lab") == [("raw", HOOK, "hunter2")]
+
+
+def test_targets_that_somebody_else_has_saved_are_not_replaced_unseen(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK})
+    form = form_of(client, "/admin/webhooks/lab") | {"0-log_level": "error"}
+    put("lab", {"webhook_type": "raw", "callback_url": "http://127.0.0.1:9/theirs", "log_level": "debug"})
+    answer, says = send(client, "/admin/webhooks/lab", form)
+    assert answer.status_code == 409 and "have changed since" in says[0] and targets_of("lab")[0][1] == "http://127.0.0.1:9/theirs"
+    answer, says = send(client, "/admin/webhooks", {"name": "lab", "targets": "1", "0-webhook_type": "raw", "0-address": HOOK})
+    assert answer.status_code == 409 and "already" in says[0]
+
+
+def test_a_test_event_is_posted_and_its_result_said(client: Client, demo: Environment) -> None:
+    with receiving() as receiver:
+        put("lab", {"webhook_type": "raw", "callback_url": receiver.url})
+        _, says = send(client, "/admin/webhooks/lab", {"act": "test"})
+        assert says[0].endswith("arrived.") and json.loads(receiver.came[0].body)["data"]["code"] == "webhook_test"
+        receiver.behaviour = 500
+        _, says = send(client, "/admin/webhooks/lab", {"act": "test"})
+        assert "did not arrive: HTTP 500" in says[0]
+
+
+def test_targets_are_removed_by_a_button_and_not_by_a_link(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK})
+    client.get("/admin/webhooks/lab?act=remove")
+    assert targets_of("lab")
+    answer, says = send(client, "/admin/webhooks/lab?environment=demo", {"act": "remove"})
+    assert "Removed the targets lab." in says[0] and answer["Location"] == f"/admin/environments/environment/{demo.pk}/change/"
+    assert client.get("/admin/webhooks/lab").status_code == 404 and not (current_home().config / "webhooks/lab.json").exists()
+
+
+def test_a_file_of_targets_that_cannot_be_read_can_be_replaced(client: Client, demo: Environment) -> None:
+    path = current_home().config / "webhooks/hand.json"
+    path.parent.mkdir()
+    path.write_text("[")
+    page = client.get("/admin/webhooks/hand").content.decode()
+    assert (
+        "cannot be used" in page and "cannot be used" in client.get(f"/admin/environments/environment/{demo.pk}/change/").content.decode()
+    )
+    form = form_of(client, "/admin/webhooks/hand") | {"0-webhook_type": "raw", "0-address": HOOK}
+    answer, says = send(client, "/admin/webhooks/hand", form)
+    assert answer.status_code == 302 and targets_of("hand") == [("raw", HOOK, "")], says
+
+
+def test_stored_markup_is_shown_as_text(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "template", "callback_url": HOOK, "template": f"{{message}} </textarea>{EVIL}", "message_prefix": EVIL})
+    (current_home().config / "webhooks/evil.json").write_text(json.dumps([{EVIL: EVIL, "webhook_type": EVIL, "callback_url": EVIL}]))
+    for address in ("/admin/webhooks/lab", "/admin/webhooks/evil", f"/admin/environments/environment/{demo.pk}/change/"):
+        assert "<script>alert" not in client.get(address).content.decode(), address
+
+
+@pytest.mark.parametrize(
+    "address", ["/admin/webhooks/none", "/admin/webhooks/.hidden", "/admin/webhooks?environment=none", "/admin/webhooks/a/b"]
+)
+def test_unknown_names_are_not_found(client: Client, home: Path, address: str) -> None:
+    assert client.get(address).status_code == 404
+
+
+def test_only_a_post_with_the_token_of_the_page_changes_targets(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK})
+    strict = Client(enforce_csrf_checks=True)
+    for address, form in (
+        ("/admin/webhooks/lab", {"act": "remove"}),
+        ("/admin/webhooks", {"name": "x", "targets": "1", "0-address": HOOK}),
+    ):
+        assert strict.post(address, form).status_code == 403
+    assert targets_of("lab") == [("raw", HOOK, "")] and not (current_home().config / "webhooks/x.json").exists()

@@ -1,0 +1,167 @@
+"""Stored webhook targets in the admin: a section on each environment's page, and the pages that add, change and remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import admin, messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.views.generic import TemplateView
+
+from environments import services as environments
+from environments.admin.environment import actor_of, show_refusal
+from environments.errors import EnvironmentNotFound, EnvironmentRefused
+from environments.models import Environment
+from environments.resolve import webhook_targets
+from trainer_engine.config.webhooks import OPTION
+from trainer_engine.contract.errors import Problem
+from training.errors import TrainingRefused
+from training.webhooks import stored
+from training.webhooks.stored import StoredTargets, WebhookChanged, names_target
+from training.webhooks.target_form import COUNT, entries_of, shown_targets
+
+USE = "use"
+"""Name of the field that lets the environment post to the targets."""
+
+
+def address_of(name: str, environment: Environment | None) -> str:
+    """The page of stored targets, or of new ones without a name, which leads back to an environment."""
+    address = reverse("webhook-admin", args=[name]) if name else reverse("webhooks-admin")
+    return f"{address}?{urlencode({'environment': environment.name})}" if environment else address
+
+
+@admin.display(description="Stored targets")
+def stored_targets(environment: Environment) -> SafeString:
+    """Each stored list of targets with its page, and whether the environment posts to it."""
+    rows = (
+        (
+            address_of(found.name, environment),
+            found.name,
+            "this environment posts to it" if environment.config.get(OPTION) == found.path else "",
+            "; ".join(_line(found)),
+        )
+        for found in stored.find_all()
+    )
+    listed = format_html_join("", '<li><a href="{}">{}</a> {} <span class="quiet">{}</span></li>', rows)
+    add = format_html('<a href="{}">Add targets</a>', address_of("", environment))
+    return format_html("<ul>{}<li>{}</li></ul>", listed, add)
+
+
+def _line(found: StoredTargets) -> list[str]:
+    """Kind, host and level of each target; the problem of a file that cannot be used."""
+    lines = [f"{one['kind']} {one['url']} from {one['log_level']} on" for one in (target.shown() for target in found.targets)]
+    return lines or [problem.message for problem in found.problems[:1]]
+
+
+class WebhookAdmin(TemplateView):
+    """Stored targets of one name, or the form of new ones. Every change goes through the services of the API."""
+
+    template_name = "training/admin_webhook.html"
+
+    def get_context_data(self, **keywords: Any) -> dict[str, Any]:
+        name = self.kwargs.get("name", "")
+        found = _found(name) if name else None
+        entries = keywords.pop("entries", found.entries if found else [])
+        problems: Sequence[Problem] = keywords.pop("problems", found.problems if found else ())
+        environment = self.environment()
+        targets = shown_targets(entries, problems)
+        uses = found is not None and environment is not None and environment.config.get(OPTION) == found.path
+        beginning = environment is not None and found is None and not environment.config.get(OPTION)
+        return super().get_context_data(
+            **admin.site.each_context(self.request),
+            title=f"Webhook targets: {name}" if name else "New webhook targets",
+            stored=found,
+            targets=targets,
+            count=COUNT,
+            problems=[one for one in problems if (place := names_target(one)) is None or place >= len(targets)],
+            version=keywords.pop("version", found.version if found else ""),
+            environment=environment,
+            uses=keywords.pop("uses", uses or beginning),
+            others=[(one.name, address_of(one.name, environment)) for one in stored.find_all() if one.name != name],
+            **{"typed_name": name, **keywords},
+        )
+
+    def environment(self) -> Environment | None:
+        """The environment whose page led here. Raises Http404 if it does not exist."""
+        name = self.request.GET.get("environment", "")
+        try:
+            return environments.find(name) if name else None
+        except EnvironmentNotFound as error:
+            raise Http404 from error
+
+    def post(self, request: HttpRequest, name: str = "") -> HttpResponse:
+        """Store, test or remove the targets."""
+        environment, act = self.environment(), request.POST.get("act", "")
+        if act in ("remove", "test") and name:
+            return self._test(request, name, environment) if act == "test" else self._remove(request, name, environment)
+        entries, wanted = entries_of(request.POST), name or request.POST.get("name", "").strip()
+        shown = {"entries": webhook_targets.shown(entries), "typed_name": wanted, "uses": USE in request.POST}
+        try:
+            if not name and stored.is_stored(wanted):
+                raise WebhookChanged(f"There are targets under the name '{wanted}' already. Choose another name, or change those.")
+            if not entries:
+                raise stored.BadWebhook("No target was filled in; nothing was stored.")
+            found = stored.store(wanted, entries, seen=request.POST.get("version", ""))
+        except WebhookChanged as changed:
+            messages.error(request, str(changed.detail))
+            return self.render_to_response(self.get_context_data(**shown), status=changed.status_code)
+        except (TrainingRefused, EnvironmentRefused) as refused:
+            messages.error(request, str(refused.detail))
+            kept = {"problems": refused.problems, "version": request.POST.get("version", "")}
+            return self.render_to_response(self.get_context_data(**shown, **kept), status=refused.status_code)
+        messages.success(request, f"Stored the targets {found.name}: {len(found.targets)}. Runs name them as {found.path}.")
+        for problem in found.problems:
+            messages.warning(request, str(problem))
+        if environment is not None:
+            _let_use(request, environment, found, is_used=USE in request.POST)
+        return redirect(address_of(found.name, environment))
+
+    def _test(self, request: HttpRequest, name: str, environment: Environment | None) -> HttpResponse:
+        try:
+            results = stored.send_test(name)
+        except TrainingRefused as refused:
+            show_refusal(request, refused)
+            results = []
+        for one in results:
+            says = "arrived" if one["arrived"] else f"did not arrive: {one['error']}"
+            target = one["target"]
+            (messages.success if one["arrived"] else messages.error)(request, f"A test event to {target['kind']} {target['url']} {says}.")
+        return redirect(address_of(name, environment))
+
+    def _remove(self, request: HttpRequest, name: str, environment: Environment | None) -> HttpResponse:
+        try:
+            stored.forget(name)
+        except (TrainingRefused, EnvironmentRefused) as refused:
+            show_refusal(request, refused)
+            return redirect(address_of("", environment))
+        messages.success(request, f"Removed the targets {name}. Environments that name them cannot be started until they name others.")
+        return redirect(reverse("admin:environments_environment_change", args=[environment.pk]) if environment else address_of("", None))
+
+
+def _found(name: str) -> StoredTargets:
+    """Raises Http404."""
+    try:
+        return stored.find(name)
+    except TrainingRefused as error:
+        raise Http404 from error
+
+
+def _let_use(request: HttpRequest, environment: Environment, found: StoredTargets, *, is_used: bool) -> None:
+    """Let the environment post to the targets, or not any more."""
+    if is_used == (environment.config.get(OPTION) == found.path):
+        return
+    config = {name: value for name, value in environment.config.items() if name != OPTION}
+    try:
+        environments.update_environment(
+            environment.name, config={**config, **({OPTION: found.path} if is_used else {})}, actor=actor_of(request)
+        )
+    except EnvironmentRefused as refused:
+        show_refusal(request, refused)
+        return
+    messages.success(request, f"{environment.name} {'posts to them now' if is_used else 'posts to them no more'}.")

@@ -1,0 +1,173 @@
+"""What is done with the webhook targets that are stored under a name: the checks and changes of the API and the admin."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from environments.create.names import name_problem
+from environments.errors import FilesNotWritable
+from environments.home import current_home
+from environments.resolve import webhook_targets
+from environments.seen import version_of
+from trainer_engine.config.webhooks import MOST_TARGETS, OPTION, WebhookTarget
+from trainer_engine.contract.errors import Problem, errors_in
+from trainer_engine.contract.events import EventType, utc_now
+from training.errors import TrainingRefused
+from training.webhooks.egress import webhook_problems
+from training.webhooks.messages import compose
+from training.webhooks.post import post
+
+TEST_EVENT: dict[str, Any] = {
+    "index": 0,
+    "type": EventType.NOTIFICATION.value,
+    "job_id": str(uuid.UUID(int=0)),
+    "severity": "info",
+    "title": "Test",
+    "message": "SimpleTuner can reach this webhook.",
+    "body": "",
+    "data": {"code": "webhook_test", "details": {}},
+}
+
+
+class NoSuchWebhook(TrainingRefused):
+    """Nothing is stored under this name."""
+
+    status_code = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Webhook '{name[:100]}' not found")
+
+
+class BadWebhook(TrainingRefused):
+    """The request holds no valid list of targets."""
+
+
+class WebhookChanged(TrainingRefused):
+    """Somebody else has saved since the form that was sent was opened."""
+
+    status_code = 409
+
+
+@dataclass(frozen=True)
+class StoredTargets:
+    """A list of targets under a name, with their secrets."""
+
+    name: str
+    document: Any
+    """As it was sent: one target or a list of them. None if the file cannot be read."""
+    targets: list[WebhookTarget]
+    """Those without errors."""
+    problems: list[Problem]
+
+    @property
+    def path(self) -> str:
+        """Value for ``--webhook_config``."""
+        return path_of(self.name)
+
+    @property
+    def shown(self) -> Any:
+        """The document with ``***`` for secrets."""
+        return webhook_targets.shown(self.document)
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The targets of the document with ``***`` for secrets, also those with errors."""
+        entries = self.shown if isinstance(self.shown, list) else [self.shown]
+        return [entry for entry in entries if isinstance(entry, dict)]
+
+    @property
+    def version(self) -> str:
+        """A word that changes with what is shown of them."""
+        return version_of(self.shown)
+
+
+def path_of(name: str) -> str:
+    """The value of ``--webhook_config`` for the targets of a name."""
+    return f"config/{webhook_targets.FOLDER}/{name}.json"
+
+
+def _checked_name(name: str) -> str:
+    """Raises BadWebhook for an invalid name."""
+    problem = name_problem(name)
+    if problem is not None:
+        raise BadWebhook(problem.message, (problem,))
+    return name
+
+
+def is_stored(name: str) -> bool:
+    """Raises BadWebhook for an invalid name."""
+    return (webhook_targets.stored_folder(current_home()) / f"{_checked_name(name)}.json").is_file()
+
+
+def find(name: str) -> StoredTargets:
+    """Raises NoSuchWebhook, BadWebhook."""
+    if not is_stored(name):
+        raise NoSuchWebhook(name)
+    document, problems = webhook_targets.take_in(name, current_home())
+    targets, problems = ([], problems) if problems else webhook_targets.parse_document(document)
+    return StoredTargets(name, document, targets, problems)
+
+
+def find_all() -> list[StoredTargets]:
+    """In order of their names."""
+    return [find(name) for name in webhook_targets.stored_names(current_home())]
+
+
+def store(name: str, sent: Any, *, seen: str = "") -> StoredTargets:
+    """Store targets under a name. ``***`` in them keeps what is stored. Raises BadWebhook, FilesNotWritable.
+
+    Raises WebhookChanged if the targets of the name are not those of the version that was ``seen`` any more.
+    """
+    home = current_home()
+    document = webhook_targets.with_stored_secrets(_checked_name(name), sent, home)
+    if seen and (not is_stored(name) or find(name).version != seen):
+        raise WebhookChanged("The targets have changed since this page was opened. Look at them, or save again to replace them.")
+    targets, problems = webhook_targets.parse_document(document)
+    problems += webhook_problems(targets)
+    if errors_in(problems):
+        raise BadWebhook("The targets have problems; nothing was stored.", tuple(errors_in(problems)))
+    with _changing():
+        webhook_targets.store(name, document, home)
+    return StoredTargets(name, document, targets, problems)
+
+
+def forget(name: str) -> None:
+    """Raises NoSuchWebhook, BadWebhook, FilesNotWritable."""
+    find(name)
+    with _changing():
+        webhook_targets.forget(name, current_home())
+
+
+@contextmanager
+def _changing() -> Iterator[None]:
+    """Turns OSError into FilesNotWritable."""
+    try:
+        yield
+    except OSError as error:
+        raise FilesNotWritable(error) from error
+
+
+def send_test(name: str) -> list[dict[str, Any]]:
+    """Post a test event to each target; what came of each. Raises NoSuchWebhook, BadWebhook."""
+    found = find(name)
+    if errors_in(found.problems):
+        raise BadWebhook("The stored targets have problems.", tuple(errors_in(found.problems)))
+    with ThreadPoolExecutor(MOST_TARGETS) as pool:
+        return list(pool.map(_try, found.targets))
+
+
+def _try(target: WebhookTarget) -> dict[str, Any]:
+    delivery = str(uuid.uuid4())
+    result = post(target, compose(target, {**TEST_EVENT, "timestamp": utc_now()}, []), delivery)
+    return {"target": target.shown(), "delivery": delivery, "arrived": result.arrived, "error": result.reason}
+
+
+def names_target(problem: Problem) -> int | None:
+    """The place of the target that a problem is about; None for one of the whole list."""
+    place = problem.option.removeprefix(f"{OPTION}[").partition("]")[0]
+    return int(place) if problem.option.startswith(f"{OPTION}[") and place.isdecimal() else None

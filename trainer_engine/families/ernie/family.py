@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import ChatFamily, padded
-from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
+from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.ernie.blocks import share_modulation
 from trainer_engine.families.ernie.components import ErnieComponents
 from trainer_engine.families.ernie.prompts import STATES, PlainEncoder
 from trainer_engine.families.ernie.spec import SPEC
-from trainer_engine.families.generation import GenerationRequest, SamplerStep, step_callback
+from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.runtime.devices import Devices
 
@@ -37,7 +37,7 @@ class ErnieAutoencoder(ShuffledAutoencoder):
     epsilon = 1e-5
 
 
-class Ernie(ChatFamily):
+class Ernie(FlowFamily, ChatFamily):
     """Baidu, 2026, "ERNIE-Image".
 
     A prompt is ``{"embeds": (T, D)}``: the states of the last layer but one of the text encoder. In the sequence of the network its tokens
@@ -65,10 +65,6 @@ class Ernie(ChatFamily):
         return padded(prompts)
 
     # ---- the network ----
-
-    def load_component(self, name: str, dtype: torch.dtype, folder: Path | None = None) -> nn.Module:
-        network: nn.Module = self.parts.load_transformer(dtype, folder)
-        return network
 
     def load_network(self, checkpoint: Path | None = None) -> nn.Module:
         network = super().load_network(checkpoint)
@@ -100,17 +96,6 @@ class Ernie(ChatFamily):
     def pipeline_name(self) -> str:
         return "ErnieImagePipeline"
 
-    def make_pipeline(self, network: nn.Module, *, sampler: str | None = None, spacing: str | None = None) -> ErnieImagePipeline:
-        pipeline = ErnieImagePipeline(
-            tokenizer=None,
-            text_encoder=None,
-            vae=self.autoencoder.model,
-            scheduler=self.parts.make_scheduler(sampler),
-            transformer=network,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
     @torch.no_grad()
     def generate(
         self, pipeline: ErnieImagePipeline, request: GenerationRequest, *, on_step: Callable[[SamplerStep], None] | None = None
@@ -127,15 +112,9 @@ class Ernie(ChatFamily):
                 guidance_scale=request.guidance,
                 generator=request.generator(),
                 output_type="latent",
-                callback_on_step_end=step_callback(on_step),
+                callback_on_step_end=StepReport(on_step),
             ).images
         return self.preview(latents)
-
-    def preview(self, latents: Tensor) -> Image.Image:
-        return self.autoencoder.picture(latents)
-
-    def save_pipeline(self, folder: Path, network: nn.Module) -> None:
-        write_pipeline(folder, plan_of(self, network, self.parts.copied(), self.parts.make_scheduler()), self.options)
 
 
 FAMILY = Ernie

@@ -46,7 +46,7 @@ def send(server: LiveServer, folder: str, **files: bytes) -> httpx.Response:
 
 def is_clean(server: LiveServer) -> bool:
     """Whether nothing of an upload is left, after a moment for the server to notice that a client is gone."""
-    for _ in range(50):
+    for _ in range(600):
         left = [path.name for path in (server.home / "state").iterdir() if path.name.startswith(("tmp", "upload-"))]
         if not left and files_of(server) < MIB:
             return True

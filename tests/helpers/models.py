@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from trainer_engine.config.families import specs
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.datasets.hashes import FileHashes
@@ -29,6 +30,8 @@ OneFamily = TypeVar("OneFamily", bound=Family)
 OnePipeline = TypeVar("OnePipeline", bound=Any)
 BEYOND_THE_FORMAT = frozenset({"flux3", "qwen_image_21"})
 """Families that the configuration format does not name."""
+UNETS = tuple(name for name, spec in specs().items() if spec.components[spec.network].folder == "unet")
+"""Families whose network is a UNet."""
 
 
 @cache
@@ -46,6 +49,14 @@ def tiny_model(family: str, **how: Any) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     made: Path = importlib.import_module(f"trainer_engine.families.{family}.tiny").make_tiny(folder / "model", **how)
     return made
+
+
+def undistilled(family: str) -> dict[str, str]:
+    """The option with which a family trains without its publisher's adapter; none where the default flavour is not distilled."""
+    spec = specs()[family]
+    if spec.distillation is None or spec.default_flavour not in spec.distillation.flavours:
+        return {}
+    return {"model_flavour": next(name for name, one in spec.flavours.items() if spec.distillation.base in (name, one))}
 
 
 def options_with(**values: Any) -> TrainingOptions:

@@ -1,14 +1,16 @@
-"""The network of Anima: its sizes and inputs, and how diffusers calls it."""
+"""The network of Anima: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import CosmosTransformer3DModel
 from torch import Tensor
 
 from tests.bench.networks import SHIFTED, WIDE_HEADS, Network
+from tests.trainer_engine.families.adapter_facts import SIGMAS, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.anima.network import fit_for_images
 from trainer_engine.families.anima.spec import SPEC
@@ -35,6 +37,12 @@ def call_anima(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
     return output.squeeze(2)
 
 
+def output_of_anima(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    given = {"padding_mask": torch.zeros(1, 1, 32, 48), "return_dict": False}
+    output: Tensor = network(draw(2, 16, 1, 4, 6), torch.tensor(SIGMAS), prompt, **given)[0]
+    return output
+
+
 NETWORK = Network(
     family=SPEC.name,
     title="Anima",
@@ -47,4 +55,10 @@ NETWORK = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (TOKENS, architecture["text_embed_dim"])},
     call=call_anima,
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_anima,
+    comfyui=r"""diffusion_model\.(
+        blocks\.\d+\.((self|cross)_attn\.([qkv]|output)_proj|mlp\.layer[12]|adaln_modulation_(self_attn|cross_attn|mlp)\.[12])
+        |x_embedder\.proj\.1|t_embedder\.1\.linear_[12]|final_layer\.(linear|adaln_modulation\.[12]))""",
 )

@@ -1,4 +1,4 @@
-"""The network of Chroma: its sizes and inputs, and how diffusers calls it."""
+"""The network of Chroma: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from diffusers import ChromaTransformer2DModel
 from torch import Tensor
 
 from tests.bench.networks import COPIES_A_NUMBER, SHIFTED, WIDE_HEADS, WIDE_ROTARY, Network, cells_of, places, squares_of
+from tests.trainer_engine.families.adapter_facts import JOINED, SIGMAS, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.chroma.spec import SPEC
 
@@ -29,6 +30,13 @@ def call_chroma(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Ten
         return_dict=False,
     )[0]
     return cells_of(output, noisy)
+
+
+def output_of_chroma(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    tokens, mask = draw(2, 6, 64), torch.cat([torch.ones(1, 11), torch.zeros(1, 4)], dim=1).repeat(2, 1)
+    given = {"txt_ids": torch.zeros(9, 3), "img_ids": torch.arange(18.0).view(6, 3), "attention_mask": mask, "return_dict": False}
+    output: Tensor = network(tokens, prompt[:, :9], timestep=torch.tensor(SIGMAS), **given)[0]
+    return output
 
 
 NETWORK = Network(
@@ -51,4 +59,13 @@ NETWORK = Network(
     text=lambda architecture: {"embeds": (TOKENS, architecture["joint_attention_dim"]), "mask": (TOKENS,)},
     call=call_chroma,
     waits_for=frozenset({COPIES_A_NUMBER}),  # a number that it makes in Python
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_chroma,
+    comfyui=rf"""transformer\.(
+        transformer_blocks\.\d+\.({JOINED}|ff(_context)?\.net\.(0\.proj|2))
+        |single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out)
+        |x_embedder|context_embedder|proj_out)""",
+    # In ComfyUI's network the small layers for the timestep have other names.
+    not_loaded=r"distilled_guidance_layer\.",
 )

@@ -1,4 +1,4 @@
-"""The network of Flux.1: its sizes and inputs, and how diffusers calls it."""
+"""The network of Flux.1: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.bench.gpu_flux import FLUX
 from tests.bench.networks import SHIFTED, WIDE_HEADS, WIDE_ROTARY, Network, cells_of, places, squares_of
+from tests.trainer_engine.families.adapter_facts import EMBEDDERS, JOINED, SIGMAS, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.flux.spec import SPEC
 
@@ -31,6 +32,22 @@ def call_flux(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tenso
         return_dict=False,
     )[0]
     return cells_of(output, noisy)
+
+
+def output_of_flux(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    """Of any of its networks: with and without guidance, and with more channels."""
+    tokens, pooled = draw(2, 6, network.config.in_channels), draw(2, network.config.pooled_projection_dim)
+    output: Tensor = network(
+        hidden_states=tokens,
+        encoder_hidden_states=prompt[:, :9],
+        pooled_projections=pooled,
+        timestep=torch.tensor(SIGMAS),
+        guidance=torch.ones(2) if network.config.guidance_embeds else None,
+        txt_ids=torch.zeros(9, 3),
+        img_ids=torch.arange(6)[:, None].expand(-1, 3).float(),
+        return_dict=False,
+    )[0]
+    return output
 
 
 NETWORK = Network(
@@ -56,4 +73,11 @@ NETWORK = Network(
         "mask": (TOKENS,),
     },
     call=call_flux,
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_flux,
+    comfyui=rf"""transformer\.(
+        transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))
+        |single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out|norm\.linear)
+        |x_embedder|context_embedder|proj_out|norm_out\.linear|{EMBEDDERS})""",
 )

@@ -1,14 +1,16 @@
-"""The network of Flux.2: its sizes and inputs, and how diffusers calls it."""
+"""The network of Flux.2: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import Flux2Transformer2DModel
 from torch import Tensor
 
 from tests.bench.networks import SHIFTED, WIDE_HEADS, Network, places
+from tests.trainer_engine.families.adapter_facts import JOINED, SIGMAS, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.flux2.spec import SPEC
 
@@ -28,6 +30,13 @@ def call_flux2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
         return_dict=False,
     )[0]
     return output.transpose(1, 2).reshape(len(noisy), -1, height, width)
+
+
+def output_of_flux2(network: Any, _: Tensor, draw: Draw) -> Tensor:
+    tokens, prompts = draw(2, 12, 128), draw(2, 8, 96)
+    places = torch.arange(20)[:, None].expand(-1, 4)
+    output: Tensor = network(tokens, prompts, timestep=torch.tensor(SIGMAS), txt_ids=places[:8], img_ids=places[8:], return_dict=False)[0]
+    return output
 
 
 NETWORK = Network(
@@ -58,4 +67,13 @@ NETWORK = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (TOKENS, architecture["joint_attention_dim"])},
     call=call_flux2,
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_flux2,
+    comfyui=rf"""transformer\.(
+        transformer_blocks\.\d+\.({JOINED}|ff(_context)?\.linear_(in|out))
+        |single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)
+        |x_embedder|context_embedder|proj_out|norm_out\.linear)
+        |diffusion_model\.(
+        (double_stream_modulation_(img|txt)|single_stream_modulation)\.lin|(time|guidance)_in\.(in|out)_layer)""",
 )

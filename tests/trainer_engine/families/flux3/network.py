@@ -1,14 +1,16 @@
-"""The network of FLUX.3: its sizes and inputs, and how diffusers calls it."""
+"""The network of FLUX.3: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import Flux3Transformer2DModel
 from torch import Tensor
 
 from tests.bench.networks import SHIFTED, WIDE_HEADS, Network, places
+from tests.trainer_engine.families.adapter_facts import SIGMAS, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.flux3.spec import SPEC
 
@@ -30,6 +32,14 @@ def call_flux3(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tens
     return output.transpose(1, 2).reshape(len(noisy), -1, height, width)
 
 
+def output_of_flux3(network: Any, _: Tensor, draw: Draw) -> Tensor:
+    tokens, prompts, beside = draw(2, 12, 128), draw(2, 8, 256), draw(2, 4, 128)
+    places = torch.arange(24)[:, None].expand(-1, 4)
+    given = {"timestep": torch.tensor(SIGMAS), "txt_ids": places[:8], "img_ids": places[8:20], "return_dict": False}
+    output: Tensor = network(tokens, prompts, image_cond_hidden_states=beside, image_cond_ids=places[20:], **given)[0]
+    return output
+
+
 NETWORK = Network(
     family=SPEC.name,
     title="FLUX.3 klein",
@@ -44,4 +54,12 @@ NETWORK = Network(
     text=lambda architecture: {"embeds": (WINDOW_TOKENS, architecture["joint_attention_dim"])},
     call=call_flux3,
     padded_to=1,
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_flux3,
+    # What diffusers reads behind this prefix; the layers outside of the blocks have its own names.
+    comfyui=r"""diffusion_model\.(
+        (content_mode_blocks\.(image|image_cond)|txt_mode_blocks|single_blocks)\.\d+\.([qkv]_proj|attn_out|mlp_(in|out))
+        |(early|single)_stream_modulations\.(image|image_cond|txt)\.linear|x_embedders\.(image|image_cond)
+        |context_embedder|proj_out|norm_out\.linear|(target_)?timestep_embedder\.linear_[12])""",
 )

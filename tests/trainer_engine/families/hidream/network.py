@@ -1,14 +1,16 @@
-"""The network of HiDream-I1: its sizes and inputs, and how diffusers calls it."""
+"""The network of HiDream-I1: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import HiDreamImageTransformer2DModel
 from torch import Tensor
 
 from tests.bench.networks import COPIES_A_NUMBER, READS_A_NUMBER, SHIFTED, TIMESTEPS, WIDE_HEADS, WIDE_ROTARY, Network
+from tests.trainer_engine.families.adapter_facts import TIMES, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.hidream.spec import SPEC
 
@@ -31,6 +33,12 @@ def call_hidream(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Te
         return -output
     squares = output.view(count, channels, height // 2, width // 2, 2, 2)
     return -squares.transpose(3, 4).reshape(noisy.shape)
+
+
+def output_of_hidream(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    states = {"encoder_hidden_states_t5": draw(2, 9, 24), "encoder_hidden_states_llama3": draw(3, 2, 9, 32), "pooled_embeds": prompt[:, 0]}
+    output: Tensor = network(draw(2, 16, 8, 8), torch.tensor(TIMES), **states, return_dict=False)[0]
+    return output
 
 
 NETWORK = Network(
@@ -64,4 +72,13 @@ NETWORK = Network(
     call=call_hidream,
     reads_numbers=True,
     waits_for=frozenset({READS_A_NUMBER, COPIES_A_NUMBER}),  # the size of an image, and how often each expert is chosen
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_hidream,
+    comfyui=r"""diffusion_model\.(
+        double_stream_blocks\.\d+\.block\.(attn1\.to_([qkv]|out)(_t)?|adaLN_modulation\.1
+        |(ff_i\.(shared_experts|experts\.\d+)|ff_t)\.w[123])
+        |single_stream_blocks\.\d+\.block\.(attn1\.to_([qkv]|out)|adaLN_modulation\.1|ff_i\.(shared_experts|experts\.\d+)\.w[123])
+        |caption_projection\.\d+\.linear|x_embedder\.proj|final_layer\.(linear|adaLN_modulation\.1)
+        |t_embedder\.timestep_embedder\.linear_[12]|p_embedder\.pooled_embedder\.linear_[12])""",
 )

@@ -1,4 +1,4 @@
-"""The network of Ideogram 4: its sizes and inputs, and how diffusers calls it."""
+"""The network of Ideogram 4: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.bench.networks import FEW_TOKENS, SHIFTED, WIDE_HEADS, Network, places
+from tests.trainer_engine.families.adapter_facts import SIGMAS, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.ideogram.network import ShortStates
 from trainer_engine.families.ideogram.spec import SPEC
@@ -41,6 +42,15 @@ def places_and_roles(text: int, height: int, width: int, device: torch.device) -
     return torch.cat([words, image]).to(device), roles.to(device)
 
 
+def output_of_ideogram(network: Any, _: Tensor, draw: Draw) -> Tensor:
+    states, places = draw(2, 9, 416), torch.arange(45).view(15, 3).expand(2, -1, -1)
+    roles = torch.tensor([3] * 9 + [2] * 6).expand(2, -1)
+    given = {"position_ids": places, "segment_ids": torch.ones_like(roles), "indicator": roles, "return_dict": False}
+    joined = torch.cat([states, torch.zeros(2, 6, 416)], dim=1)
+    output: Tensor = network(draw(2, 15, 128), torch.tensor(SIGMAS), joined, **given)[0][:, 9:]
+    return output
+
+
 NETWORK = Network(
     family=SPEC.name,
     title="Ideogram 4",
@@ -62,4 +72,10 @@ NETWORK = Network(
     call=call_ideogram,
     has_autocast=True,
     padded_to=1,
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_ideogram,
+    comfyui=r"""diffusion_model\.(
+        layers\.\d+\.(attention\.(qkv|o)|feed_forward\.w[123]|adaln_modulation)
+        |input_proj|llm_cond_proj|adaln_proj|t_embedding\.mlp_(in|out)|final_layer\.(linear|adaln_modulation))""",
 )

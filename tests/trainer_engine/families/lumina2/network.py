@@ -1,4 +1,4 @@
-"""The network of Lumina-Image 2.0: its sizes and inputs, and how diffusers calls it."""
+"""The network of Lumina-Image 2.0: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from diffusers import Lumina2Transformer2DModel
 from torch import Tensor
 
 from tests.bench.networks import COPIES_A_NUMBER, FEW_TOKENS, SHIFTED, Network
+from tests.trainer_engine.families.adapter_facts import SIGMAS, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.lumina2.spec import SPEC
 
@@ -19,6 +20,12 @@ def call_lumina2(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Te
     mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=noisy.device)
     output: Tensor = network(noisy, 1 - batch.timesteps, embeds, mask, return_dict=False)[0]
     return -output
+
+
+def output_of_lumina2(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    latents, mask = draw(2, 16, 4, 6), torch.arange(9)[None] < torch.tensor([[9], [7]])
+    output: Tensor = network(latents, torch.tensor(SIGMAS), prompt[:, :9], mask, return_dict=False)[0]
+    return output
 
 
 NETWORK = Network(
@@ -45,4 +52,10 @@ NETWORK = Network(
     reads_masks=True,
     padded_to=1,
     waits_for=frozenset({COPIES_A_NUMBER}),  # a number that it makes in Python
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_lumina2,
+    comfyui=r"""diffusion_model\.(
+        (layers|noise_refiner|context_refiner)\.\d+\.(attention\.(qkv|out)|feed_forward\.w[123]|adaLN_modulation\.1)
+        |x_embedder|cap_embedder\.1|t_embedder\.mlp\.[02]|final_layer\.(linear|adaLN_modulation\.1))""",
 )

@@ -1,14 +1,16 @@
-"""The network of Qwen-Image: its sizes and inputs, and how diffusers calls it."""
+"""The network of Qwen-Image: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import QwenImageTransformer2DModel
 from torch import Tensor
 
 from tests.bench.networks import FEW_TOKENS, SHIFTED, WIDE_HEADS, WIDE_ROTARY, Network, cells_of, squares_of
+from tests.trainer_engine.families.adapter_facts import JOINED, SIGMAS, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.qwen_image.spec import SPEC
 
@@ -25,6 +27,12 @@ def call_qwen_image(network: Callable[..., Any], noisy: Tensor, batch: Batch) ->
     return cells_of(output, noisy)
 
 
+def output_of_qwen_image(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    tokens, shapes = draw(2, 6, 64), [[(1, 2, 3)]] * 2
+    output: Tensor = network(tokens, prompt[:, :9], timestep=torch.tensor(SIGMAS), img_shapes=shapes, return_dict=False)[0]
+    return output
+
+
 NETWORK = Network(
     family=SPEC.name,
     title="Qwen-Image",
@@ -39,4 +47,10 @@ NETWORK = Network(
     text=lambda architecture: {"embeds": (FEW_TOKENS, architecture["joint_attention_dim"])},
     call=call_qwen_image,
     padded_to=1,
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_qwen_image,
+    comfyui=rf"""diffusion_model\.(
+        transformer_blocks\.\d+\.({JOINED}|(img|txt)_(mod\.1|mlp\.net\.(0\.proj|2)))
+        |img_in|txt_in|proj_out|norm_out\.linear|time_text_embed\.timestep_embedder\.linear_[12])""",
 )

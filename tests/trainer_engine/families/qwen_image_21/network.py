@@ -1,4 +1,4 @@
-"""The network of Qwen-Image 2.1: its sizes and inputs, and how diffusers calls it."""
+"""The network of Qwen-Image 2.1: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tests.bench.networks import (
     WIDE_ROTARY,
     Network,
 )
+from tests.trainer_engine.families.adapter_facts import SIGMAS, AdapterFacts, Draw
+from tests.trainer_engine.families.qwen_image_21.models import pipeline_in
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.qwen_image_21.spec import SPEC
 
@@ -41,6 +43,13 @@ def call_qwen_image_21(network: Callable[..., Any], noisy: Tensor, batch: Batch)
     return torch.cat(found)
 
 
+def output_of_qwen_image_21(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    tokens, slots = draw(1, 24, 64), torch.arange(15)[None] > 8
+    given = {"timestep": torch.tensor(SIGMAS[:1]), "img_shapes": [[(1, 4, 6)]], "img_mask": slots, "return_dict": False}
+    output: Tensor = network(tokens, prompt[:1, :9], **given)[0]
+    return output
+
+
 NETWORK = Network(
     family=SPEC.name,
     title="Qwen-Image 2.1",
@@ -58,4 +67,13 @@ NETWORK = Network(
     reads_masks=True,
     padded_to=1,
     waits_for=frozenset({READS_A_NUMBER, COPIES_A_NUMBER, COUNTS_A_MASK}),  # the places of images in a sequence
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_qwen_image_21,
+    comfyui=r"""diffusion_model\.(
+        transformer_blocks\.\d+\.attn\.(to_[qkv]|to_out\.0)
+        |img_in|txt_in\.(in|out)_layer|modulation\.1|proj_out|norm_out\.linear|time_text_embed\.timestep_embedder\.linear_[12])""",
+    # Two layers of the network are one in ComfyUI's.
+    not_loaded=r"\.img_mlp\.",
+    open_pipeline=pipeline_in,
 )

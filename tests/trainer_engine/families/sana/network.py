@@ -1,14 +1,16 @@
-"""The network of Sana: its sizes and inputs, and how diffusers calls it."""
+"""The network of Sana: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import SanaTransformer2DModel
 from torch import Tensor
 
 from tests.bench.networks import SHIFTED, TIMESTEPS, WIDE_HEADS, Network
+from tests.trainer_engine.families.adapter_facts import TIMES, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.sana.spec import SPEC
 
@@ -32,6 +34,12 @@ def call_sana(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tenso
         timestep=batch.timesteps * TIMESTEPS,
         return_dict=False,
     )[0]
+    return output
+
+
+def output_of_sana(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    mask = torch.arange(77).expand(2, -1) < 9
+    output: Tensor = network(draw(2, 32, 4, 6), prompt, timestep=torch.tensor(TIMES), encoder_attention_mask=mask, return_dict=False)[0]
     return output
 
 
@@ -67,4 +75,11 @@ NETWORK = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (TOKENS, architecture["caption_channels"]), "mask": (TOKENS,)},
     call=call_sana,
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_sana,
+    # ComfyUI has no network of its own for Sana. These are the keys that diffusers reads, with which nodes for ComfyUI generate.
+    comfyui=r"""transformer\.(
+        transformer_blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.conv_(inverted|depth|point))
+        |patch_embed\.proj|proj_out|caption_projection\.linear_[12]|time_embed\.(linear|emb\.timestep_embedder\.linear_[12]))""",
 )

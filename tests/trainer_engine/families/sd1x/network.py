@@ -1,10 +1,11 @@
-"""The network of Stable Diffusion 1: its sizes and inputs, and how diffusers calls it."""
+"""The network of Stable Diffusion 1: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
 from diffusers import UNet2DConditionModel
 
 from tests.bench.networks import DENOISING, WIDE_UNET, Network, call_unet
+from tests.trainer_engine.families.adapter_facts import UNET_KEYS, AdapterFacts, output_of_unet
 from trainer_engine.families.sd1x.spec import SPEC
 
 TOKENS = SPEC.prompts.token_limit
@@ -21,3 +22,4 @@ NETWORK = Network(
     text=lambda architecture: {"embeds": (TOKENS, architecture["cross_attention_dim"])},
     call=call_unet,
 )
+ADAPTERS = AdapterFacts(output=output_of_unet, comfyui=UNET_KEYS)

@@ -1,4 +1,4 @@
-"""The network of Stable Diffusion 3.5: its sizes and inputs, and how diffusers calls it."""
+"""The network of Stable Diffusion 3.5: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tests.bench.networks import FEW_TOKENS, SHIFTED, TIMESTEPS, WIDE_HEADS, Network
+from tests.trainer_engine.families.adapter_facts import EMBEDDERS, JOINED, TIMES, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.sd3.spec import SPEC
 
@@ -21,6 +22,12 @@ def call_sd3(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor
     prompts = batch.prompts
     joint = torch.cat([pad(prompts["clip"], (0, prompts["embeds"].shape[-1] - prompts["clip"].shape[-1])), prompts["embeds"]], dim=1)
     output: Tensor = network(noisy, joint, prompts["pooled"], batch.timesteps * TIMESTEPS, return_dict=False)[0]
+    return output
+
+
+def output_of_sd3(network: Any, _: Tensor, draw: Draw) -> Tensor:
+    latents, joint = draw(2, 16, 8, 8), draw(2, 12, 80)
+    output: Tensor = network(latents, joint, draw(2, 64), torch.tensor(TIMES), return_dict=False)[0]
     return output
 
 
@@ -65,4 +72,10 @@ NETWORK = Network(
         "pooled": (architecture["pooled_projection_dim"],),
     },
     call=call_sd3,
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_sd3,
+    comfyui=rf"""transformer\.(
+        transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))
+        |pos_embed\.proj|context_embedder|proj_out|norm_out\.linear|{EMBEDDERS})""",
 )

@@ -1,14 +1,16 @@
-"""The network of Stable Diffusion XL: its sizes and inputs, and how diffusers calls it."""
+"""The network of Stable Diffusion XL: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from tests.bench.networks import DENOISING, WIDE_UNET, Network
+from tests.trainer_engine.families.adapter_facts import UNET_KEYS, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.sdxl.spec import SPEC
 
@@ -34,6 +36,13 @@ def call_sdxl(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tenso
         return_dict=False,
     )[0]
     return prediction
+
+
+def output_of_sdxl(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    added = {"text_embeds": draw(2, 32), "time_ids": torch.full((2, 6), 64.0)}
+    given = {"encoder_hidden_states": prompt, "added_cond_kwargs": added, "return_dict": False}
+    output: Tensor = network(draw(2, 4, 8, 8), torch.tensor([300, 700]), **given)[0]
+    return output
 
 
 NETWORK = Network(
@@ -73,3 +82,4 @@ NETWORK = Network(
     call=call_sdxl,
     has_time_ids=True,
 )
+ADAPTERS = AdapterFacts(output=output_of_sdxl, comfyui=UNET_KEYS, prompt_width=64)

@@ -1,14 +1,16 @@
-"""The network of Wan 2.1: its sizes and inputs, and how diffusers calls it."""
+"""The network of Wan 2.1: its sizes and inputs, how diffusers calls it, and what other programs read of adapters on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from tests.bench.networks import SHIFTED, TIMESTEPS, Network
+from tests.trainer_engine.families.adapter_facts import TIMES, AdapterFacts, Draw
 from trainer_engine.batches.batch import Batch
 from trainer_engine.families.wan.spec import SPEC
 
@@ -24,6 +26,11 @@ def call_wan(network: Callable[..., Any], noisy: Tensor, batch: Batch) -> Tensor
     return prediction
 
 
+def output_of_wan(network: Any, prompt: Tensor, draw: Draw) -> Tensor:
+    output: Tensor = network(draw(2, 16, 1, 4, 6), torch.tensor(TIMES), prompt, return_dict=False)[0]
+    return output
+
+
 NETWORK = Network(
     family=SPEC.name,
     title="Wan 2.1 1.3B",
@@ -37,4 +44,10 @@ NETWORK = Network(
     schedule=SHIFTED,
     text=lambda architecture: {"embeds": (TOKENS, architecture["text_dim"])},
     call=call_wan,
+)
+ADAPTERS = AdapterFacts(
+    output=output_of_wan,
+    comfyui=r"""diffusion_model\.(
+        blocks\.\d+\.((self|cross)_attn\.[qkvo]|cross_attn\.[kv]_img|ffn\.[02])
+        |patch_embedding|head\.head|(text|time)_embedding\.[02]|time_projection\.1|img_emb\.proj\.[13])""",
 )

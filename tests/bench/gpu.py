@@ -14,8 +14,11 @@ import torch
 from tests.bench import gpu_pixart
 from tests.bench.gpu_device import ENDLESS, Clock, TimeLimit, add_row, attempt, matmul_peak
 from tests.bench.network_loops import Setting, bare_steps, engine_steps, flops_of_a_step
-from tests.bench.networks import SD1X, SDXL, WAN, Network
+from tests.bench.networks import Network
 from tests.bench.table import Table
+from tests.trainer_engine.families.sd1x.network import NETWORK as SD1X
+from tests.trainer_engine.families.sdxl.network import NETWORK as SDXL
+from tests.trainer_engine.families.wan.network import NETWORK as WAN
 
 SECTION = "UNets and Wan on a GPU"
 NETWORK_SECONDS, PIXART_SECONDS = 150, 390

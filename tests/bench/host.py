@@ -18,7 +18,8 @@ from tests.bench import gpu_flux, gpu_pixart
 from tests.bench.gpu_device import WARM_UP, Clock, Subject, Work
 from tests.bench.gpu_flux import CLIPS, FLUX, Case
 from tests.bench.network_loops import Setting, bare_steps, engine_steps
-from tests.bench.networks import FLUX2, SD1X, SD3, SDXL, WAN, Z_IMAGE, Network
+from tests.bench.networks import Network
+from tests.bench.published import NETWORKS
 from tests.bench.table import Table, ratio_of
 from trainer_engine.batches.loader import StepBatches
 from trainer_engine.optim.optimizers import build_optimizer
@@ -26,6 +27,8 @@ from trainer_engine.optim.optimizers import build_optimizer
 SECTION = "host"
 AIM = "102 % or less"
 PIXART_DEPTH = 28
+MEASURED = ("sdxl", "sd1x", "sd3", "z_image", "flux2", "wan")
+"""Families that stand for the others."""
 CPU = torch.device("cpu")
 
 
@@ -119,7 +122,7 @@ def measure(table: Table, pair: Pair, section: str = SECTION) -> None:
 
 
 def run(table: Table) -> None:
-    others = [partial(of_network, network, kind) for network in (SDXL, SD1X, SD3, Z_IMAGE, FLUX2, WAN) for kind in ("full", "lora")]
+    others = [partial(of_network, network, kind) for network in map(NETWORKS.__getitem__, MEASURED) for kind in ("full", "lora")]
     makers: list[Callable[[], Pair]] = [pixart, flux, *others]
     for make in makers:
         measure(table, make())

@@ -13,7 +13,7 @@ from tests.bench import gpu, published
 from tests.bench.gpu_device import Clock, TimeLimit, attempt
 from tests.bench.host import operators_of
 from tests.bench.network_loops import Setting, bare_loss, bare_steps, engine_steps, flops_of_a_step, in_dtype, make_batch, make_family
-from tests.bench.networks import Network, parameters_of
+from tests.bench.networks import COPIES_A_NUMBER, COUNTS_A_MASK, READS_A_NUMBER, Network, parameters_of
 from tests.bench.table import Table
 from tests.helpers.params import often
 from tests.trainer_engine.families.test_host_work import Operators
@@ -24,68 +24,15 @@ NAMED: dict[str, Any] = {"ids": lambda network: network.family}
 NETWORKS = pytest.mark.parametrize("network", published.NETWORKS.values(), **NAMED)
 SOME_NETWORKS = pytest.mark.parametrize("network", often(published.NETWORKS.values(), lambda network: network.family), **NAMED)
 CPU = torch.device("cpu")
-SHALLOW: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("sd1x", "sd2x"), {"layers_per_block": 1}),
-    "flux": {"num_layers": 1, "num_single_layers": 1},
-    "pixart_sigma": {"num_layers": 1},
-    **dict.fromkeys(("kolors", "sdxl"), {"layers_per_block": 1, "transformer_layers_per_block": (1, 1, 1)}),
-    "wan": {"num_layers": 1},
-    "z_image": {"n_layers": 1},
-    "flux2": {"num_layers": 1, "num_single_layers": 1},
-    "flux3": {"num_layers": 1, "num_single_layers": 1},
-    "sd3": {"num_layers": 2, "dual_attention_layers": (0,)},
-    "qwen_image": {"num_layers": 1},
-    "anima": {"num_layers": 1},
-    "ideogram": {"num_layers": 1},
-    "ernie": {"num_layers": 1},
-    "krea2": {"num_layers": 1},
-    "lumina2": {"num_layers": 1},
-    "chroma": {"num_layers": 1, "num_single_layers": 1, "approximator_layers": 1},
-    "qwen_image_21": {"num_layers": 1},
-    "hidream": {"num_layers": 1, "num_single_layers": 1, "llama_layers": (0, 1)},
-    "sana": {"num_layers": 1},
-    "auraflow": {"num_mmdit_layers": 1, "num_single_dit_layers": 1},
-}
-
-DEEPER: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("sd1x", "sd2x"), {"layers_per_block": 2}),
-    "flux": {"num_layers": 2, "num_single_layers": 3},
-    "pixart_sigma": {"num_layers": 3},
-    **dict.fromkeys(("kolors", "sdxl"), {"layers_per_block": 2}),
-    "wan": {"num_layers": 3},
-    "z_image": {"n_layers": 3},
-    "flux2": {"num_layers": 2, "num_single_layers": 3},
-    "flux3": {"num_layers": 2, "num_single_layers": 3},
-    "sd3": {"num_layers": 4, "dual_attention_layers": (0, 1)},
-    "qwen_image": {"num_layers": 3},
-    "anima": {"num_layers": 3},
-    "ideogram": {"num_layers": 3},
-    "ernie": {"num_layers": 3},
-    "krea2": {"num_layers": 3},
-    "lumina2": {"num_layers": 3},
-    "chroma": {"num_layers": 2, "num_single_layers": 3},
-    "qwen_image_21": {"num_layers": 3},
-    "hidream": {"num_layers": 2, "num_single_layers": 3, "llama_layers": (0, 1, 2, 3, 3)},
-    "sana": {"num_layers": 3},
-    "auraflow": {"num_mmdit_layers": 2, "num_single_dit_layers": 3},
-}
 MOST_ADDED = 24
 """Operators: the step's loss and norm are gathered for one read of the device, and the weighting of the loss looks at the noise level."""
 
-WAITING = {"aten._local_scalar_dense.default", "aten.lift_fresh.default", "aten.nonzero.default"}
-"""Operators behind ``item()``, ``torch.tensor(...)`` and masks as indices. The step's one read, a ``tolist()``, is none of these."""
-
-WAITING_IN_DIFFUSERS: dict[str, set[str]] = {
-    **dict.fromkeys(("chroma", "lumina2"), {"aten.lift_fresh.default"}),
-    "qwen_image_21": WAITING,
-    "hidream": WAITING - {"aten.nonzero.default"},
-}
-"""Family -> those that its network in diffusers computes itself: a number that it makes in Python; the places of images in a sequence; the
-size of an image, and how often each expert is chosen."""
+WAITING = {READS_A_NUMBER, COPIES_A_NUMBER, COUNTS_A_MASK}
+"""Operators that a step of the engine has none of. Its one read, a ``tolist()``, is none of these."""
 
 
 def small(network: Network) -> dict[str, Any]:
-    return {**network.architecture, **network.narrow, **SHALLOW[network.family]}
+    return {**network.architecture, **network.narrow, **network.shallow}
 
 
 def setting(model_type: str = "full", **changes: Any) -> Setting:
@@ -133,7 +80,7 @@ def test_both_loops_train_the_same_modules(network: Network, model_type: str) ->
 @pytest.mark.parametrize("model_type", ["full", "lora"])
 def test_what_the_engine_adds_to_a_step_does_not_grow_with_the_network(network: Network, model_type: str) -> None:
     added = []
-    for changes in ({}, DEEPER[network.family]):
+    for changes in ({}, network.deeper):
         architecture = {**small(network), **changes}
         engine, module = engine_steps(network, architecture, setting(model_type))
         bare = bare_steps(network, architecture, setting(model_type), module)
@@ -150,10 +97,10 @@ def test_no_operator_of_a_step_waits_for_the_device_or_copies_numbers_to_it(netw
     engine(1)
     with Operators() as seen:
         engine(1)
-    assert len(seen.names) > 100 and WAITING & set(seen.names) == WAITING_IN_DIFFUSERS.get(network.family, set())
+    assert len(seen.names) > 100 and WAITING & set(seen.names) == network.waits_for
 
 
-@pytest.mark.parametrize("family", WAITING_IN_DIFFUSERS)
+@pytest.mark.parametrize("family", [name for name, network in published.NETWORKS.items() if network.waits_for])
 def test_the_engine_adds_no_wait_to_those_of_the_network_itself(family: str) -> None:
     network, options = published.NETWORKS[family], setting()
     engine, module = engine_steps(network, small(network), options)

@@ -12,7 +12,6 @@ import torch
 from tests.bench import compare, discovery, families, host, lokr, padding, page, plan, published, warm
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
-from tests.bench.networks import SD1X, SDXL
 from tests.bench.table import Table
 from tests.helpers.browser import needs_browser, open_browser
 from trainer_engine.config.families import specs
@@ -34,7 +33,10 @@ def test_the_percentiles_of_wrk_are_read_in_milliseconds() -> None:
 def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
     table = Table()
     shallow = {"layers_per_block": 1, "rounds": 2, "steps": 1}
-    unets = (host.of_network(SD1X, "full", **shallow), host.of_network(SDXL, "lora", transformer_layers_per_block=(1, 1, 1), **shallow))
+    unets = (
+        host.of_network(published.NETWORKS["sd1x"], "full", **shallow),
+        host.of_network(published.NETWORKS["sdxl"], "lora", transformer_layers_per_block=(1, 1, 1), **shallow),
+    )
     for pair in (host.pixart(1, rounds=2, steps=1), host.flux(1, 1, rounds=2, steps=1), *unets):
         host.measure(table, pair)
     assert len(table.rows) == 8
@@ -43,7 +45,7 @@ def test_operators_and_time_of_both_loops_are_measured_in_turn() -> None:
 
 def test_the_step_of_a_family_is_measured_beside_a_bare_loop() -> None:
     table = Table()
-    families.measure_step(table, host.of_network(published.FLUX, "lora", num_layers=1, num_single_layers=1, rounds=2, steps=1))
+    families.measure_step(table, host.of_network(published.NETWORKS["flux"], "lora", num_layers=1, num_single_layers=1, rounds=2, steps=1))
     assert [row.aim for row in table.rows] == ["98 % or better", "2 % more or fewer"]
     count, bare = int(table.rows[1].value), int(table.rows[1].beside.split()[2])
     assert bare < count <= 1.02 * bare + 24

@@ -13,9 +13,9 @@ import torch
 from diffusers import DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
-from tests.bench.networks import SDXL, call_sdxl
 from tests.bench.table import Table, ratio_of
 from tests.helpers.pictures import generate_images
+from tests.trainer_engine.families.sdxl.network import NETWORK as SDXL
 from trainer_engine.batches.batch import Batch
 from trainer_engine.config.datasets import parse_dataloader
 from trainer_engine.config.options import TrainingOptions
@@ -161,7 +161,7 @@ class Case:
 
 CASES = (
     Case("pixart_sigma", "PixArt", make_pixart, PixArtTransformer2DModel, call_pixart),
-    Case("sdxl", "SDXL", make_sdxl, UNet2DConditionModel, call_sdxl, words=" of SDXL", aim="98 % or better"),
+    Case("sdxl", "SDXL", make_sdxl, UNet2DConditionModel, SDXL.call, words=" of SDXL", aim="98 % or better"),
 )
 
 

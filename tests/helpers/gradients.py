@@ -14,36 +14,14 @@ from torch import Tensor, nn
 from tests.helpers.models import embedded, options_with, tiny_model
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.adapters.build import make_trainable
+from trainer_engine.config.families import specs
 from trainer_engine.families.base import Family
 from trainer_engine.families.inputs import SampleFacts, StepInputs
 from trainer_engine.families.load import load_family
 from trainer_engine.objectives.randomness import seed_network
 from trainer_engine.runtime.devices import resolve_devices
 
-FAMILIES = (
-    "flux",
-    "pixart_sigma",
-    "sd1x",
-    "sd2x",
-    "sdxl",
-    "wan",
-    "z_image",
-    "flux2",
-    "flux3",
-    "sd3",
-    "qwen_image",
-    "anima",
-    "krea2",
-    "chroma",
-    "qwen_image_21",
-    "hidream",
-    "ideogram",
-    "kolors",
-    "lumina2",
-    "sana",
-    "auraflow",
-    "ernie",
-)
+FAMILIES = tuple(specs())
 PROMPTS = ["A red circle on blue glass ", "two small stars"]
 LORA = {"model_type": "lora", "lora_rank": 2, "lora_init_type": "gaussian", "lora_dropout": 0}
 CPU = torch.device("cpu")

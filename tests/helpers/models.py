@@ -17,6 +17,7 @@ from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from trainer_engine.config.families import specs
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.parse import parse_options
 from trainer_engine.datasets.hashes import FileHashes
@@ -32,6 +33,8 @@ OneFamily = TypeVar("OneFamily", bound=Family)
 OnePipeline = TypeVar("OnePipeline", bound=Any)
 BEYOND_THE_FORMAT = frozenset({"flux3", "qwen_image_21"})
 """Families that the configuration format does not name."""
+UNETS = tuple(name for name, spec in specs().items() if spec.components[spec.network].folder == "unet")
+"""Families whose network is a UNet."""
 
 
 @cache
@@ -56,6 +59,14 @@ def tokenizer_in(folder: Path) -> Any:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     cls = ChatGLMTokenizer if settings.get("tokenizer_class") == ChatGLMTokenizer.__name__ else AutoTokenizer
     return cls.from_pretrained(folder)
+
+
+def undistilled(family: str) -> dict[str, str]:
+    """The option with which a family trains without its publisher's adapter; none where the default flavour is not distilled."""
+    spec = specs()[family]
+    if spec.distillation is None or spec.default_flavour not in spec.distillation.flavours:
+        return {}
+    return {"model_flavour": next(name for name, one in spec.flavours.items() if spec.distillation.base in (name, one))}
 
 
 def options_with(**values: Any) -> TrainingOptions:

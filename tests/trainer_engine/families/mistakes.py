@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
 from torch.nn.utils.rnn import pad_sequence
 
+from tests.helpers.family_folders import stated
 from tests.helpers.models import fixed, options_with, tiny_model
 from tests.trainer_engine.config import test_clip_rules, test_precisions
 from tests.trainer_engine.families.flux2 import test_flux2 as flux2
@@ -60,9 +60,7 @@ class Mistake:
 
 def mistakes_of_families() -> list[Mistake]:
     """Those of every family whose tests have a module ``mistakes`` with a list ``MISTAKES``."""
-    here = Path(__file__).parent
-    modules = (import_module(f"{__package__}.{path.parent.name}.mistakes") for path in sorted(here.glob("*/mistakes.py")))
-    return [mistake for module in modules for mistake in module.MISTAKES]
+    return [mistake for mistakes in stated("mistakes", "MISTAKES").values() for mistake in mistakes]
 
 
 def given(family: type[Family], change: Callable[..., Arguments]) -> Callable[[Patch], None]:

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0, SanaLinearAtt
 from torch import Tensor, nn
 
 from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of, usual_pass
-from tests.helpers.models import tiny_model
+from tests.helpers.models import UNETS, tiny_model
 from tests.helpers.params import often
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
@@ -21,7 +21,6 @@ from trainer_engine.config.families import specs
 from trainer_engine.families.common.computation import DispatchedProcessor, chunk_feed_forward, sampling_attention, use_backend
 from trainer_engine.memory.recompute import is_feed_forward
 
-UNETS = ("kolors", "sd1x", "sd2x", "sdxl")
 WITHOUT_MASKS = tuple(name for name in FAMILIES if not specs()[name].prompts.mask or specs()[name].prompts.mask_option)
 
 

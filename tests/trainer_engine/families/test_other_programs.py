@@ -13,22 +13,21 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
-from diffusers import PixArtSigmaPipeline
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.bench.published import NETWORKS, published, published_network
+from tests.bench.published import published, published_network
 from tests.helpers.checked_runs import checked
-from tests.helpers.models import tiny_family, tiny_model
+from tests.helpers.family_folders import assert_all_state
+from tests.helpers.models import UNETS, tiny_family, tiny_model, undistilled
 from tests.helpers.params import often
-from tests.trainer_engine.families.test_adapters import RESULT, UNDISTILLED, UNETS, network_in, output_of, pipeline_of, trained
+from tests.trainer_engine.families.trained_adapters import ADAPTERS, RESULT, network_in, output_of, pipeline_of, prefix_of, trained
 from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.adapters.validation_adapter import load_validation_adapters
@@ -42,103 +41,15 @@ from trainer_engine.export.__main__ import main
 from trainer_engine.export.adapter_file import read_adapter
 from trainer_engine.export.conversion import lora_parts
 
-JOINED = r"attn2?\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)"
-EMBEDDERS = r"time_text_embed\.(timestep|text|guidance)_embedder\.linear_[12]"
-COMFYUI: Mapping[str, str] = MappingProxyType(
-    {
-        "flux": rf"""transformer\.(
-            transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))
-            |single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out|norm\.linear)
-            |x_embedder|context_embedder|proj_out|norm_out\.linear|{EMBEDDERS})""",
-        "auraflow": rf"""transformer\.(
-            joint_transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.(linear_[12]|out_projection))
-            |single_transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0)|norm1\.linear|ff\.(linear_[12]|out_projection))
-            |pos_embed\.proj|context_embedder|proj_out|norm_out\.linear|time_step_proj\.linear_[12])""",
-        "chroma": rf"""transformer\.(
-            transformer_blocks\.\d+\.({JOINED}|ff(_context)?\.net\.(0\.proj|2))
-            |single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out)
-            |x_embedder|context_embedder|proj_out)""",
-        "flux2": rf"""transformer\.(
-            transformer_blocks\.\d+\.({JOINED}|ff(_context)?\.linear_(in|out))
-            |single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)
-            |x_embedder|context_embedder|proj_out|norm_out\.linear)
-            |diffusion_model\.(
-            (double_stream_modulation_(img|txt)|single_stream_modulation)\.lin|(time|guidance)_in\.(in|out)_layer)""",
-        "ernie": r"""diffusion_model\.(
-            layers\.\d+\.(self_attention\.(to_[qkv]|to_out\.0)|mlp\.(gate_proj|up_proj|linear_fc2))
-            |x_embedder\.proj|text_proj|time_embedding\.linear_[12]|adaLN_modulation\.1|final_norm\.linear|final_linear)""",
-        # What diffusers reads behind this prefix; the layers outside of the blocks have its own names.
-        "flux3": r"""diffusion_model\.(
-            (content_mode_blocks\.(image|image_cond)|txt_mode_blocks|single_blocks)\.\d+\.([qkv]_proj|attn_out|mlp_(in|out))
-            |(early|single)_stream_modulations\.(image|image_cond|txt)\.linear|x_embedders\.(image|image_cond)
-            |context_embedder|proj_out|norm_out\.linear|(target_)?timestep_embedder\.linear_[12])""",
-        "hidream": r"""diffusion_model\.(
-            double_stream_blocks\.\d+\.block\.(attn1\.to_([qkv]|out)(_t)?|adaLN_modulation\.1
-            |(ff_i\.(shared_experts|experts\.\d+)|ff_t)\.w[123])
-            |single_stream_blocks\.\d+\.block\.(attn1\.to_([qkv]|out)|adaLN_modulation\.1|ff_i\.(shared_experts|experts\.\d+)\.w[123])
-            |caption_projection\.\d+\.linear|x_embedder\.proj|final_layer\.(linear|adaLN_modulation\.1)
-            |t_embedder\.timestep_embedder\.linear_[12]|p_embedder\.pooled_embedder\.linear_[12])""",
-        "ideogram": r"""diffusion_model\.(
-            layers\.\d+\.(attention\.(qkv|o)|feed_forward\.w[123]|adaln_modulation)
-            |input_proj|llm_cond_proj|adaln_proj|t_embedding\.mlp_(in|out)|final_layer\.(linear|adaln_modulation))""",
-        "krea2": r"""transformer\.(
-            (transformer_blocks|text_fusion\.(layerwise|refiner)_blocks)\.\d+\.(attn\.(to_[qkv]|to_gate|to_out\.0)|ff\.(gate|up|down))
-            |text_fusion\.projector|img_in|(txt_in|time_embed)\.linear_[12]|time_mod_proj|final_layer\.linear)""",
-        "lumina2": r"""diffusion_model\.(
-            (layers|noise_refiner|context_refiner)\.\d+\.(attention\.(qkv|out)|feed_forward\.w[123]|adaLN_modulation\.1)
-            |x_embedder|cap_embedder\.1|t_embedder\.mlp\.[02]|final_layer\.(linear|adaLN_modulation\.1))""",
-        "pixart_sigma": r"""transformer\.(
-            transformer_blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2))
-            |pos_embed\.proj|proj_out|caption_projection\.linear_[12]|adaln_single\.(linear|emb\.timestep_embedder\.linear_[12]))""",
-        "qwen_image": rf"""diffusion_model\.(
-            transformer_blocks\.\d+\.({JOINED}|(img|txt)_(mod\.1|mlp\.net\.(0\.proj|2)))
-            |img_in|txt_in|proj_out|norm_out\.linear|time_text_embed\.timestep_embedder\.linear_[12])""",
-        "qwen_image_21": r"""diffusion_model\.(
-            transformer_blocks\.\d+\.attn\.(to_[qkv]|to_out\.0)
-            |img_in|txt_in\.(in|out)_layer|modulation\.1|proj_out|norm_out\.linear|time_text_embed\.timestep_embedder\.linear_[12])""",
-        # ComfyUI has no network of its own for Sana. These are the keys that diffusers reads, with which nodes for ComfyUI generate.
-        "sana": r"""transformer\.(
-            transformer_blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.conv_(inverted|depth|point))
-            |patch_embed\.proj|proj_out|caption_projection\.linear_[12]|time_embed\.(linear|emb\.timestep_embedder\.linear_[12]))""",
-        "sd3": rf"""transformer\.(
-            transformer_blocks\.\d+\.({JOINED}|norm1(_context)?\.linear|ff(_context)?\.net\.(0\.proj|2))
-            |pos_embed\.proj|context_embedder|proj_out|norm_out\.linear|{EMBEDDERS})""",
-        "anima": r"""diffusion_model\.(
-            blocks\.\d+\.((self|cross)_attn\.([qkv]|output)_proj|mlp\.layer[12]|adaln_modulation_(self_attn|cross_attn|mlp)\.[12])
-            |x_embedder\.proj\.1|t_embedder\.1\.linear_[12]|final_layer\.(linear|adaln_modulation\.[12]))""",
-        "wan": r"""diffusion_model\.(
-            blocks\.\d+\.((self|cross)_attn\.[qkvo]|cross_attn\.[kv]_img|ffn\.[02])
-            |patch_embedding|head\.head|(text|time)_embedding\.[02]|time_projection\.1|img_emb\.proj\.[13])""",
-        "z_image": r"""diffusion_model\.(
-            (layers|noise_refiner|context_refiner)\.\d+\.(attention\.(to_[qkv]|to_out\.0)|feed_forward\.w[123]|adaLN_modulation\.0)
-            |all_x_embedder\.2-1|all_final_layer\.2-1\.(linear|adaLN_modulation\.1)|cap_embedder\.1|t_embedder\.mlp\.[02])""",
-        **dict.fromkeys(
-            UNETS,
-            r"""lora_unet_(
-            (down_blocks_\d+|mid_block|up_blocks_\d+)_(
-                resnets_\d+_(conv1|conv2|conv_shortcut|time_emb_proj)
-                |attentions_\d+_(proj_in|proj_out|transformer_blocks_\d+_(attn[12]_(to_[qkv]|to_out_0)|ff_net_(0_proj|2)))
-                |downsamplers_0_conv|upsamplers_0_conv)
-            |conv_in|conv_out|time_embedding_linear_[12]|add_embedding_linear_[12])""",
-        ),
-    }
-)
-"""Family -> the keys of modules that ComfyUI loads, as a verbose regular expression."""
-NOT_LOADED: Mapping[str, re.Pattern[str]] = MappingProxyType(
-    {
-        "chroma": re.compile(r"distilled_guidance_layer\."),
-        "kolors": re.compile(r"encoder_hid_proj"),
-        "qwen_image_21": re.compile(r"\.img_mlp\."),
-    }
-)
-"""Family -> layers that ComfyUI finds by none of these keys. No target of an adapter is one of them.
-
-In its network the small layers of Chroma for the timestep have other names, and two layers of Qwen-Image 2.1 are one. The layer that makes
-the prompts of Kolors as wide as the UNet of Stable Diffusion XL takes them is not in that UNet there.
-"""
-
+PARTLY_LOADED = tuple(name for name, facts in ADAPTERS.items() if facts.not_loaded)
+"""Families with layers that ComfyUI loads nothing for."""
 JOINED = tuple(name for name, spec in specs().items() if spec.joins_for_comfyui)
 """Families of which ComfyUI has layers as one: its file holds a LoRA of a larger rank."""
+
+
+def rule_of(family: str) -> re.Pattern[str]:
+    """The keys of modules that ComfyUI loads."""
+    return re.compile(ADAPTERS[family].comfyui, re.VERBOSE)
 
 
 def adaptable(network: nn.Module) -> list[str]:
@@ -148,8 +59,8 @@ def adaptable(network: nn.Module) -> list[str]:
 @pytest.mark.parametrize(("family", "flavour"), list(published()))
 def test_comfyui_knows_the_key_of_every_layer_of_the_published_network(family: str, flavour: str) -> None:
     (keys,) = specs()[family].comfyui_keys.values()
-    rule, never = re.compile(COMFYUI[family], re.VERBOSE), NOT_LOADED.get(family)
-    layers = [layer for layer in adaptable(published_network(family, flavour)) if never is None or not never.search(layer)]
+    rule, never = rule_of(family), ADAPTERS[family].not_loaded
+    layers = [layer for layer in adaptable(published_network(family, flavour)) if not never or not re.search(never, layer)]
     found = [keys.key(layer, "alpha").removesuffix(".alpha") for layer in layers]
     assert [key for key in found if not rule.fullmatch(key)] == []
     rows = {layer: keys.rows_of(layer) for layer in layers}
@@ -158,14 +69,14 @@ def test_comfyui_knows_the_key_of_every_layer_of_the_published_network(family: s
 
 
 def test_every_family_has_a_rule() -> None:
-    assert set(COMFYUI) == set(NETWORKS)
+    assert_all_state("network", "ADAPTERS", [family for family, facts in ADAPTERS.items() if facts.comfyui])
 
 
-@pytest.mark.parametrize("family", NOT_LOADED)
+@pytest.mark.parametrize("family", PARTLY_LOADED)
 def test_no_target_of_an_adapter_is_a_layer_that_comfyui_does_not_load(family: str) -> None:
-    spec = specs()[family]
+    spec, never = specs()[family], ADAPTERS[family].not_loaded
     endings = {ending for target in spec.adapters.lora_targets.values() for ending in target}
-    layers = [layer for layer in adaptable(published_network(family, spec.default_flavour)) if NOT_LOADED[family].search(layer)]
+    layers = [layer for layer in adaptable(published_network(family, spec.default_flavour)) if re.search(never, layer)]
     assert layers and not [layer for layer in layers if layer in endings or layer.endswith(tuple(f".{ending}" for ending in endings))]
 
 
@@ -202,22 +113,22 @@ def network_with(family: str, folder: Path) -> nn.Module:
     """The network of the family's pipeline with the adapter in it, by diffusers, or by PEFT where diffusers has no loader."""
     if family in JOINED and any(key.startswith("diffusion_model.") for key in load_file(folder / RESULT)):
         return split_rows(family, folder)  # diffusers splits them at the sizes of the published network alone
-    if family == "pixart_sigma":
-        network: nn.Module = PixArtSigmaPipeline.from_pretrained(tiny_model(family)).transformer
+    if not ADAPTERS[family].loads_in_diffusers:
+        network = network_in(pipeline_of(family))
         tensors = {key.removeprefix("transformer."): one for key, one in load_file(folder / RESULT).items()}
         names = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
         alphas = {name: tensors[f"{name}.alpha"].item() if f"{name}.alpha" in tensors else 2 for name in names}
         inject_adapter_in_model(LoraConfig(r=4, target_modules=names, alpha_pattern=alphas), network)
         set_peft_model_state_dict(network, {key: one for key, one in tensors.items() if not key.endswith(".alpha")})
-        return network.eval()
+        return network
     pipeline = pipeline_of(family)
     pipeline.load_lora_weights(folder, weight_name=RESULT)
     return network_in(pipeline)
 
 
-@pytest.mark.parametrize("family", often(COMFYUI))
+@pytest.mark.parametrize("family", often(ADAPTERS))
 def test_an_export_for_comfyui_loads_in_diffusers_with_the_same_output(family: str, tmp_path: Path) -> None:
-    folder, rule = exported(family, tmp_path), re.compile(COMFYUI[family], re.VERBOSE)
+    folder, rule = exported(family, tmp_path), rule_of(family)
     keys = load_file(folder / RESULT).keys()
     modules = {re.sub(r"\.(alpha|lora_[AB]\.weight|lora_(down|up)\.weight)$", "", key) for key in keys}
     assert all(rule.fullmatch(module) for module in modules)
@@ -241,13 +152,13 @@ def test_a_run_writes_the_file_that_an_export_writes(family: str, tmp_path: Path
 def beginning(family: str, file: Path, **options: Any) -> dict[str, Tensor]:
     """The weights that a run begins with that names the file as ``init_lora``."""
     usual = {"model_family": family, "pretrained_model_name_or_path": str(tiny_model(family)), "model_type": "lora", "lora_rank": 4}
-    chosen = {**usual, **UNDISTILLED.get(family, {}), "lora_alpha": 2, "init_lora": str(file), **options}
+    chosen = {**usual, **undistilled(family), "lora_alpha": 2, "init_lora": str(file), **options}
     adapter = make_trainable(tiny_family(**chosen), None)
     assert isinstance(adapter, AddedAdapter)
     return adapter.tensors()
 
 
-@pytest.mark.parametrize("family", COMFYUI)
+@pytest.mark.parametrize("family", ADAPTERS)
 def test_a_run_begins_with_an_export_for_comfyui(family: str, tmp_path: Path) -> None:
     (keys,) = specs()[family].comfyui_keys.values()
     found = beginning(family, exported(family, tmp_path) / RESULT, lora_alpha=2 if keys.takes_alpha else 4)
@@ -334,10 +245,9 @@ def output_with(family: str, file: Path) -> Tensor:
 
 def in_flat_keys(family: str, place: Path, names: Mapping[str, str]) -> Path:
     """The adapter in a file of kohya's tools. ``names``: module -> its name there, with dots."""
-    prefix = "unet." if family in UNETS else "transformer."
     found: dict[str, Tensor] = {}
     for key, tensor in load_file(result_of(family) / RESULT).items():
-        module, _, part = key.removeprefix(prefix).partition(".lora_")
+        module, _, part = key.removeprefix(prefix_of(family)).partition(".lora_")
         flat = f"lora_unet_{names[module].replace('.', '_')}"
         found |= {f"{flat}.lora_{'down' if part == 'A.weight' else 'up'}.weight": tensor, f"{flat}.alpha": torch.tensor(2.0)}
     save_file(found, place / "kohya.safetensors")
@@ -346,10 +256,9 @@ def in_flat_keys(family: str, place: Path, names: Mapping[str, str]) -> Path:
 
 def names_elsewhere(family: str) -> dict[str, str]:
     modules = {name for name, _ in network_in(pipeline_of(family)).named_modules()}
-    if family in UNETS:
+    names = specs()[family].components[specs()[family].network].original_names
+    if names is None:
         return original_names(modules)
-    names = specs()[family].components["transformer"].original_names
-    assert names is not None
     return {module: renamed(module, names.names) for module in modules}
 
 
@@ -369,8 +278,8 @@ def test_a_file_with_the_names_of_the_original_code_is_an_adapter_to_start_from_
 @pytest.mark.parametrize(("family", "flavour"), [one for one in published() if one[0] in UNETS])
 def test_the_original_names_of_a_unet_are_those_that_its_files_are_read_by(family: str, flavour: str) -> None:
     tensors = published_network(family, flavour).state_dict().keys()
-    never = NOT_LOADED.get(family)
-    tensors = [name for name in tensors if never is None or not never.search(name)]
+    never = ADAPTERS[family].not_loaded
+    tensors = [name for name in tensors if not never or not re.search(never, name)]
     original = original_names({name.rpartition(".")[0] for name in tensors})
     named = {name: f"{original[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}" for name in tensors}
     assert diffusers_names({other: name for name, other in named.items()}) == {name: name for name in tensors}

@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from tests.bench.published import NETWORKS, document, published, published_network, shapes_of, starred, written
+from tests.helpers.family_folders import assert_all_state
 from trainer_engine.config.families import specs
 from training.preflight.adapter import adapted_layers
 from training.preflight.memory_table import table_options
@@ -31,7 +32,8 @@ def adapted_in(family: str, flavour: str, **values: Any) -> dict[str, tuple[int,
 
 
 def test_every_family_has_its_published_architecture() -> None:
-    assert set(NETWORKS) == set(specs())
+    assert_all_state("network", "NETWORK", NETWORKS)
+    assert [network.family for network in NETWORKS.values()] == list(NETWORKS)
 
 
 @pytest.mark.parametrize("family", NETWORKS)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.measured_steps import EDGE, WIDER, make_wide, measured_and_estimated, measured_options
+from tests.bench.published import NETWORKS
+from tests.helpers.family_folders import assert_all_state
+from tests.helpers.measured_steps import EDGE, make_wide, measured_and_estimated, measured_options
 from tests.helpers.params import often
 from tests.helpers.pictures import generate_images
 from trainer_engine.config.families import specs
@@ -54,7 +56,7 @@ FIRST = [cell for cell in ALL if cell[1] == "none" and cell[2].get("base_model_p
 
 
 def test_every_family_has_a_model_that_is_wide_enough() -> None:
-    assert set(WIDER) == set(specs()), "tests/helpers/measured_steps.py gives each family a wide model"
+    assert_all_state("network", "NETWORK", [family for family, network in NETWORKS.items() if network.wider])
     assert {family for family, _, _ in FIRST} == set(specs())
 
 

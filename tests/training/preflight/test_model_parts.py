@@ -160,6 +160,23 @@ def test_a_unet_that_projects_its_prompts_is_refused_where_prompts_are_taken_as_
         mixed.finder().find("unet")
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_unet_without_a_projection_of_prompts_is_refused_where_prompts_are_projected(tmp_path: Path, stated: bool) -> None:
+    """Nothing else tells it apart: the states of a text encoder may have the width that its attention takes."""
+    mixed = model(tmp_path, "kolors")
+
+    def unprojected(config: dict[str, Any]) -> None:
+        for key in ("encoder_hid_dim", "encoder_hid_dim_type"):
+            config.pop(key)
+        config.update(dict.fromkeys(("encoder_hid_dim", "encoder_hid_dim_type")) if stated else {})
+
+    mixed.change("unet", unprojected)
+    [problem] = mixed.problems()
+    assert (problem.option, problem.code) == (BASE, "other_model") and "takes prompts as they are" in problem.message
+    with pytest.raises(ModelUnavailable, match="a model that takes prompts as they are"):
+        mixed.finder().find("unet")
+
+
 @every_state
 def test_a_text_encoder_of_another_width_is_refused(tmp_path: Path, name: str, states: TextStates) -> None:
     misfit = model(tmp_path, name)

@@ -18,7 +18,7 @@ from trainer_engine.config.components import spec_of_run
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.part_fit import foreign_network, unfit_encoders
+from trainer_engine.config.part_fit import VOCABULARIES, foreign_network, unfit_encoders
 from trainer_engine.config.text_states import TextStates, stated_number, stated_width
 from trainer_engine.contract.errors import ModelUnavailable, Problem
 from trainer_engine.weights.loading import PartFinder
@@ -147,6 +147,21 @@ def test_the_network_of_another_family_is_refused_by_its_class(tmp_path: Path, n
     assert f"set model_family={other}" in problem.hint or len([one for one in FAMILIES if one in problem.hint]) > 1
     with pytest.raises(ModelUnavailable) as raised:
         mixed.finder().find(mixed.network)
+    assert raised.value.message == problem.message
+
+
+@every_family
+def test_a_tokenizer_without_a_vocabulary_is_refused(tmp_path: Path, name: str) -> None:
+    damaged = model(tmp_path, name)
+    folder = damaged.spec.prompts.tokenizer_folders[0]
+    files = [path for pattern in VOCABULARIES for path in (damaged.folder / folder).glob(pattern)]
+    for path in files:
+        path.unlink()
+    assert files
+    [problem] = damaged.problems()
+    assert (problem.option, problem.code) == (BASE, "no_vocabulary") and folder in problem.message
+    with pytest.raises(ModelUnavailable) as raised:
+        damaged.finder().find(folder)
     assert raised.value.message == problem.message
 
 

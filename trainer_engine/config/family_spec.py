@@ -102,7 +102,7 @@ class FamilySpec:
     routing: RoutingSpec | None = None
     """How tokens skip blocks of the network (``tread_config``); None if they cannot, as in a UNet."""
     positions: PositionSpec | None = None
-    """The positions that its network has learned, which bound the edges of images; None if any edge has positions."""
+    """The positions that its network holds, which bound the edges of images; None if any edge has positions."""
     splitting: SplittingSpec | None = None
     """How the tokens of a sample are spread over several processes (``context_parallel_size``); None if diffusers has no plan for it."""
     poor_precisions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -28,6 +28,9 @@ from trainer_engine.config.text_states import TextStates, stated_layers, stated_
 from trainer_engine.contract.errors import Problem
 from trainer_engine.contract.files import is_folder
 
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
+"""What a tokenizer reads its tokens from: one of these at least."""
+
 
 def missing_parts(model: ModelOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:
     """Yields an error for each local folder that lacks parts which a run takes from it."""
@@ -44,6 +47,20 @@ def missing_parts(model: ModelOptions, spec: FamilySpec, cache: Path) -> Iterato
         message = f"{name} has no folder {' and no '.join(folders)}."
         hint = f"the folder of a {spec.title} pipeline in the diffusers layout is needed"
         yield Problem.error(option, "component_missing", message, got=name, expected=f"a folder with {' and '.join(folders)}", hint=hint)
+
+
+def missing_vocabularies(model: ModelOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:
+    """Yields an error for each tokenizer in a local folder that has no tokens. The libraries fail with errors that name no file."""
+    for folder in spec.prompts.tokenizer_folders:
+        source = component_source(model, spec, folder)
+        place = source.config or source
+        found = find_component(place, cache) if Path(place.name).is_absolute() else None
+        if found is None or any(any(found.folder.glob(pattern)) for pattern in VOCABULARIES):
+            continue
+        message = f"{found.folder} holds no vocabulary of a tokenizer."
+        expected = f"one of {', '.join(VOCABULARIES)}"
+        hint = f"copy it from {spec.repository(model.model_flavour)}"
+        yield Problem.error(place.option, "no_vocabulary", message, got=place.name, expected=expected, hint=hint)
 
 
 def foreign_network(model: ModelOptions, spec: FamilySpec, cache: Path) -> Problem | None:

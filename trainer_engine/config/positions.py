@@ -1,7 +1,7 @@
-"""Learned positions: the longest edge of an image that a network has positions for. Standard library only.
+"""The square of positions that a network has: the longest edge of an image that it has positions for. Standard library only.
 
-A network takes the positions of an image out of the middle of a square. Beyond its edge diffusers reads those of other rows, without an
-error on a CPU.
+A network takes the positions of an image out of the middle of the square. Beyond its edge diffusers reads those of other rows, without an
+error on a CPU, or fails at the first step.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PositionSpec:
-    """The positions that the networks of a family have learned, one for each token of a square."""
+    """The positions that the networks of a family hold, one for each token of a square."""
 
     key: str
     """Key of the network's configuration: how many there are."""
     published: int
-    """How many the published networks have."""
+    """How many the published networks have, counted as ``key`` does."""
     flavours: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> how many its network has, if they are not as many."""
+    counts_an_edge: bool = False
+    """Whether these are the tokens along an edge of the square, and not all of them."""
 
     def along_an_edge(self, flavour: str, config: Mapping[str, Any]) -> int:
         """Tokens along the edge of the square. ``config``: the network's; empty if it is not known yet."""
         stated = config.get(self.key)
         usual = self.flavours.get(flavour, self.published)
-        return math.isqrt(stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else usual)
+        count = stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else usual
+        return count if self.counts_an_edge else math.isqrt(count)
 
 
 def long_edges(title: str, edge_px: int, sizes: Iterable[SizeInUse]) -> Iterator[Problem]:
@@ -46,6 +49,6 @@ def long_edges(title: str, edge_px: int, sizes: Iterable[SizeInUse]) -> Iterator
         names = list(dict.fromkeys("x".join(map(str, one.size)) for one in long))
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         named = ", ".join(names[:MOST_NAMED]) + more
-        message = f"{title} has learned positions for edges of {edge_px} pixels at most, and these are longer: {named}."
+        message = f"{title} has positions for edges of {edge_px} pixels at most, and these are longer: {named}."
         hint = "take a lower resolution; in a dataset crop_aspect=square, or limits of the aspect, which leave images out, help as well"
         yield Problem.error(option, "beyond_positions", message, got=names[0], expected=f"edges of at most {edge_px} pixels", hint=hint)

@@ -1,4 +1,4 @@
-"""Images that a network has learned no positions for, among those that a run trains on, evaluates on and generates."""
+"""Images that a network has no positions for, among those that a run trains on, evaluates on and generates."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class SamplerStep:
     number: int
     """From 1."""
     timestep: float
-    """Timestep of the step, in the sampler's own scale: 0 to 1000."""
+    """Timestep of the step, in the sampler's own scale: up to 1000, or the number of timesteps of a longer noise schedule."""
     latents: Tensor
     """(1, C, ...), scaled as the network takes them."""
 

@@ -19,7 +19,7 @@ from trainer_engine.config.components import ComponentSource, component_source, 
 from trainer_engine.config.encoder_fit import AUTOENCODER, foreign_autoencoder
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.config.part_fit import foreign_network, unfit_encoders
+from trainer_engine.config.part_fit import foreign_network, missing_vocabularies, unfit_encoders
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.weights import one_file
@@ -182,6 +182,8 @@ class PartFinder:
         if name in self._matched_folders:
             one_file.refuse(foreign_network(self.options, self.spec, hub_cache()))
             one_file.refuse(next(unfit_encoders(self.options, self.spec, hub_cache()), None))
+        if name in self.spec.prompts.tokenizer_folders:
+            one_file.refuse(next(missing_vocabularies(self.options, self.spec, hub_cache()), None))
         if name in self.spec.network_folders:
             one_file.refuse_other_network(part, place.option, self.spec, flavour)
         return part

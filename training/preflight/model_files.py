@@ -23,7 +23,7 @@ from trainer_engine.config.one_file.contents import file_problem, network_proble
 from trainer_engine.config.one_file.layout import is_one_file
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.options.model import ModelOptions
-from trainer_engine.config.part_fit import foreign_network, missing_parts, unfit_encoders, unfit_stage
+from trainer_engine.config.part_fit import foreign_network, missing_parts, missing_vocabularies, unfit_encoders, unfit_stage
 from trainer_engine.config.rules.noise_schedule import distillation_problems, schedule_problems
 from trainer_engine.config.rules.routing import network_route_problems
 from trainer_engine.config.rules.skipped_layers import network_skip_problems
@@ -60,6 +60,7 @@ def _part_problems(options: TrainingOptions, spec: FamilySpec, hub: base_model.H
     for found in missing_parts(options.model, spec, hub.cache):
         if base_model.check_access(found.option, str(found.got), None, hub) is None:  # otherwise it is no model at all
             yield found
+    yield from missing_vocabularies(options.model, spec, hub.cache)
     strange = foreign_autoencoder(options.model, spec, hub.cache)
     yield from [strange] if strange else []
     foreign = foreign_network(options.model, spec, hub.cache)

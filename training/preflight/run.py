@@ -13,7 +13,7 @@ from environments.paths import Home
 from environments.resolve.run import ResolvedRun
 from environments.resolve.webhook_targets import load_webhooks
 from trainer_engine.config.addresses import Reach
-from trainer_engine.config.components import BASE, network_config
+from trainer_engine.config.components import BASE, component_config
 from trainer_engine.config.datasets import Dataloader
 from trainer_engine.config.destinations import has_wandb_login, parse_trackers
 from trainer_engine.config.family_spec import FamilySpec
@@ -114,7 +114,8 @@ def examine_run(
     reported = {problem.option for problem in problems}
     problems += [found for found in adapter_problems(options, spec, tensors, resolved.given) if found.option not in reported]
     report = _examine_datasets(resolved.dataloader, options, spec, home, rules.sources)
-    report.problems += beyond_positions(options, spec, report, network_config(options.model, spec, hub.cache))
+    network = component_config(options.model, spec, spec.components[spec.network].folder, hub.cache)
+    report.problems += beyond_positions(options, spec, report, network)
     remote = ask_servers(report, variables)
     problems += [*with_cut_prompts(report, options, spec, hub.cache), *remote.problems]
     problems += data_problems(saved, report, resolved.dataloader, options, process_count(options)) if saved else []

@@ -1,4 +1,4 @@
-"""How many positions a network has learned along an edge, and which sizes have longer edges."""
+"""How many positions a network has along an edge, and which sizes have longer edges."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ SPEC = PositionSpec(key="positions", published=9216, flavours={"early": 4096})
 )
 def test_the_configuration_of_a_network_says_how_many_positions_it_has(flavour: str, config: dict[str, Any], tokens: int) -> None:
     assert SPEC.along_an_edge(flavour, config) == tokens
+
+
+def test_a_configuration_may_count_the_tokens_along_an_edge() -> None:
+    spec = PositionSpec(key="positions", published=384, flavours={"large": 192}, counts_an_edge=True)
+    assert [spec.along_an_edge(flavour, {}) for flavour in ("medium", "large")] == [384, 192]
+    assert spec.along_an_edge("large", {"positions": 96}) == 96
 
 
 def test_each_option_with_longer_edges_is_refused_once() -> None:

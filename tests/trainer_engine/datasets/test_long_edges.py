@@ -1,4 +1,4 @@
-"""Images beyond the positions that a network has learned: of datasets, of later epochs and of validations."""
+"""Images beyond the positions of a network: of datasets, of later epochs and of validations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refused(place: Path, edge_px: int, fields: dict[str, Any] | None = None, **o
     spec = replace(PIXART, positions=PositionSpec(key="positions", published=1))
     report = examine(dataloader, chosen, spec)
     assert errors_in(report.problems) == []
-    assert list(beyond_positions(chosen, PIXART, report, {"positions": 1})) == [], "a family without learned positions takes any edge"
+    assert list(beyond_positions(chosen, PIXART, report, {"positions": 1})) == [], "a family without a square of positions takes any edge"
     return list(beyond_positions(chosen, spec, report, {"positions": (edge_px // PIXELS) ** 2}))
 
 

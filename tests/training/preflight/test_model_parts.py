@@ -18,7 +18,7 @@ from trainer_engine.config.components import spec_of_run
 from trainer_engine.config.families import specs
 from trainer_engine.config.family_spec import FamilySpec
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.config.part_fit import foreign_network, unfit_encoders
+from trainer_engine.config.part_fit import VOCABULARIES, foreign_network, unfit_encoders
 from trainer_engine.config.text_states import TextStates, stated_number, stated_width
 from trainer_engine.contract.errors import ModelUnavailable, Problem
 from trainer_engine.weights.loading import PartFinder
@@ -150,6 +150,21 @@ def test_the_network_of_another_family_is_refused_by_its_class(tmp_path: Path, n
     assert raised.value.message == problem.message
 
 
+@every_family
+def test_a_tokenizer_without_a_vocabulary_is_refused(tmp_path: Path, name: str) -> None:
+    damaged = model(tmp_path, name)
+    folder = damaged.spec.prompts.tokenizer_folders[0]
+    files = [path for pattern in VOCABULARIES for path in (damaged.folder / folder).glob(pattern)]
+    for path in files:
+        path.unlink()
+    assert files
+    [problem] = damaged.problems()
+    assert (problem.option, problem.code) == (BASE, "no_vocabulary") and folder in problem.message
+    with pytest.raises(ModelUnavailable) as raised:
+        damaged.finder().find(folder)
+    assert raised.value.message == problem.message
+
+
 @pytest.mark.parametrize("name", ["sd1x", "sd2x", "sdxl"])
 def test_a_unet_that_projects_its_prompts_is_refused_where_prompts_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
     mixed = model(tmp_path, name)
@@ -157,6 +172,23 @@ def test_a_unet_that_projects_its_prompts_is_refused_where_prompts_are_taken_as_
     [problem] = mixed.problems()
     assert (problem.option, problem.code) == (BASE, "other_model") and "encoder_hid_dim_type=text_proj" in problem.message
     with pytest.raises(ModelUnavailable, match="a model that projects its prompts"):
+        mixed.finder().find("unet")
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_unet_without_a_projection_of_prompts_is_refused_where_prompts_are_projected(tmp_path: Path, stated: bool) -> None:
+    """Nothing else tells it apart: the states of a text encoder may have the width that its attention takes."""
+    mixed = model(tmp_path, "kolors")
+
+    def unprojected(config: dict[str, Any]) -> None:
+        for key in ("encoder_hid_dim", "encoder_hid_dim_type"):
+            config.pop(key)
+        config.update(dict.fromkeys(("encoder_hid_dim", "encoder_hid_dim_type")) if stated else {})
+
+    mixed.change("unet", unprojected)
+    [problem] = mixed.problems()
+    assert (problem.option, problem.code) == (BASE, "other_model") and "takes prompts as they are" in problem.message
+    with pytest.raises(ModelUnavailable, match="a model that takes prompts as they are"):
         mixed.finder().find("unet")
 
 

@@ -93,6 +93,14 @@ FOREIGN_NETWORKS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"a model that projects its prompts": MappingProxyType({"encoder_hid_dim_type": "text_proj"})}
 )
 """Networks of the same class, some with attention of the same width, whose prompts are states of a language model."""
+UNPROJECTED_NETWORKS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "a model that takes prompts as they are": MappingProxyType(
+            {"_class_name": "UNet2DConditionModel", "encoder_hid_dim_type": None}  # the latter is stated by newer files alone
+        )
+    }
+)
+"""Networks whose attention takes the states of text encoders without a projection."""
 REPEATED_BLOCKS = ("BasicTransformerBlock",)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
+from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import ChatFamily, padded
 from trainer_engine.families.common.flow_family import FlowFamily
@@ -54,6 +55,10 @@ class Ernie(FlowFamily, ChatFamily):
         self.text: PlainEncoder = PlainEncoder(self.load_text, devices.device, layers=(STATES,), token_limit=self.token_limit)
 
     # ---- encoders ----
+
+    def image_fingerprint(self, hashes: FileHashes) -> str:
+        """Flux.2 makes other latents with the same autoencoder."""
+        return f"{super().image_fingerprint(hashes)} epsilon {ErnieAutoencoder.epsilon}"
 
     def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
         return self.parts.load_language_model(dtype)

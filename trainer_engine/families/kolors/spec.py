@@ -24,6 +24,7 @@ SPEC = FamilySpec(
     prediction_types=("epsilon", "v_prediction"),
     components=MappingProxyType({"unet": unet_facts.UNET, **frozen_components("vae", "text_encoder")}),
     network_classes=("UNet2DConditionModel",),
+    foreign_networks=unet_facts.UNPROJECTED_NETWORKS,
     prompts=PromptSpec(
         states=(TextStates(width="encoder_hid_dim", depth="num_layers", kind="chatglm"),),
         token_limit=256,

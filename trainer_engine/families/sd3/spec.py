@@ -18,6 +18,7 @@ from trainer_engine.config.family_parts import (
     lokr_start,
 )
 from trainer_engine.config.family_spec import FamilySpec
+from trainer_engine.config.positions import PositionSpec
 from trainer_engine.config.precisions import ANY_FAMILY
 from trainer_engine.config.text_states import TextStates
 from trainer_engine.contract.errors import Problem
@@ -90,6 +91,7 @@ SPEC = FamilySpec(
         autoencoder_classes=("AutoencoderKL",),
         scaling=Scaling(1.5305, 0.0609),
     ),
+    positions=PositionSpec(key="pos_embed_max_size", published=384, flavours=MappingProxyType({"large": 192}), counts_an_edge=True),
     repeated_blocks=("JointTransformerBlock",),
     distillation=DistillationSpec(base=FLAVOURS["large"]),
     sampling=SamplingSpec(samplers=("euler", "unipc", "dpm++"), options=frozenset({"validation_guidance_skip_layers"})),

@@ -17,9 +17,11 @@ from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, tiny_model, tiny_of
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.adapters.build import make_trainable
+from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.ernie.family import Ernie
 from trainer_engine.families.ernie.spec import SPEC
 from trainer_engine.families.ernie.tiny import SHIFT
+from trainer_engine.families.flux2.family import Flux2
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.objectives.build import make_objective
@@ -78,6 +80,14 @@ def test_latents_are_shuffled_and_normalised_as_the_pipeline_takes_them() -> Non
     latents = tiny_ernie().encode_images(pixels)
     assert latents.shape == (2, 128, 4, 6)
     assert torch.allclose(latents, (squares - mean) / deviation, rtol=1e-4, atol=1e-4)
+
+
+def test_latents_that_flux2_made_with_the_same_autoencoder_are_not_taken_from_a_cache(tmp_path: Path) -> None:
+    hashes, vae = FileHashes(tmp_path / "hashes.jsonl"), str(tiny_model("ernie"))
+    flux2 = tiny_of(Flux2, tiny_model("flux2"), pretrained_vae_model_name_or_path=vae)
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    assert not torch.allclose(tiny_ernie().encode_images(pixels), flux2.encode_images(pixels), rtol=1e-3)
+    assert tiny_ernie().image_fingerprint(hashes) != flux2.image_fingerprint(hashes)
 
 
 def their_loss(network: ErnieImageTransformer2DModel, latents: Tensor, noise: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from tests.helpers.checked_runs import checked
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, tiny_model, tiny_of
 from tests.helpers.resuming import assert_resumes_exactly
@@ -20,6 +21,7 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.sd3.family import StableDiffusion3
+from trainer_engine.families.sd3.spec import SPEC
 from trainer_engine.objectives.build import make_objective
 
 PROMPTS = ["a red circle", "", "two small stars, three moons and a very bright sun behind the mountain"]
@@ -172,3 +174,27 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Pa
         pipeline = pipeline_in(straight.output_dir / "pipeline", with_t5)
         assert (pipeline.text_encoder_3 is not None) is with_t5
         assert pipeline("a cat", height=32, width=32, num_inference_steps=2).images[0].size == (32, 32)
+
+
+def test_edges_beyond_the_positions_of_the_network_are_refused_as_diffusers_does(tmp_path: Path) -> None:
+    shown = {"validation_disable": False, "validation_prompt": "a cat"}
+    usual = {"model_family": "sd3", "model_type": "lora", "model": str(folder_of(True))}
+    network: Any = tiny_sd3().load_network()
+    most = network.config.pos_embed_max_size * SPEC.sampling.multiple_px
+    assert checked(tmp_path, **usual, **shown, validation_resolution=f"64x{most}").errors == []
+    (problem,) = checked(tmp_path, **usual, **shown, validation_resolution=f"64x{most + SPEC.sampling.multiple_px}").errors
+    assert (problem.option, problem.code) == ("validation_resolution", "beyond_positions")
+    with pytest.raises(ValueError, match="pos_embed_max_size"):
+        network.pos_embed(fixed(1, 16, 8, most // 8 + 2, seed=1))
+
+
+def test_beside_a_controlnet_the_frozen_network_says_how_many_positions_there_are(tmp_path: Path) -> None:
+    shown = {"validation_disable": False, "validation_prompt": "a cat", "validation_resolution": "64x1024"}
+    report = checked(tmp_path, model_family="sd3", model_type="full", model=str(folder_of(True)), controlnet=True, **shown)
+    assert ("validation_resolution", "beyond_positions") in {(problem.option, problem.code) for problem in report.errors}
+
+
+def test_the_published_networks_have_positions_for_these_edges() -> None:
+    assert SPEC.positions is not None
+    edges = {flavour: SPEC.positions.along_an_edge(flavour, {}) * SPEC.sampling.multiple_px for flavour in SPEC.flavours}
+    assert edges == {"medium": 6144, "large": 3072}

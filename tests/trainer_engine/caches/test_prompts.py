@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.helpers.caches import flip_entry
-from tests.helpers.models import tiny_family
+from tests.helpers.models import tiny_family, tiny_model
 from tests.helpers.samples import sample_of
 from trainer_engine.caches.prompts import Prompt, PromptCache, cache_prompts
 from trainer_engine.caches.store import CacheStore, address_of
@@ -81,6 +82,17 @@ def test_address_depends_on_the_type_of_the_encoder(tmp_path: Path) -> None:
     family = tiny_family()
     short = type(family)(family.options, type(family.devices)(**{**vars(family.devices), "text": torch.bfloat16}))
     assert PromptCache(family, CacheStore(tmp_path), 1).address("") != PromptCache(short, CacheStore(tmp_path), 1).address("")
+
+
+def test_families_with_the_same_text_encoder_have_addresses_of_their_own(tmp_path: Path) -> None:
+    for name in ("z_image", "flux2"):
+        shutil.copytree(tiny_model(name), tmp_path / name)
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(tmp_path / "z_image" / part)
+        shutil.copytree(tmp_path / "flux2" / part, tmp_path / "z_image" / part)
+    families = [tiny_family(model_family=name, pretrained_model_name_or_path=str(tmp_path / name)) for name in ("z_image", "flux2")]
+    store = CacheStore(tmp_path / "cache")
+    assert len({PromptCache(family, store, 1).address("a cat") for family in families}) == 2
 
 
 def test_the_address_of_a_prompt_without_references_stays_what_it_was(tmp_path: Path) -> None:

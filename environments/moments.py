@@ -15,20 +15,20 @@ UNKNOWN = "–"
 
 
 def moment_of(moment: datetime | str | float | None) -> datetime | None:
-    """A moment in UTC, of a ``datetime``, text in ISO 8601 or seconds since the epoch; None for None and for other text.
+    """A moment in UTC, of a ``datetime``, text in ISO 8601 or seconds since the epoch; None for what is no moment or none of the calendar.
 
     What names no zone is UTC.
     """
-    if isinstance(moment, str):
-        try:
-            moment = datetime.fromisoformat(moment.strip().replace("Z", "+00:00"))
-        except ValueError:
-            return None
-    if isinstance(moment, (int, float)):
-        return datetime.fromtimestamp(moment, timezone.utc)
     if moment is None:
         return None
-    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    try:
+        if isinstance(moment, (int, float)):
+            return datetime.fromtimestamp(moment, timezone.utc)
+        if isinstance(moment, str):
+            moment = datetime.fromisoformat(moment.strip().replace("Z", "+00:00"))
+        return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def moment_text(moment: datetime | str | float | None) -> str:

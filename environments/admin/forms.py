@@ -255,7 +255,8 @@ class EnvironmentFormBase(ModelForm):
 
     def difference(self) -> str:
         """The options and other fields in which what was typed differs from what is stored now, in one sentence."""
-        return f"What is stored now differs from this page in: {', '.join(name.removeprefix(PREFIX) for name in self.changed_data)}."
+        names = (name.removeprefix(PREFIX) if name.startswith(PREFIX) else str(self[name].label).lower() for name in self.changed_data)
+        return f"What is stored now differs from this page in: {', '.join(names)}."
 
     def datasets(self) -> str | None:
         """The text of the datasets file if it was changed, else None."""

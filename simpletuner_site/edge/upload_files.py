@@ -70,9 +70,12 @@ def _unlink(path: str) -> None:
 class FileUploads(TemporaryFileUploadHandler):
     """Writes each file of a form into a file of the home."""
 
+    file: Any = None
+    """Of a form that is small enough for the memory, another handler takes every file."""
+
     def new_file(self, field_name: str, file_name: str, content_type: str, content_length: int | None, *rest: Any, **named: Any) -> None:
         super(TemporaryFileUploadHandler, self).new_file(field_name, file_name, content_type, content_length, *rest, **named)
-        self.file: Any = FiledUpload(file_name, content_type, self.charset, self.content_type_extra)
+        self.file = FiledUpload(file_name, content_type, self.charset, self.content_type_extra)
 
     def file_complete(self, file_size: int) -> FileBase:
         self.file.size = file_size
@@ -81,4 +84,5 @@ class FileUploads(TemporaryFileUploadHandler):
         return done
 
     def upload_interrupted(self) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()

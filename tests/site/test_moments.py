@@ -44,8 +44,11 @@ def test_a_moment_is_shown_in_utc_with_the_zone_however_it_is_given(given: datet
     assert moment(given) == f'<time datetime="2026-05-01T12:30:05+00:00">{SHOWN}</time>'
 
 
-@pytest.mark.parametrize("given", [None, "", "<b>", "yesterday"])
-def test_what_is_no_moment_is_a_dash(given: str | None) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [None, "", "<b>", "yesterday", float("nan"), float("inf"), 1e30, -1e30, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
+)
+def test_what_is_no_moment_is_a_dash(given: str | float | None) -> None:
     assert moment_of(given) is None and moment_text(given) == "–" and moment(given) == "–"
 
 

@@ -120,7 +120,7 @@ def test_the_admin_leads_to_the_page_of_a_run(home: Path, client: Client, tmp_pa
 def test_a_job_without_pictures_says_when_they_appear(home: Path, client: Client, tmp_path: Path) -> None:
     job = make_job(tmp_path, Status.RUNNING)
     page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
-    assert "after the first validation or checkpoint, or after 120 seconds of training" in page
+    assert "after the first validation or checkpoint, or after 120 seconds of training." in page and "reload" not in page
     answer = client.get(f"/api/training/jobs/{job.pk}/curves.svg", headers={"Accept": "application/json"})
     assert answer.status_code == 404 and "after the first validation or checkpoint" in answer.json()["detail"]
 

@@ -104,7 +104,7 @@ def _image(job: Job, path: Path, view: str, alternative: str, when: str) -> Safe
         address = f"{reverse(view, args=[job.pk])}?at={modified_at(path)}"  # a new picture has a new address
         return format_html('<a href="{0}"><img class="run-picture" src="{0}" alt="{1}"></a>', address, alternative)
     if not job.has_ended:
-        return format_html("{}", f"Pictures {when}; reload this page then.")
+        return format_html("Pictures {}.", when)  # this page renews itself
     return format_html("None. If the journal has data for it, <code>{}</code> draws it.", report.command(job))
 
 

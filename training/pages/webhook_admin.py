@@ -18,7 +18,7 @@ from environments import services as environments
 from environments.admin.environment import actor_of, show_refusal
 from environments.errors import EnvironmentNotFound, EnvironmentRefused
 from environments.models import Environment
-from environments.resolve import webhook_targets
+from environments.seen import Seen, options_version
 from trainer_engine.config.webhooks import OPTION
 from trainer_engine.contract.errors import Problem
 from training.errors import TrainingRefused
@@ -66,8 +66,9 @@ class WebhookAdmin(TemplateView):
 
     def get_context_data(self, **keywords: Any) -> dict[str, Any]:
         name = self.kwargs.get("name", "")
-        found = _found(name) if name else None
-        entries = keywords.pop("entries", found.entries if found else [])
+        typed = keywords.pop("entries", None)
+        found = _found(name, may_be_gone=typed is not None)
+        entries = (found.entries if found else []) if typed is None else typed
         problems: Sequence[Problem] = keywords.pop("problems", found.problems if found else ())
         environment = self.environment()
         targets = shown_targets(entries, problems)
@@ -77,6 +78,7 @@ class WebhookAdmin(TemplateView):
             **admin.site.each_context(self.request),
             title=f"Webhook targets: {name}" if name else "New webhook targets",
             stored=found,
+            path=stored.path_of(name) if name else "",
             targets=targets,
             count=COUNT,
             problems=[one for one in problems if (place := names_target(one)) is None or place >= len(targets)],
@@ -101,13 +103,12 @@ class WebhookAdmin(TemplateView):
         if act in ("remove", "test") and name:
             return self._test(request, name, environment) if act == "test" else self._remove(request, name, environment)
         entries, wanted = entries_of(request.POST), name or request.POST.get("name", "").strip()
-        shown = {"entries": webhook_targets.shown(entries), "typed_name": wanted, "uses": USE in request.POST}
+        # A secret as it was typed: if *** came back in its place, the next save would take it for the stored one.
+        shown = {"entries": entries, "typed_name": wanted, "uses": USE in request.POST}
         try:
-            if not name and stored.is_stored(wanted):
-                raise WebhookChanged(f"There are targets under the name '{wanted}' already. Choose another name, or change those.")
             if not entries:
                 raise stored.BadWebhook("No target was filled in; nothing was stored.")
-            found = stored.store(wanted, entries, seen=request.POST.get("version", ""))
+            found = stored.store(wanted, entries, seen=request.POST.get("version", ""), is_new=not name)
         except WebhookChanged as changed:
             messages.error(request, str(changed.detail))
             return self.render_to_response(self.get_context_data(**shown), status=changed.status_code)
@@ -119,7 +120,7 @@ class WebhookAdmin(TemplateView):
         for problem in found.problems:
             messages.warning(request, str(problem))
         if environment is not None:
-            _let_use(request, environment, found, is_used=USE in request.POST)
+            _let_use(request, environment.name, found, is_used=USE in request.POST)
         return redirect(address_of(found.name, environment))
 
     def _test(self, request: HttpRequest, name: str, environment: Environment | None) -> HttpResponse:
@@ -144,24 +145,27 @@ class WebhookAdmin(TemplateView):
         return redirect(reverse("admin:environments_environment_change", args=[environment.pk]) if environment else address_of("", None))
 
 
-def _found(name: str) -> StoredTargets:
-    """Raises Http404."""
+def _found(name: str, *, may_be_gone: bool) -> StoredTargets | None:
+    """None without a name, and for targets that are gone while somebody has typed into their page. Raises Http404."""
     try:
-        return stored.find(name)
+        return stored.find(name) if name else None
     except TrainingRefused as error:
+        if may_be_gone:
+            return None
         raise Http404 from error
 
 
-def _let_use(request: HttpRequest, environment: Environment, found: StoredTargets, *, is_used: bool) -> None:
+def _let_use(request: HttpRequest, name: str, found: StoredTargets, *, is_used: bool) -> None:
     """Let the environment post to the targets, or not any more."""
-    if is_used == (environment.config.get(OPTION) == found.path):
-        return
-    config = {name: value for name, value in environment.config.items() if name != OPTION}
     try:
-        environments.update_environment(
-            environment.name, config={**config, **({OPTION: found.path} if is_used else {})}, actor=actor_of(request)
-        )
+        environment = environments.find(name)  # read now: it may have been changed while the addresses of the targets were looked up
+        if is_used == (environment.config.get(OPTION) == found.path):
+            return
+        config = {option: value for option, value in environment.config.items() if option != OPTION}
+        config |= {OPTION: found.path} if is_used else {}
+        seen = Seen(options=options_version(environment))
+        environments.update_environment(name, config=config, actor=actor_of(request), seen=seen)
     except EnvironmentRefused as refused:
         show_refusal(request, refused)
         return
-    messages.success(request, f"{environment.name} {'posts to them now' if is_used else 'posts to them no more'}.")
+    messages.success(request, f"{name} {'posts to them now' if is_used else 'no longer posts to them'}.")

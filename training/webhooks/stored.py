@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.crypto import salted_hmac
+
 from environments.create.names import name_problem
-from environments.errors import FilesNotWritable
+from environments.files.json_text import write_json
 from environments.home import current_home
 from environments.resolve import webhook_targets
-from environments.seen import version_of
+from environments.writing import change
 from trainer_engine.config.webhooks import MOST_TARGETS, OPTION, WebhookTarget
 from trainer_engine.contract.errors import Problem, errors_in
 from trainer_engine.contract.events import EventType, utc_now
@@ -82,8 +83,8 @@ class StoredTargets:
 
     @property
     def version(self) -> str:
-        """A word that changes with what is shown of them."""
-        return version_of(self.shown)
+        """A word that changes with them and their secrets. Without the key of this server no guess at a secret can be tried on it."""
+        return salted_hmac("webhook targets", write_json(self.document), algorithm="sha256").hexdigest()[:16]
 
 
 def path_of(name: str) -> str:
@@ -115,41 +116,47 @@ def find(name: str) -> StoredTargets:
 
 def find_all() -> list[StoredTargets]:
     """In order of their names."""
-    return [find(name) for name in webhook_targets.stored_names(current_home())]
+    found = []
+    for name in webhook_targets.stored_names(current_home()):
+        with suppress(NoSuchWebhook):  # removed since they were listed
+            found.append(find(name))
+    return found
 
 
-def store(name: str, sent: Any, *, seen: str = "") -> StoredTargets:
+def store(name: str, sent: Any, *, seen: str = "", is_new: bool = False) -> StoredTargets:
     """Store targets under a name. ``***`` in them keeps what is stored. Raises BadWebhook, FilesNotWritable.
 
-    Raises WebhookChanged if the targets of the name are not those of the version that was ``seen`` any more.
+    Raises WebhookChanged if the targets of the name are not those of the version that was ``seen`` any more, or if there are some already
+    and these are meant to be ``is_new``.
     """
-    home = current_home()
-    document = webhook_targets.with_stored_secrets(_checked_name(name), sent, home)
-    if seen and (not is_stored(name) or find(name).version != seen):
-        raise WebhookChanged("The targets have changed since this page was opened. Look at them, or save again to replace them.")
+    document = webhook_targets.with_stored_secrets(_checked_name(name), sent, current_home())
+    _refuse_changed(name, seen, is_new=is_new)
     targets, problems = webhook_targets.parse_document(document)
     problems += webhook_problems(targets)
     if errors_in(problems):
         raise BadWebhook("The targets have problems; nothing was stored.", tuple(errors_in(problems)))
-    with _changing():
+    with change() as home:
+        _refuse_changed(name, seen, is_new=is_new)  # again, because to look addresses up may take many seconds
         webhook_targets.store(name, document, home)
     return StoredTargets(name, document, targets, problems)
 
 
+def _refuse_changed(name: str, seen: str, *, is_new: bool) -> None:
+    """Raises WebhookChanged."""
+    is_there = is_stored(name)
+    if is_new and is_there:
+        raise WebhookChanged(f"There are targets under the name '{name}' already. Choose another name, or change those.")
+    if seen and not is_there:
+        raise WebhookChanged("The targets were removed since this page was opened. Save again to store what you typed.")
+    if seen and find(name).version != seen:
+        raise WebhookChanged("The targets have changed since this page was opened. Open it anew to see them, or save again.")
+
+
 def forget(name: str) -> None:
     """Raises NoSuchWebhook, BadWebhook, FilesNotWritable."""
-    find(name)
-    with _changing():
-        webhook_targets.forget(name, current_home())
-
-
-@contextmanager
-def _changing() -> Iterator[None]:
-    """Turns OSError into FilesNotWritable."""
-    try:
-        yield
-    except OSError as error:
-        raise FilesNotWritable(error) from error
+    with change() as home:
+        find(name)
+        webhook_targets.forget(name, home)
 
 
 def send_test(name: str) -> list[dict[str, Any]]:

@@ -8,13 +8,15 @@ from typing import Any
 
 from django import forms
 
-from trainer_engine.config.webhooks import ADDRESS, CHATS, KINDS, LOG_LEVELS, MOST_TARGETS
+from trainer_engine.config.webhooks import ADDRESS, KINDS, LOG_LEVELS, MOST_TARGETS
 from trainer_engine.contract.errors import Problem
 from training.webhooks.stored import names_target
 
 WIDE = {"class": "vTextField", "autocomplete": "off"}
 COUNT = "targets"
 """Name of the hidden field with the number of targets that a form has."""
+EXACT = ("message_prefix", "template")
+"""Fields whose spaces are kept."""
 
 
 class TargetForm(forms.Form):
@@ -45,7 +47,9 @@ class TargetForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 4, "class": "vLargeTextField", "spellcheck": "false"}),
         help_text="The body, for the type template: {title}, {message} and others are filled in. docs/webhooks.md names them.",
     )
-    ssl_no_verify = forms.BooleanField(label="Accept any certificate", help_text="Whoever is on the way can then read along.")
+    ssl_no_verify = forms.BooleanField(
+        label="Accept any certificate", help_text="Anyone between this server and the address can then read and answer the posts."
+    )
 
     use_required_attribute = False
 
@@ -97,13 +101,12 @@ def entries_of(sent: Mapping[str, str]) -> list[dict[str, Any]]:
 
 def _entry(sent: Mapping[str, str], place: int) -> dict[str, Any] | None:
     """None for a target in which nothing was typed."""
-    typed = {name: sent.get(f"{place}-{name}", "").strip().replace("\r\n", "\n") for name in TargetForm.base_fields}
+    texts = {name: sent.get(f"{place}-{name}", "").replace("\r\n", "\n") for name in TargetForm.base_fields}
+    typed = {name: text if name in EXACT else text.strip() for name, text in texts.items()}
     kind, address = typed.pop("webhook_type"), typed.pop("address")
     level, is_open = typed.pop("log_level"), typed.pop("ssl_no_verify")
-    if not address and not any(typed.values()):
+    if not address and not any(text.strip() for text in typed.values()):
         return None
-    if kind in CHATS and not typed["template"]:
-        del typed["template"]
     entry: dict[str, Any] = {"webhook_type": kind, **({ADDRESS.get(kind, "callback_url"): address} if address else {})}
     entry |= {name: value for name, value in typed.items() if value}
     return entry | ({"log_level": level} if level else {}) | ({"ssl_no_verify": True} if is_open else {})

@@ -243,6 +243,13 @@ def test_the_form_takes_nothing_back_that_somebody_else_has_saved(browser: Brows
     assert answer.status_code == 409 and "The datasets file has changed" in answer.content.decode() and path.read_text() != datasets
 
 
+def test_a_stale_form_names_what_differs_in_words_of_the_page(browser: Browser, demo: Environment) -> None:
+    fields = {name: value.removeprefix("\n") for name, value in Fields(browser.page(f"{demo.pk}/change/")).values.items()}
+    services.update_environment("demo", config={**stored(), "seed": 3}, actor="somebody")
+    sent = {**fields, "tags_text": "mine", "_continue": "1"}
+    assert "differs from this page in: tags, seed." in browser.client.post(f"{ENVIRONMENTS}{demo.pk}/change/", sent).content.decode()
+
+
 def test_a_button_keeps_what_was_typed_into_the_page(browser: Browser, demo: Environment) -> None:
     browser.press(f"{demo.pk}/change/", "activate", **options(max_train_steps="77"))
     assert stored()["max_train_steps"] == 77 and Environment.objects.get().is_active

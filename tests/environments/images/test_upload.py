@@ -58,8 +58,9 @@ def test_an_upload_of_many_files_has_one_of_them_open_at_a_time(api: Api, monkey
     assert not list((api.home / "state").glob("tmp*")), "nothing of them is left"
 
 
-def test_a_form_that_cannot_be_read_leaves_no_file_behind(api: Api) -> None:
-    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n' + b"1" * 3_000_000
+@pytest.mark.parametrize("size", [3, 3_000_000], ids=["kept-in-memory", "kept-in-a-file"])
+def test_a_form_that_cannot_be_read_leaves_no_file_behind(api: Api, size: int) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n' + b"1" * size
     for end in (
         b"",
         b'\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="b.png"\r\nContent-Transfer-Encoding: base64\r\n\r\n!',

@@ -145,6 +145,8 @@ def test_the_admin_renews_the_page_of_a_run_where_it_changed_and_only_while_it_i
         job = writer.write("new", "running")
         page.goto(f"{server.url}/admin/training/job/{job}/change/")
         page.on("response", lambda answer: answers.append(answer.status) if "/admin/training/job/" in answer.url else None)
+        heights = page.evaluate("[...document.querySelectorAll('.object-tools a, .object-tools button')].map((one) => one.offsetHeight)")
+        assert len(heights) > 2 and len(set(heights)) == 1, heights
         page.evaluate("document.querySelector('.field-status').isStillThere = true")
         until(page, lambda: answers.count(304) > 1)
         assert set(answers) == {304}, "nothing has changed"
@@ -159,7 +161,10 @@ def test_the_admin_renews_the_page_of_a_run_where_it_changed_and_only_while_it_i
         assert len(answers) == asked, "a hidden tab asks for nothing"
         page.evaluate(HIDE, False)
         expect(page.locator("#events .text").first).to_have_text("x" * 30)
+        page.focus("#events a")  # the end is shown to a reader whose keyboard is at one part of the page
         writer.write("move", job, "stopped")
+        expect(page.locator(".field-status")).to_contain_text("stopped")
+        page.evaluate("document.activeElement.blur()")
         expect(page.locator("[data-goes-on]")).to_have_count(0)
         expect(page.locator(".field-status")).to_contain_text("stopped")
         tab.check_quiet(server.url)

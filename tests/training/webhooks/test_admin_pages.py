@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from environments import services
 from environments.create.plan import NewEnvironment
 from environments.home import current_home
 from environments.models import Environment
+from environments.resolve import webhook_targets
 from environments.resolve.webhook_targets import load_webhooks
+from environments.seen import version_of
 from tests.environments.admin.test_environment import Fields
 from tests.helpers.receiver import receiving
+from training.webhooks import stored
+from training.webhooks.egress import webhook_problems
 
 pytestmark = pytest.mark.django_db
 EVIL = "'\"><script>alert(1)</script>"
@@ -88,7 +93,7 @@ def test_a_target_is_changed_added_and_removed_without_its_secrets_being_typed_a
     assert targets_of("lab")[0] == ("raw", HOOK, "")
 
 
-def test_wrong_targets_are_refused_by_the_checks_of_the_api_and_nothing_typed_is_shown_whole(client: Client, demo: Environment) -> None:
+def test_wrong_targets_are_refused_by_the_checks_of_the_api_and_no_message_shows_a_secret(client: Client, demo: Environment) -> None:
     typed = {"name": "lab", "targets": "1", "0-webhook_type": "raw", "0-auth_token": "hunter2", "0-message_prefix": EVIL}
     for url, says_why in (
         ("http://169.254.169.254/x", "Events are not posted to"),
@@ -98,7 +103,8 @@ def test_wrong_targets_are_refused_by_the_checks_of_the_api_and_nothing_typed_is
         answer, says = send(client, "/admin/webhooks", typed | {"0-address": url})
         page = answer.content.decode()
         assert answer.status_code == 422 and says_why in page, (url, says)
-        assert "<script>alert" not in page and "hunter2" not in page and "/x" not in re.findall(r'name="0-address" value="([^"]*)"', page)
+        problems = " ".join(re.findall(r"<li>(.*?)</li>", page.split('<div id="content-main">')[1], re.S))
+        assert "<script>alert" not in page and "hunter2" not in problems and not re.search("/x|secret", problems)
     assert not (current_home().config / "webhooks").exists()
     answer, says = send(client, "/admin/webhooks", {"name": "../lab", "targets": "1", "0-webhook_type": "raw", "0-address": HOOK})
     assert answer.status_code == 422 and list(current_home().config.glob("*lab*")) == []
@@ -113,6 +119,27 @@ def test_a_secret_is_not_sent_to_another_host(client: Client, demo: Environment)
     assert answer.status_code == 422 and "hunter2" not in answer.content.decode() and targets_of("lab") == [("raw", HOOK, "hunter2")]
 
 
+def test_a_refused_form_keeps_what_was_typed_into_it(client: Client, demo: Environment) -> None:
+    """A new secret that came back as *** would be taken for the stored one by the next save."""
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK, "auth_token": "one"})
+    typed = {"0-auth_token": "two", "0-address": HOOK + "2", "1-webhook_type": "raw", "1-address": "ftp://x"}
+    answer, _ = send(client, "/admin/webhooks/lab", form_of(client, "/admin/webhooks/lab") | typed)
+    assert answer.status_code == 422 and "no-store" in answer["Cache-Control"]
+    page = answer.content.decode().split('<div id="content-main">')[1].split("</form>")[0]
+    again = {name: value.removeprefix("\n") for name, value in Fields(page).values.items()} | {"1-remove": "on"}
+    answer, says = send(client, "/admin/webhooks/lab", again)
+    assert answer.status_code == 302 and targets_of("lab") == [("raw", HOOK + "2", "two")], says
+
+
+def test_a_form_sends_spaces_and_lines_back_as_they_are_stored(client: Client, demo: Environment) -> None:
+    stored_one = {"webhook_type": "template", "callback_url": HOOK, "message_prefix": "Lab ", "template": "\n {prefix}{message}\n"}
+    put("lab", stored_one)
+    before = (current_home().config / "webhooks/lab.json").read_text()
+    answer, says = send(client, "/admin/webhooks/lab", form_of(client, "/admin/webhooks/lab"))
+    after = json.loads((current_home().config / "webhooks/lab.json").read_text())
+    assert answer.status_code == 302 and [one | {"log_level": "info"} for one in json.loads(before)] == after, says
+
+
 def test_targets_that_somebody_else_has_saved_are_not_replaced_unseen(client: Client, demo: Environment) -> None:
     put("lab", {"webhook_type": "raw", "callback_url": HOOK})
     form = form_of(client, "/admin/webhooks/lab") | {"0-log_level": "error"}
@@ -121,6 +148,66 @@ def test_targets_that_somebody_else_has_saved_are_not_replaced_unseen(client: Cl
     assert answer.status_code == 409 and "have changed since" in says[0] and targets_of("lab")[0][1] == "http://127.0.0.1:9/theirs"
     answer, says = send(client, "/admin/webhooks", {"name": "lab", "targets": "1", "0-webhook_type": "raw", "0-address": HOOK})
     assert answer.status_code == 409 and "already" in says[0]
+
+
+def test_a_secret_that_somebody_else_has_changed_is_not_replaced_unseen(client: Client, demo: Environment) -> None:
+    """The pages of both look the same, and no page tells anything of a secret."""
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK, "auth_token": "one"})
+    form = form_of(client, "/admin/webhooks/lab") | {"0-auth_token": "mine"}
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK, "auth_token": "theirs"})
+    answer, _ = send(client, "/admin/webhooks/lab", form)
+    assert answer.status_code == 409 and targets_of("lab") == [("raw", HOOK, "theirs")]
+    document = [{"webhook_type": "raw", "callback_url": HOOK, "auth_token": "one"}]
+    assert form["version"] and form["version"] != version_of(document), "whoever guesses the secret could try it"
+
+
+def test_what_is_saved_while_the_addresses_are_looked_up_is_not_taken_back(
+    client: Client, demo: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unknown name of a host takes many seconds."""
+    theirs = {"webhook_type": "raw", "callback_url": HOOK + "theirs"}
+    meanwhile = list[Callable[[], object]]()
+
+    def slow(targets: Any) -> Any:
+        while meanwhile:
+            meanwhile.pop()()
+        return webhook_problems(targets)
+
+    monkeypatch.setattr(stored, "webhook_problems", slow)
+    typed = {"0-webhook_type": "raw", "0-address": HOOK, "use": "on"}
+    meanwhile.append(lambda: put("lab", theirs))
+    answer, _ = send(client, "/admin/webhooks?environment=demo", {"name": "lab", "targets": "1", **typed})
+    assert answer.status_code == 409 and targets_of("lab") == [("raw", HOOK + "theirs", "")]
+    form = form_of(client, "/admin/webhooks/lab")
+    meanwhile.append(lambda: put("lab", {**theirs, "log_level": "error"}))
+    assert send(client, "/admin/webhooks/lab", form | typed)[0].status_code == 409
+    assert targets_of("lab") == [("raw", HOOK + "theirs", "")]
+    meanwhile.append(lambda: services.update_environment("demo", config={**demo.config, "seed": 77}, actor="somebody"))
+    form = form_of(client, "/admin/webhooks/lab?environment=demo")
+    answer, says = send(client, "/admin/webhooks/lab?environment=demo", form | typed)
+    assert answer.status_code == 302 and says[-1] == "demo posts to them now."
+    config = Environment.objects.get().config
+    assert (config["seed"], config["webhook_config"]) == (77, "config/webhooks/lab.json")
+
+
+def test_a_form_of_targets_that_somebody_has_removed_keeps_what_was_typed(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK})
+    form = form_of(client, "/admin/webhooks/lab") | {"0-address": HOOK + "2"}
+    stored.forget("lab")
+    answer, says = send(client, "/admin/webhooks/lab", form)
+    page = answer.content.decode()
+    assert answer.status_code == 409 and "were removed since" in says[0] and HOOK + "2" in page
+    assert "config/webhooks/lab.json" in page and 'name="name"' not in page and "Remove lab" not in page
+    again = {name: value.removeprefix("\n") for name, value in Fields(page.split('<div id="content-main">')[1]).values.items()}
+    answer, says = send(client, "/admin/webhooks/lab", again)
+    assert answer.status_code == 302 and targets_of("lab") == [("raw", HOOK + "2", "")], says
+
+
+def test_targets_that_vanish_while_they_are_listed_are_left_out(client: Client, demo: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK})
+    monkeypatch.setattr(webhook_targets, "stored_names", lambda home: ["gone", "lab"])
+    assert [found.name for found in stored.find_all()] == ["lab"]
+    assert client.get(f"/admin/environments/environment/{demo.pk}/change/").status_code == 200
 
 
 def test_a_test_event_is_posted_and_its_result_said(client: Client, demo: Environment) -> None:

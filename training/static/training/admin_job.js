@@ -29,9 +29,11 @@
   // Whether everything that is shown is as new as the answer.
   function show(newer) {
     const [parts, others] = [content(), newer].map((one) => [...one.querySelectorAll(PARTS)]);
+    if (parts.length !== others.length) return replace(content(), newer);
     const ended = !newer.querySelector("[data-goes-on]");
-    if (ended || parts.length !== others.length) return replace(content(), newer);
-    return parts.map((part, place) => replace(part, others[place])).every(Boolean);
+    const isNew = parts.map((part, place) => replace(part, others[place])).every(Boolean);
+    if (ended && isNew) goesOn().remove();
+    return isNew;
   }
 
   async function renew() {

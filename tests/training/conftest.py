@@ -21,6 +21,7 @@ def write_model(folder: Path, numbers: int = 1000) -> Path:
         (folder / part / "config.json").write_text("{}")
     for part in ("tokenizer", "scheduler"):
         (folder / part).mkdir()
+    (folder / "tokenizer" / "spiece.model").write_bytes(b"")
     (folder / "model_index.json").write_text("{}")
     header = json.dumps({"weight": {"dtype": "F32", "shape": [numbers], "data_offsets": [0, 4 * numbers]}}).encode()
     content = struct.pack("<Q", len(header)) + header + bytes(4 * numbers)

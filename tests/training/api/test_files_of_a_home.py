@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from environments.models import Revision
+from environments.models import Environment, Revision
 from tests.training.conftest import Training
 from training.models import Job
 
@@ -76,7 +76,7 @@ def test_environments_show_and_keep_nothing_of_a_file(training: Training, privat
         api.get("/api/configs/demo").content,
         api.get("/api/configs/environments/demo/lycoris").content,
         api.put("/api/configs/environments/demo/lycoris", {"algo": SECRET[:4]}, format="json").content,
-        browser.get("/admin/environments/environment/1/change/").content,
+        browser.get(f"/admin/environments/environment/{Environment.objects.get().pk}/change/").content,
         *(browser.get(f"/admin/environments/revision/{revision.pk}/change/").content for revision in Revision.objects.all()),
     ]
     assert put.status_code == 200 and len(pages) >= 7
@@ -105,5 +105,5 @@ def test_a_datasets_file_elsewhere_is_still_shown(training: Training, private: P
     assert api.put("/api/configs/demo", {"name": "demo", "config": config}, format="json").status_code == 200
     browser = Client()
     browser.force_login(User.objects.create_superuser("me", password=None))
-    assert "capton_strategy" in browser.get("/admin/environments/environment/1/change/").content.decode()
+    assert "capton_strategy" in browser.get(f"/admin/environments/environment/{Environment.objects.get().pk}/change/").content.decode()
     assert "capton_strategy" in str(Revision.objects.first().datasets_text)  # type: ignore[union-attr]

@@ -95,7 +95,7 @@ def test_the_admin_shows_progress_checkpoints_and_both_pictures(home: Path, clie
     (tmp_path / "70").mkdir()
     page = client.get(f"/admin/training/job/{job.pk}/change/").content.decode()
     for name in KINDS:
-        assert f'src="/api/training/jobs/{job.pk}/{name}"' in page
+        assert f'src="/api/training/jobs/{job.pk}/{name}?' in page
     assert '<progress class="run-progress" max="100" value="25.0">' in page
     assert "step 30 of 120 · 25.0 % · loss 0.25 · learning rate 0.0001 · 1:02:05 left" in page
     newest = page[page.index('<table class="run-checkpoints') :].split("</table>")[0]

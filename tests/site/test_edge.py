@@ -279,6 +279,7 @@ SLOW: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 def test_slow_clients_must_hurry_however_they_trickle(server: LiveServer) -> None:
     with ExitStack() as stack:
         slow = {name: stack.enter_context(connect(server)) for name in SLOW}

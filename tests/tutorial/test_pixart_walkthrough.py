@@ -170,6 +170,7 @@ def test_the_first_lora_of_the_readme_trains(shell: Shell, server: LiveServer, t
     assert (server.home / "output/first-lora/pytorch_lora_weights.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_first_lora_over_http_trains(server: LiveServer, tmp_path: Path) -> None:
     generate_images(tmp_path, count=4, size=(80, 80))
     small = '"--mixed_precision": "no", "--optimizer": "torch-adamw", "--resolution": 64, "--validation_resolution": "64x64"'

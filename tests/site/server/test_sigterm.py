@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.helpers.live_server import REPOSITORY, start_server
+from tests.helpers.params import first_fast
 
 STUCK = """
 import os, pathlib, re, sys, threading, time
@@ -34,7 +35,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", first_fast(list(WAYS)))
 def test_a_server_with_a_thread_that_never_ends_can_be_ended(tmp_path: Path, way: str) -> None:
     does, daemon = WAYS[way]
     flag = tmp_path / "flag"

@@ -75,6 +75,7 @@ def output_of(process: subprocess.Popen[str], seconds: float = 120) -> str:
     return process.communicate(timeout=seconds)[0]
 
 
+@pytest.mark.slow
 def test_a_configuration_is_trained_to_its_end(tmp_path: Path) -> None:
     webhooks = [{"webhook_type": "raw", "callback_url": "http://127.0.0.1:9/", "auth_token": "hunter2"}]
     process = train(write_environment(tmp_path, **{"--webhook_config": webhooks}))

@@ -196,6 +196,7 @@ def test_blocks_that_are_compiled_alone_follow_the_strength(tmp_path: Path) -> N
     torch.testing.assert_close(answer(family, network), training, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_train_beside_an_assistant_what_one_does(tmp_path: Path) -> None:
     usual = {**STILL, "max_train_steps": 2, PATH: str(standard_file(tmp_path))}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **usual)

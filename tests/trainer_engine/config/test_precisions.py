@@ -10,6 +10,7 @@ from optimum.quanto import qtypes
 from torch import Tensor, nn
 
 from tests.helpers.models import options_with
+from tests.helpers.params import compiled_slow
 from trainer_engine.config.options import REGISTRY
 from trainer_engine.config.parse import check_options
 from trainer_engine.config.precisions import LOADED, PRECISIONS, QUANTISED, activated, available_on
@@ -45,7 +46,7 @@ def test_torch_stores_as_many_bytes_as_the_table_states(name: str) -> None:
     assert getattr(torch, PRECISIONS[name].library_name).itemsize == PRECISIONS[name].weight_bytes
 
 
-@pytest.mark.parametrize("name", available_on("cpu"))
+@pytest.mark.parametrize("name", compiled_slow(available_on("cpu")))
 def test_a_quantised_layer_stores_as_many_bytes_as_the_table_states(name: str) -> None:
     network = nn.Sequential(nn.Linear(512, 512, bias=False)).to(torch.bfloat16)
     assert quantiser(name, options_with(), torch.device("cpu")).apply(network) == []

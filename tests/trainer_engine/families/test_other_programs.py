@@ -158,7 +158,7 @@ def beginning(family: str, file: Path, **options: Any) -> dict[str, Tensor]:
     return adapter.tensors()
 
 
-@pytest.mark.parametrize("family", ADAPTERS)
+@pytest.mark.parametrize("family", often(ADAPTERS))
 def test_a_run_begins_with_an_export_for_comfyui(family: str, tmp_path: Path) -> None:
     (keys,) = specs()[family].comfyui_keys.values()
     found = beginning(family, exported(family, tmp_path) / RESULT, lora_alpha=2 if keys.takes_alpha else 4)

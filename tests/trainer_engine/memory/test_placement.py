@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.network_steps import FAMILIES, family_of, loss_of, usual_step
-from tests.helpers.params import first_fast, often
+from tests.helpers.params import compiled_slow, first_fast, often
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.contract.errors import DiskFull, InvalidOptions
 from trainer_engine.memory.disk_weights import DiskBytes
@@ -129,7 +129,7 @@ QUANTISED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("precision", ["int8-quanto", "int4-quanto", "int8-torchao", "nf4-bnb", "int8-sdnq", "uint4-sdnq"])
+@pytest.mark.parametrize("precision", compiled_slow(["int8-quanto", "int4-quanto", "int8-torchao", "nf4-bnb", "int8-sdnq", "uint4-sdnq"]))
 @pytest.mark.parametrize("memory", first_fast(QUANTISED), ids=["blocks", "layers"])
 def test_quantised_weights_are_streamed_too(precision: str, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "gradient_checkpointing": False, "base_model_precision": precision}

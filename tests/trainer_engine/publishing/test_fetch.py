@@ -15,6 +15,7 @@ import pytest
 
 from tests.helpers.checkpoint_folder import FILES, WEIGHTS, manifest_of, write_checkpoint
 from tests.helpers.object_store import ObjectServer
+from tests.helpers.params import first_fast
 from trainer_engine.config.publishing import PublishTarget, parse_publishing
 from trainer_engine.contract.checkpoint_files import list_checkpoints, verify
 from trainer_engine.contract.errors import CheckpointUnusable
@@ -123,7 +124,7 @@ def test_foreign_file_is_refused_before_the_download(tmp_path: Path, store: Obje
     assert [path for path in (tmp_path / "here").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("state", [b"{}", b'{"identity": {"optimizer": "lion"}}', b"[]", b"no JSON", b'{"identity": [1]}'])
+@pytest.mark.parametrize("state", first_fast([b'{"identity": {"optimizer": "lion"}}', b"[]", b"{}", b"no JSON", b'{"identity": [1]}'], 2))
 def test_checkpoint_of_another_run_is_deleted(tmp_path: Path, store: ObjectServer, state: bytes) -> None:
     put(store, write_checkpoint(tmp_path / "far", 5, {**FILES, "training_state.json": state}))
     targets, _ = parse_publishing(store.entry())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from tests.helpers.models import options_with, tiny_family, tiny_pixart
+from tests.helpers.params import first_fast
 from tests.helpers.tiny_run import fork_tiny_run
 from trainer_engine.contract.events import Notification
 from trainer_engine.weights.layer_trial import Trial
@@ -45,7 +46,7 @@ def test_8_bit_layer_of_unusual_length_is_not_quantised_on_a_cpu_in_bfloat16(in_
     assert exact.shape == f"Linear {in_features} -> 16 with bias in bfloat16" and "multiple of 16" in exact.fault
 
 
-@pytest.mark.parametrize("preset", ["int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"])
+@pytest.mark.parametrize("preset", first_fast(["int8-quanto", "fp8-quanto", "int4-quanto", "int2-quanto"], 2))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(32, 16), (18, 7), (64, 3), (1152, 32), (256, 6), (24, 16)])
 def test_module_computes_nearly_the_same_after_quantisation(preset: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
@@ -58,6 +59,7 @@ def test_module_computes_nearly_the_same_after_quantisation(preset: str, dtype: 
     assert distance < {"int8-quanto": 0.03, "fp8-quanto": 0.06, "int4-quanto": 0.2, "int2-quanto": 0.8}[preset]
 
 
+@pytest.mark.slow
 def test_layer_that_the_kernel_refuses_is_not_quantised() -> None:
     network = layers((256, 6), (256, 32))
     (exact,) = quantiser("int4-quanto", options_with(), CPU).apply(network)

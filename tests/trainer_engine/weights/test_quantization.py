@@ -12,6 +12,7 @@ from optimum.quanto import QTensor, freeze, qint4, qint8, quantize
 from peft import LoraConfig, inject_adapter_in_model
 
 from tests.helpers.models import fixed, options_with, tiny_family, tiny_pixart
+from tests.helpers.params import compiled_slow
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.adapters.test_numerics import STILL, our_loss, their_loss
 from tests.trainer_engine.adapters.test_runs import LOKR, lycoris
@@ -25,7 +26,7 @@ def adapter(preset: str, **values: Any) -> Any:
     return make_trainable(tiny_family(**{**STILL, **values}, base_model_precision=preset, gradient_checkpointing=False), None)
 
 
-@pytest.mark.parametrize("preset", TYPES)
+@pytest.mark.parametrize("preset", compiled_slow(TYPES))
 @pytest.mark.parametrize("via", ["accelerator", "cpu"])
 def test_loss_and_gradients_equal_those_of_quanto_and_peft(preset: str, via: str) -> None:
     ours = adapter(preset, quantize_via=via)
@@ -47,7 +48,7 @@ def test_loss_and_gradients_equal_those_of_quanto_and_peft(preset: str, via: str
         assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize(("preset", "tolerance"), [("int8-quanto", 0.01), ("int4-quanto", 0.15)])
+@pytest.mark.parametrize(("preset", "tolerance"), [("int8-quanto", 0.01), pytest.param("int4-quanto", 0.15, marks=pytest.mark.slow)])
 def test_quantised_base_computes_nearly_the_same_as_the_exact_one(preset: str, tolerance: float) -> None:
     with torch.no_grad():
         exact, rounded = our_loss(tiny_family(), tiny_family().load_network()), our_loss(tiny_family(), adapter(preset).network)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.measured_steps import EDGE, make_wide, measured_and_estimated, measured_options
 from tests.helpers.models import options_with
-from tests.helpers.params import slow
+from tests.helpers.params import first_fast, slow
 from tests.helpers.pictures import generate_images
 from trainer_engine.config.families import specs
 from trainer_engine.families.load import load_family
@@ -111,7 +111,7 @@ def title(row: tuple[str, dict[str, Any]]) -> str:
     return " ".join([row[0], *(f"{name}={value}" for name, value in row[1].items())])
 
 
-@pytest.mark.parametrize("row", [*ROWS, *slow(MORE)], ids=title)
+@pytest.mark.parametrize("row", [*first_fast(ROWS, 6), *slow(MORE)], ids=title)
 def test_the_estimate_is_what_a_step_holds(row: tuple[str, dict[str, Any]], place: Path) -> None:
     measured, estimated = estimate_beside_measured(place, *row)
     assert estimated == pytest.approx(measured, rel=TOLERANCE)

@@ -400,6 +400,7 @@ def test_validate_of_a_resumed_run_compares_rows_up_to_a_limit(hub: DatasetHub, 
     assert "contents_not_compared" in codes(checked(tmp_path, **given))
 
 
+@pytest.mark.slow
 def test_a_run_as_a_process_downloads_and_ends_at_once_if_it_is_stopped(hub: DatasetHub, tmp_path: Path) -> None:
     variables = hub.variables(tmp_path / "hf")
     done = fork_run(write_job(tmp_path, datasets=datasets(tmp_path), max_train_steps=1), **variables)

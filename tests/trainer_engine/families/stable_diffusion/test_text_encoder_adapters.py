@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.helpers.params import first_fast, often
 from tests.trainer_engine.families.stable_diffusion.test_text_encoder_runs import RESULT, run
 from tests.trainer_engine.families.stable_diffusion.test_text_encoders import (
     ENCODERS,
@@ -54,7 +55,7 @@ def our_number(name: str, file: Path) -> float:
     return float(our_loss(family, network.eval()))
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", often(PIPELINES))
 @pytest.mark.parametrize("lora_format", FORMATS)
 def test_an_adapter_gives_the_same_output_in_diffusers_and_here(tmp_path: Path, name: str, lora_format: str) -> None:
     file = trained(tmp_path, name, lora_format=lora_format)
@@ -63,7 +64,7 @@ def test_an_adapter_gives_the_same_output_in_diffusers_and_here(tmp_path: Path, 
     assert with_adapter != pytest.approx(their_number(name), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", often(PIPELINES))
 def test_an_adapter_file_has_the_keys_of_each_text_encoder(tmp_path: Path, name: str) -> None:
     file = trained(tmp_path, name)
     keys = load_file(file).keys()
@@ -78,7 +79,7 @@ def test_an_adapter_file_has_the_keys_of_each_text_encoder(tmp_path: Path, name:
     assert set(stated["text_encoder.target_modules"]) == PROJECTIONS
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", often(PIPELINES))
 def test_flat_keys_are_those_of_kohya(tmp_path: Path, name: str) -> None:
     keys = load_file(trained(tmp_path, name, lora_format="comfyui")).keys()
     assert {key.partition(".")[2] for key in keys} == {"lora_down.weight", "lora_up.weight", "alpha"}
@@ -90,7 +91,7 @@ def test_flat_keys_are_those_of_kohya(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("lora_format", FORMATS)
-@pytest.mark.parametrize("form", ["diffusers", "comfyui", "merged"])
+@pytest.mark.parametrize("form", first_fast(["comfyui", "diffusers", "merged"]))
 def test_an_export_keeps_the_text_encoders(tmp_path: Path, lora_format: str, form: str) -> None:
     file = trained(tmp_path, "sdxl", lora_format=lora_format)
     output = tmp_path / ("merged" if form == "merged" else "exported.safetensors")

@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.helpers.caches import entries_of
 from tests.helpers.models import tiny_model
+from tests.helpers.params import often
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here, with_held_out
 from tests.trainer_engine.families.stable_diffusion.test_text_encoders import ENCODERS, LORA, PIPELINES, pipeline_of
@@ -43,7 +44,7 @@ def weights_of(result: HereRun) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.safetensors") if "cache" not in path.parts}
 
 
-@pytest.mark.parametrize("name", ["sd1x", "sdxl"])
+@pytest.mark.parametrize("name", often(["sd1x", "sdxl"]))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, name: str, kind: str) -> None:
     chosen = {**KINDS[kind], "use_ema": True, "gradient_checkpointing": True, "text_encoder_lr": 1e-4}
@@ -51,7 +52,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Pa
     assert any("text_encoder" in file or RESULT in file for file in weights_of(straight))
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", often(PIPELINES))
 def test_a_full_fine_tune_leaves_a_pipeline_with_its_trained_text_encoders(tmp_path: Path, name: str) -> None:
     result = run(tmp_path, name, use_ema=True, save_text_encoder=False)
     for folder in ("pipeline", "pipeline_ema"):

@@ -38,7 +38,7 @@ AXE = {"resultTypes": ["violations"], "preload": False}
 PICTURES = os.environ.get("SIMPLETUNER_TEST_SCREENSHOTS", "")
 """A folder for pictures of the pages; empty: none are taken."""
 TOO_WIDE = """() => [...document.querySelectorAll('main *')]
-  .filter((one) => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.scroll, .strip, .results, pre'))
+  .filter((one) => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.scroll, .strip, .results, .inline-group, pre'))
   .map((one) => one.outerHTML.slice(0, 200))"""
 SQUEEZED = """() => [...document.querySelectorAll('main td, main th')]
   .filter((one) => one.textContent.trim().length > 3 && one.clientWidth && one.clientHeight > 4 * one.clientWidth)

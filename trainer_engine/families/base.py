@@ -90,10 +90,7 @@ class Family(ABC):
         """Changes whenever the same prompt would give another embedding."""
 
     def encoder_fingerprint(self, hashes: FileHashes) -> str:
-        """``text_fingerprint`` of a family with one text encoder, whose prompts depend on nothing else.
-
-        It has the name of the family: others read other layers of the same text encoder, or in another template.
-        """
+        """``text_fingerprint`` of a family with one text encoder, whose layers and template are the family's own."""
         encoder, tokenizer = self.parts.find("text_encoder"), self.parts.find(self.spec.prompts.tokenizer_folders[0])
         precision = weights_identity(self.options.precision.text_encoder_1_precision, self.options)
         weights = f"{encoder.fingerprint(hashes)} {tokenizer.fingerprint(hashes)}"

@@ -9,24 +9,21 @@ import torch
 from diffusers import AuraFlowPipeline
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.auraflow.attention import DispatchedAttention
 from trainer_engine.families.auraflow.components import AuraFlowComponents
 from trainer_engine.families.auraflow.spec import SPEC
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import token_count
-from trainer_engine.families.common.t5_text import T5Text
+from trainer_engine.families.common.t5_text import T5Family, T5Text
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.modules import free_device_memory
 from trainer_engine.runtime.devices import Devices
 
 
-class AuraFlow(FlowFamily):
+class AuraFlow(FlowFamily, T5Family):
     """fal, 2024, "Introducing AuraFlow v0.1, an Open Exploration of Large Rectified Flow Models".
 
     A prompt is ``{"embeds": (T, D)}``: the states of Pile T5 for its tokens. The network takes as many tokens of every prompt as the
@@ -41,30 +38,14 @@ class AuraFlow(FlowFamily):
         super().__init__(options, devices)
         self.parts = AuraFlowComponents(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
-        self.text = T5Text(self._load_text, devices.device, token_limit=self.token_limit)
+        self.text = T5Text(self.load_text, devices.device, token_limit=self.token_limit)
 
     # ---- encoders ----
-
-    def text_fingerprint(self, hashes: FileHashes) -> str:
-        return self.encoder_fingerprint(hashes)
-
-    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        return self.autoencoder.encode(pixels, exact=exact)
 
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         """As the pipeline does it; longer prompts are cut off."""
         states, mask = self.text.encode(prompts)
         return [{"embeds": state[real].clone()} for state, real in zip(states, mask.bool(), strict=True)]
-
-    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        encoder = self.parts.load_text_encoder(self.devices.text)
-        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
-        return encoder, self.parts.load_tokenizer()
-
-    def free_encoders(self) -> None:
-        self.autoencoder.free()
-        self.text.free()
-        free_device_memory(self.devices.device)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """``embeds`` (B, ``token_limit``, D): zeros after the last token."""

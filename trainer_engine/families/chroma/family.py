@@ -10,7 +10,6 @@ import torch
 from diffusers import ChromaPipeline
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.datasets.hashes import FileHashes
@@ -20,17 +19,16 @@ from trainer_engine.families.chroma.spec import SPEC
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import pack, positions_of, token_count, unpack
-from trainer_engine.families.common.t5_text import T5Text
+from trainer_engine.families.common.t5_text import T5Family, T5Text
 from trainer_engine.families.generation import GenerationRequest, LateGuidance, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.modules import free_device_memory
 from trainer_engine.runtime.devices import Devices
 
 KEPT_POSITIONS = 128
 """Image sizes whose positions stay on the device."""
 
 
-class Chroma(FlowFamily):
+class Chroma(FlowFamily, T5Family):
     """Lodestone Rock, 2025.
 
     A prompt is ``{"embeds": (T, D), "mask": (T,)}``: T5's states of all T tokens, padding included, and 1 for the tokens of the prompt and
@@ -48,7 +46,7 @@ class Chroma(FlowFamily):
         super().__init__(options, devices)
         self.parts = ChromaComponents(options.model)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
-        self.text = T5Text(self._load_text, devices.device, token_limit=self.token_limit)
+        self.text = T5Text(self.load_text, devices.device, token_limit=self.token_limit)
         self._positions = lru_cache(maxsize=KEPT_POSITIONS)(positions_of)
 
     # ---- encoders ----
@@ -61,25 +59,12 @@ class Chroma(FlowFamily):
     def text_fingerprint(self, hashes: FileHashes) -> str:
         return self.encoder_fingerprint(hashes) + ("" if self.stores_padding else " without padding")
 
-    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        return self.autoencoder.encode(pixels, exact=exact)
-
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         """As the pipeline does it; longer prompts are cut off."""
         states, real = self.text.encode(prompts)
         seen = seen_tokens(real)
         lengths = [self.token_limit] * len(states) if self.stores_padding else seen.sum(dim=1).tolist()
         return [{"embeds": state[:length].clone(), "mask": mask.clone()} for state, length, mask in zip(states, lengths, seen, strict=True)]
-
-    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        encoder = self.parts.load_text_encoder(self.devices.text)
-        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
-        return encoder, self.parts.load_tokenizer()
-
-    def free_encoders(self) -> None:
-        self.autoencoder.free()
-        self.text.free()
-        free_device_memory(self.devices.device)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """``embeds`` (B, T, D), zeros where padding was left out, and ``mask`` (B, T)."""

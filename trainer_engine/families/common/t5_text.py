@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.base import Family
+from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
+from trainer_engine.families.modules import free_device_memory
 from trainer_engine.weights.loading import PartFinder, load_text_encoder, load_tokenizer
 
 
@@ -71,3 +75,28 @@ class T5Text:
         mask = tokens.attention_mask
         states = encoder(tokens.input_ids.to(self.device), attention_mask=mask.to(self.device))[0]
         return states.cpu(), mask
+
+
+class T5Family(Family):
+    """Reads prompts through ``text``, and images through ``autoencoder``."""
+
+    parts: T5PartFinder
+    text: T5Text
+    autoencoder: Autoencoder
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        return self.encoder_fingerprint(hashes)
+
+    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        return self.autoencoder.encode(pixels, exact=exact)
+
+    def load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """T5 on its device in the precision that was asked for, and its tokenizer."""
+        encoder = self.parts.load_text_encoder(self.devices.text)
+        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
+        return encoder, self.parts.load_tokenizer()
+
+    def free_encoders(self) -> None:
+        self.autoencoder.free()
+        self.text.free()
+        free_device_memory(self.devices.device)

@@ -13,23 +13,21 @@ import torch
 from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DModel
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.controlnet import NAME as CONTROLNET
 from trainer_engine.config.options import TrainingOptions
 from trainer_engine.config.sdnq_settings import weights_identity
 from trainer_engine.config.stages import USUAL_TIMESTEPS, other_stage
 from trainer_engine.datasets.hashes import FileHashes
-from trainer_engine.families.base import Family
 from trainer_engine.families.common.autoencoder import Autoencoder
 from trainer_engine.families.common.control import control_latents, fit_to_control
 from trainer_engine.families.common.controlnet import control_picture
 from trainer_engine.families.common.pipeline_folder import plan_of, write_pipeline
 from trainer_engine.families.common.stages import OtherNetwork, SharedSchedule, other_network
-from trainer_engine.families.common.t5_text import T5Text
+from trainer_engine.families.common.t5_text import T5Family, T5Text
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
-from trainer_engine.families.modules import free_device_memory, unwrap
+from trainer_engine.families.modules import unwrap
 from trainer_engine.families.pixart_sigma.components import PixArtParts
 from trainer_engine.families.pixart_sigma.control import PixArtSigmaControlPipeline
 from trainer_engine.families.pixart_sigma.controlnet import SteeredPixArt
@@ -43,7 +41,7 @@ PATCH_CELLS = 2
 """Edge of a patch in latent cells."""
 
 
-class PixArtSigma(Family):
+class PixArtSigma(T5Family):
     """Chen et al., 2024, "PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image Generation".
 
     A prompt is ``{"embeds": (T, D)}``: the T5 states of its real tokens. Padding is masked out of the cross-attention, so a prompt
@@ -57,7 +55,7 @@ class PixArtSigma(Family):
         super().__init__(options, devices)
         self.parts = PixArtParts(options.model, self.spec)
         self.autoencoder = Autoencoder(lambda: self.parts.load_vae(devices.vae), devices.device, options.autoencoder)
-        self.text = T5Text(self._load_text, devices.device, token_limit=self.token_limit)
+        self.text = T5Text(self.load_text, devices.device, token_limit=self.token_limit)
         self.stage = other_stage(options, self.spec)
 
     @cached_property
@@ -81,24 +79,11 @@ class PixArtSigma(Family):
         """The autoencoder, loaded at the first call."""
         return self.autoencoder.model
 
-    def encode_images(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
-        return self.autoencoder.encode(pixels, exact=exact)
-
     def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
         """Lower case and stripped, padded to the limit while encoding, as the pipeline does it; longer prompts are cut off."""
         states, mask = self.text.encode([prompt.lower().strip() for prompt in prompts])
         lengths = mask.sum(dim=1).tolist()
         return [{"embeds": state[: max(length, 1)].clone()} for state, length in zip(states, lengths, strict=True)]
-
-    def _load_text(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        encoder = self.parts.load_text_encoder(self.devices.text)
-        self.place(encoder, self.options.precision.text_encoder_1_precision, part="text_encoder")
-        return encoder, self.parts.load_tokenizer()
-
-    def free_encoders(self) -> None:
-        self.autoencoder.free()
-        self.text.free()
-        free_device_memory(self.devices.device)
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """``embeds`` (B, T, D) and ``mask`` (B, T), 1 for real tokens; T as short as the batch allows, and fixed for a compiled network."""

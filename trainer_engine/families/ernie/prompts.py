@@ -25,7 +25,7 @@ class PlainEncoder(ChatEncoder):
         for prompt in prompts:
             numbers = torch.tensor([numbers_of(tokenizer, prompt, self.token_limit)], device=self.device)
             states = model(input_ids=numbers, use_cache=False, output_hidden_states=True).hidden_states
-            found.append(states[STATES][0].cpu())
+            found.append(torch.cat([states[layer][0] for layer in self._layers], dim=-1).cpu())
         return found
 
 

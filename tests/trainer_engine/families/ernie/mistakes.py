@@ -9,7 +9,7 @@ import torch
 from tests.trainer_engine.families.ernie import test_ernie as ernie
 from tests.trainer_engine.families.mistakes import Arguments, Mistake, distilled_weights_are_reported, given, replaced, turned_around
 from trainer_engine.config.distillation import DistillationSpec
-from trainer_engine.families.ernie import prompts as ernie_prompts
+from trainer_engine.families.ernie import family as ernie_family
 from trainer_engine.families.ernie.family import Ernie, ErnieAutoencoder
 
 LATENTS = "latents are shuffled"
@@ -30,7 +30,7 @@ MISTAKES = [
     Mistake("ernie: the padding of a prompt counts", given(Ernie, all_tokens_count), loss_of_ernie),
     Mistake(
         "ernie: the last states of the prompt",
-        replaced(ernie_prompts, "STATES", -1),
+        replaced(ernie_family, "STATES", -1),
         ernie.test_prompts_equal_those_of_the_pipeline_and_are_stored_without_padding,
     ),
     Mistake(

@@ -98,11 +98,18 @@ def _clip(folder: Path) -> Tokenizer:
 def main() -> None:
     """Answers one request."""
     apply_limits(sys.argv[1:])
+    request = json.load(sys.stdin)
+    folder = Path(request["folder"])
+
+    def name_folder(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        """In a line: the server's terminal shows it, and a traceback would look like a fault of the server."""
+        print(f"The tokenizer in {folder} cannot be read: {error!r:.300}", file=sys.stderr)
+
+    sys.excepthook = name_folder
     try:
-        request = json.load(sys.stdin)
         with os.fdopen(os.dup(1), "w", encoding="ascii") as stream:
             os.dup2(2, 1)  # what the library prints is no part of the answer
-            json.dump(tokens_in(Path(request["folder"]), request["texts"]), stream)
+            json.dump(tokens_in(folder, request["texts"]), stream)
     except MemoryError:
         os._exit(MEMORY_EXIT)
 

@@ -58,9 +58,13 @@ READ_LAST_BY_T5 = [name for name in FAMILIES if specs()[name].prompts.t5_folder 
 @pytest.mark.parametrize(
     "content", ["", "{}", "[]", '{"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": {"type": "None"}}']
 )
-def test_a_file_that_is_no_tokenizer_counts_nothing(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_tokenizer_counts_nothing_and_is_named_in_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: str
+) -> None:
     (tmp_path / TOKENIZER).write_text(content)
     assert count_tokens(tmp_path, ["a"]) is None
+    said = capfd.readouterr().err
+    assert said.startswith(f"The tokenizer in {tmp_path} cannot be read: ") and said.count("\n") == 1
     assert count_tokens(tmp_path / "nowhere", ["a"]) is None
 
 

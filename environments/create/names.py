@@ -21,8 +21,8 @@ SCHEMA_PATTERN = rf"^(?!.*\.\.)(?!({'|'.join(sorted(RESERVED))})$)[A-Za-z0-9]([A
 EXPECTED = "1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 
 
-def name_problem(name: object, option: str = "name") -> Problem | None:
-    """The problem with a name of an environment; None if it is valid."""
+def name_problem(name: object, option: str = "name", *, of: str = "an environment") -> Problem | None:
+    """The problem with a name ``of`` something that is a file or a folder and a word of an address; None if it is valid."""
     if not isinstance(name, str):
         return Problem.error(option, "not_text", "The name is not text.", got=name, expected=EXPECTED)
     if not name:
@@ -31,7 +31,7 @@ def name_problem(name: object, option: str = "name") -> Problem | None:
         return Problem.error(option, "too_long", f"The name has {len(name)} characters.", got=name, expected=EXPECTED)
     if not PATTERN.match(name) or ".." in name or name.endswith("."):
         return Problem.error(
-            option, "invalid_name", f"{name!r} cannot name an environment.", got=name, expected=EXPECTED, hint="no '..', no dot at the end"
+            option, "invalid_name", f"{name!r} cannot be the name of {of}.", got=name, expected=EXPECTED, hint="no '..', no dot at the end"
         )
     if name.lower() in RESERVED:
         return Problem.error(

@@ -87,7 +87,7 @@ def store_images(name: str, uploads: Iterable[Upload], home: Home, limits: Uploa
 
 def upload_folder(name: str, home: Home) -> Path:
     """The absolute path of ``datasets/<name>``. It lies in the home, whatever links lead there. Raises EnvironmentProblems."""
-    problem = name_problem(name, "folder")
+    problem = name_problem(name, "folder", of="a folder of images")
     if problem is not None:
         raise EnvironmentProblems.of([problem])
     folder = Path(os.path.realpath(home.root / FOLDER / name))

@@ -55,7 +55,7 @@ def test_json_is_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     ("arguments", "said"),
     [
         (["--from", "nonsense"], "no format"),
-        (["--name", "a/b"], "cannot name an environment"),
+        (["--name", "a/b"], "cannot be the name of an environment"),
         (["--from", "musubi"], "names no model"),
     ],
 )

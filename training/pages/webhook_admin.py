@@ -10,12 +10,14 @@ from django.contrib import admin, messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.views.generic import TemplateView
 
 from environments import services as environments
 from environments.admin.environment import actor_of, show_refusal
+from environments.create.names import LONGEST
 from environments.errors import EnvironmentNotFound, EnvironmentRefused
 from environments.models import Environment
 from environments.seen import Seen, options_version
@@ -24,7 +26,7 @@ from trainer_engine.contract.errors import Problem
 from training.errors import TrainingRefused
 from training.webhooks import stored
 from training.webhooks.stored import StoredTargets, WebhookChanged, names_target
-from training.webhooks.target_form import COUNT, entries_of, shown_targets
+from training.webhooks.target_form import COUNT, NEW, entries_of, shown_targets
 
 USE = "use"
 """Name of the field that lets the environment post to the targets."""
@@ -70,7 +72,7 @@ class WebhookAdmin(TemplateView):
         found = _found(name, may_be_gone=typed is not None)
         entries = (found.entries if found else []) if typed is None else typed
         problems: Sequence[Problem] = keywords.pop("problems", found.problems if found else ())
-        environment = self.environment()
+        environment = self.environment
         targets = shown_targets(entries, problems)
         uses = found is not None and environment is not None and environment.config.get(OPTION) == found.path
         beginning = environment is not None and found is None and not environment.config.get(OPTION)
@@ -81,6 +83,7 @@ class WebhookAdmin(TemplateView):
             path=stored.path_of(name) if name else "",
             targets=targets,
             count=COUNT,
+            new=NEW,
             problems=[one for one in problems if (place := names_target(one)) is None or place >= len(targets)],
             version=keywords.pop("version", found.version if found else ""),
             environment=environment,
@@ -89,17 +92,21 @@ class WebhookAdmin(TemplateView):
             **{"typed_name": name, **keywords},
         )
 
+    @cached_property
     def environment(self) -> Environment | None:
-        """The environment whose page led here. Raises Http404 if it does not exist."""
+        """The environment whose page led here, as long as it exists. Raises Http404 for a page that nothing was typed into."""
         name = self.request.GET.get("environment", "")
         try:
             return environments.find(name) if name else None
         except EnvironmentNotFound as error:
-            raise Http404 from error
+            if self.request.method != "POST":
+                raise Http404 from error
+            messages.warning(self.request, f"The environment {name[:LONGEST]} was removed since this page was opened.")
+            return None
 
     def post(self, request: HttpRequest, name: str = "") -> HttpResponse:
         """Store, test or remove the targets."""
-        environment, act = self.environment(), request.POST.get("act", "")
+        environment, act = self.environment, request.POST.get("act", "")
         if act in ("remove", "test") and name:
             return self._test(request, name, environment) if act == "test" else self._remove(request, name, environment)
         entries, wanted = entries_of(request.POST), name or request.POST.get("name", "").strip()
@@ -137,7 +144,10 @@ class WebhookAdmin(TemplateView):
 
     def _remove(self, request: HttpRequest, name: str, environment: Environment | None) -> HttpResponse:
         try:
-            stored.forget(name)
+            stored.forget(name, seen=request.POST.get("version", ""))
+        except WebhookChanged as changed:
+            show_refusal(request, changed)
+            return redirect(address_of(name, environment))
         except (TrainingRefused, EnvironmentRefused) as refused:
             show_refusal(request, refused)
             return redirect(address_of("", environment))

@@ -94,7 +94,7 @@ def path_of(name: str) -> str:
 
 def _checked_name(name: str) -> str:
     """Raises BadWebhook for an invalid name."""
-    problem = name_problem(name)
+    problem = name_problem(name, of="webhook targets")
     if problem is not None:
         raise BadWebhook(problem.message, (problem,))
     return name
@@ -152,10 +152,12 @@ def _refuse_changed(name: str, seen: str, *, is_new: bool) -> None:
         raise WebhookChanged("The targets have changed since this page was opened. Open it anew to see them, or save again.")
 
 
-def forget(name: str) -> None:
-    """Raises NoSuchWebhook, BadWebhook, FilesNotWritable."""
+def forget(name: str, *, seen: str = "") -> None:
+    """Raises NoSuchWebhook, BadWebhook, FilesNotWritable; WebhookChanged if they are not those of the version that was ``seen``."""
     with change() as home:
-        find(name)
+        found = find(name)
+        if seen and found.version != seen:
+            raise WebhookChanged("The targets have changed since this page was opened. Look at them before they are removed.")
         webhook_targets.forget(name, home)
 
 

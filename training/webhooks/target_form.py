@@ -15,6 +15,8 @@ from training.webhooks.stored import names_target
 WIDE = {"class": "vTextField", "autocomplete": "off"}
 COUNT = "targets"
 """Name of the hidden field with the number of targets that a form has."""
+NEW = "new"
+"""Ends the name of the hidden field of the target that a form offers in addition to those that there are."""
 EXACT = ("message_prefix", "template")
 """Fields whose spaces are kept."""
 
@@ -92,7 +94,10 @@ def _values(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def entries_of(sent: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The targets of a form that was sent, without those that are to be removed and without an empty one."""
+    """The targets of a form that was sent, without those that are to be removed.
+
+    The additional one counts if something is typed into it. Another that was emptied is kept: the check of the list says what it lacks.
+    """
     count = sent.get(COUNT, "")
     places = range(min(int(count), MOST_TARGETS) if count.isascii() and count.isdecimal() and len(count) < 9 else 0)
     found = (_entry(sent, place) for place in places if f"{place}-remove" not in sent)
@@ -100,12 +105,12 @@ def entries_of(sent: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _entry(sent: Mapping[str, str], place: int) -> dict[str, Any] | None:
-    """None for a target in which nothing was typed."""
+    """None for the additional target of a form if nothing was typed into it."""
     texts = {name: sent.get(f"{place}-{name}", "").replace("\r\n", "\n") for name in TargetForm.base_fields}
     typed = {name: text if name in EXACT else text.strip() for name, text in texts.items()}
     kind, address = typed.pop("webhook_type"), typed.pop("address")
     level, is_open = typed.pop("log_level"), typed.pop("ssl_no_verify")
-    if not address and not any(text.strip() for text in typed.values()):
+    if f"{place}-{NEW}" in sent and not address and not any(text.strip() for text in typed.values()):
         return None
     entry: dict[str, Any] = {"webhook_type": kind, **({ADDRESS.get(kind, "callback_url"): address} if address else {})}
     entry |= {name: value for name, value in typed.items() if value}

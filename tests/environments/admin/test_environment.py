@@ -126,7 +126,7 @@ def test_an_environment_is_made_from_an_example(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("a/b", "cannot name"), ("active", "word of the API"), ("demo", "already exists"), ("", "required")]
+    ("name", "says"), [("a/b", "cannot be the name"), ("active", "word of the API"), ("demo", "already exists"), ("", "required")]
 )
 def test_a_wrong_name_is_reported_at_the_field(browser: Browser, demo: Environment, name: str, says: str) -> None:
     assert says in browser.send("add/", name=name, model_family="pixart_sigma", model_type="full")

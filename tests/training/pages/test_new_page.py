@@ -115,7 +115,7 @@ def test_the_page_has_the_model_its_needs_and_its_licence(client: Client, home: 
     ("changed", "text"),
     [
         ({"name": ""}, "required"),
-        ({"name": "../x"}, "cannot name an environment"),
+        ({"name": "../x"}, "cannot be the name of an environment"),
         ({"name": "import"}, "word of the API"),
         ({"images": "datasets/none"}, "does not exist"),
         ({"images": "/etc"}, "system folder"),

@@ -249,6 +249,38 @@ def test_stored_markup_is_shown_as_text(client: Client, demo: Environment) -> No
         assert "<script>alert" not in client.get(address).content.decode(), address
 
 
+def test_targets_that_somebody_else_has_changed_are_not_removed_unseen(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK})
+    page = client.get("/admin/webhooks/lab").content.decode().split('<details class="webhook-remove">')[1]
+    form = Fields(page).values | {"act": "remove"}
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK + "theirs"})
+    answer, says = send(client, "/admin/webhooks/lab", form)
+    assert answer["Location"] == "/admin/webhooks/lab" and "have changed since" in says[0] and targets_of("lab")[0][1] == HOOK + "theirs"
+
+
+def test_a_target_whose_address_was_emptied_is_refused_and_not_removed(client: Client, demo: Environment) -> None:
+    put("lab", {"webhook_type": "raw", "callback_url": HOOK}, {"webhook_type": "discord", "webhook_url": HOOK + "2"})
+    answer, _ = send(client, "/admin/webhooks/lab", form_of(client, "/admin/webhooks/lab") | {"0-address": ""})
+    assert answer.status_code == 422 and "needs callback_url" in answer.content.decode()
+    assert [url for _, url, _ in targets_of("lab")] == [HOOK, HOOK + "2"]
+
+
+def test_a_form_whose_environment_somebody_has_removed_is_saved_without_it(client: Client, demo: Environment) -> None:
+    address = "/admin/webhooks?environment=demo"
+    form = form_of(client, address) | {"name": "lab", "0-webhook_type": "raw", "0-address": HOOK, "use": "on"}
+    services.delete_environment("demo", actor="somebody")
+    answer, says = send(client, address, form)
+    assert answer["Location"] == "/admin/webhooks/lab" and targets_of("lab") == [("raw", HOOK, "")]
+    assert says[0] == "The environment demo was removed since this page was opened."
+
+
+@pytest.mark.parametrize("name", [".hidden", "a..b", "a/b"])
+def test_a_wrong_name_is_called_one_of_targets(client: Client, home: Path, name: str) -> None:
+    typed = {"name": name, "targets": "1", "0-webhook_type": "raw", "0-address": HOOK}
+    _, says = send(client, "/admin/webhooks", typed)
+    assert "cannot be the name of webhook targets" in says[0]
+
+
 @pytest.mark.parametrize(
     "address", ["/admin/webhooks/none", "/admin/webhooks/.hidden", "/admin/webhooks?environment=none", "/admin/webhooks/a/b"]
 )

@@ -25,6 +25,11 @@ def first_fast(values: Sequence[Any], count: int = 1) -> list[Any]:
     return [*values[:count], *slow(values[count:])]
 
 
+def first_rows_fast(rows: Iterable[Sequence[Any]], count: int = 1) -> list[Any]:
+    """As ``first_fast``, of rows with a value for each of several parameters."""
+    return [pytest.param(*row, marks=() if place < count else pytest.mark.slow) for place, row in enumerate(rows)]
+
+
 def compiled_slow(precisions: Iterable[str]) -> list[Any]:
     """The precisions for the fast tests, and those that compile a program for the slow ones."""
     return [pytest.param(one, marks=pytest.mark.slow) if one in COMPILED else one for one in precisions]

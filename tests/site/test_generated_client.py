@@ -79,6 +79,7 @@ class Calls:
         return answer.parsed
 
 
+@pytest.mark.slow
 def test_every_generated_module_can_be_imported(package: ModuleType) -> None:
     for found in pkgutil.walk_packages(package.__path__, f"{PACKAGE}."):
         importlib.import_module(found.name)

@@ -10,7 +10,7 @@ from simpletuner_site.asgi import django_application
 from tests.helpers.jobs import make_job
 from tests.helpers.schema_checks import failures
 
-RUNS = [pytest.param(8, False, id="8"), pytest.param(100, True, marks=pytest.mark.faults, id="100")]
+RUNS = [pytest.param(4, False, id="4"), pytest.param(100, True, marks=pytest.mark.faults, id="100")]
 
 
 @pytest.mark.parametrize(("examples", "every_phase"), RUNS)

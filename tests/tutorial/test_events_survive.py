@@ -79,6 +79,7 @@ def test_a_run_outlives_its_killed_server_stops_on_request_and_is_resumed_to_its
     scene.check_that_all_heard(first, second)
 
 
+@pytest.mark.slow
 def test_a_killed_engine_is_noticed_its_job_ends_with_the_reason_and_the_queue_moves_on(scene: Scene) -> None:
     runs = scene.runs
     killed = runs.start("killed", max_train_steps=ENDLESS, checkpoint_step_interval=10)

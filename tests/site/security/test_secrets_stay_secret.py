@@ -86,8 +86,9 @@ def answers(runs: ServedRuns, job_id: str) -> Iterator[tuple[str, str]]:
     changed = [f"/admin/training/job/{job_id}/change/", *(f"/admin/environments/environment/{number}/change/" for number in (1, 2, 3))]
     changed += [f"/admin/environments/revision/{number}/change/" for number in range(1, 12)]
     for path in (*paths, *listed):
-        for accept in (JSON, HTML):
-            yield path, runs.server.get(path, headers=accept).text
+        yield path, runs.server.get(path, headers=JSON).text
+    for path in (*(path for path in paths if not path.startswith(("/api/configs/hand", "/api/configs/lab"))), *listed):
+        yield path, runs.server.get(path, headers=HTML).text
     for path in (*admin, *changed):
         yield path, runs.server.get(path, headers=HTML, follow_redirects=True).text
 

@@ -215,6 +215,7 @@ def test_the_web_process_is_small_when_idle(tmp_path: Path) -> None:
         assert psutil.Process(idle.pid).memory_info().rss < MEMORY_LIMIT_BYTES
 
 
+@pytest.mark.slow
 def test_manage_py_serves_the_same(tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, str(REPOSITORY / "manage.py"), "server", "--port", str(port), "--home", str(tmp_path / "home")]

@@ -34,6 +34,7 @@ for kind, values in json.loads(sys.argv[1]).items():  # each in a child, which h
 """
 
 
+@pytest.mark.slow
 def test_a_run_loads_only_the_libraries_of_its_own_adapter(tmp_path: Path) -> None:
     kinds = {"full": {}, "standard": STANDARD, "quantised lokr": {**lycoris(tmp_path, **LOKR), "base_model_precision": "int8-quanto"}}
     values = {kind: {**options, "pretrained_model_name_or_path": str(tiny_pixart())} for kind, options in kinds.items()}

@@ -43,9 +43,11 @@ ADAPTERS: dict[str, Any] = {
     },
     "dylora": lambda place: lycoris(place, **{**LOKR, "algo": "dylora", "linear_dim": 4, "block_size": 2}),
 }
+OFTEN = ("standard", "dora", "lokr", "tlora")
+"""Adapters of the fast tests: those of PEFT, the usual one of LyCORIS, and one that takes part in each step."""
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in ADAPTERS])
 def test_a_resumed_adapter_equals_one_trained_in_one_go(name: str, tmp_path: Path) -> None:
     options = {**ADAPTERS[name](tmp_path), "use_ema": True, "checkpoint_step_interval": 2}
     straight = assert_resumes_exactly(tmp_path, **options)

@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests.helpers.params import first_fast
 from tests.trainer_engine.batches.test_sampler import bucket_of, counted, epoch, sampler, source
 from trainer_engine.batches.order import EpochOrder, Epochs, SetBatches, _log, bucket_batches, interleave
 from trainer_engine.batches.sampler import Sampler
@@ -102,7 +103,7 @@ def test_uniform_sampling_chooses_sets_by_probability_alone_while_both_last() ->
     assert 480 <= last <= 760
 
 
-@pytest.mark.parametrize("by_size", [True, False])
+@pytest.mark.parametrize("by_size", first_fast([True, False]))
 def test_the_first_batches_have_the_share_that_validate_reports(by_size: bool) -> None:
     weights, batches = (1.0, 0.5, 4.0), (300, 50, 20)
     said = shares([SetNumbers(count, weight) for count, weight in zip(batches, weights)], by_size=by_size)

@@ -82,6 +82,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_process_killed_while_writing_leaves_only_complete_entries(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"

@@ -239,6 +239,7 @@ def test_a_processor_with_code_of_its_own_is_refused_without_a_question(tmp_path
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_cached_repository_is_loaded_offline(tmp_path: Path) -> None:
     image = pictures(tmp_path)[0]
     place_in_hub_cache(tiny_clip(), "some-org/clip", tmp_path / "hf")

@@ -185,7 +185,8 @@ def test_a_run_without_validation_images_loads_no_clip_model(tmp_path: Path) -> 
     assert train_here(tmp_path, validation_disable=True, **options).code is ExitCode.COMPLETED
 
 
-@pytest.mark.parametrize("how", ["batch-parallel", pytest.param("single-gpu", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["batch-parallel", "single-gpu"])
 def test_two_processes_score_what_one_does(how: str, tmp_path: Path) -> None:
     options = {**RUN, **SCORED, "max_train_steps": 2}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), **options)

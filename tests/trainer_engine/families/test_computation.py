@@ -55,7 +55,7 @@ def test_pytorchs_own_attention_equals_the_usual_one(name: str, kind: dict[str, 
     assert one_pass(chosen, trainable).is_close_to(usual_pass(name, **kind))
 
 
-@pytest.mark.parametrize("name", WITHOUT_MASKS)
+@pytest.mark.parametrize("name", often(WITHOUT_MASKS))
 def test_flash_attention_of_the_cpu_equals_the_usual_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_backends(monkeypatch, AttentionBackendName._NATIVE_FLASH)
     usual, chosen = tiny(name), tiny(name, attention_mechanism="native-flash")
@@ -64,9 +64,17 @@ def test_flash_attention_of_the_cpu_equals_the_usual_one(name: str, monkeypatch:
     assert one_pass(chosen, trainable_of(chosen)).is_close_to(wanted) and calls
 
 
-@pytest.mark.parametrize(("name", "values"), [(name, {}) for name in FAMILIES] + [("flux", {"flux_attention_masked_training": True})])
+@pytest.mark.parametrize("name", often(FAMILIES))
+def test_flex_attention_predicts_what_the_usual_one_does(name: str) -> None:
+    assert_flex_predicts_the_same(name)
+
+
+def test_flex_attention_hides_padding_like_the_usual_one() -> None:
+    assert_flex_predicts_the_same("flux", flux_attention_masked_training=True)
+
+
 @torch.no_grad()
-def test_flex_attention_predicts_what_the_usual_one_does(name: str, values: dict[str, Any]) -> None:
+def assert_flex_predicts_the_same(name: str, **values: Any) -> None:
     """On a CPU it has no backward pass."""
     family = tiny(name, **values)
     network, inputs = family.load_network(), step_inputs(family)

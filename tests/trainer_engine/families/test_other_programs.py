@@ -10,7 +10,7 @@ import atexit
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -325,5 +325,6 @@ def test_every_layer_is_found_by_the_name_that_its_own_family_states(family: str
     assert [other for other in specs() if names.mark in layers_of(other)] == alike and family in alike, "a mark that another network has"
 
 
-def layers_of(family: str) -> set[str]:
+@cache
+def layers_of(family: str) -> Set[str]:
     return {name for name, _ in network_in(pipeline_of(family)).named_modules()}

@@ -203,6 +203,7 @@ def test_a_ratio_of_zero_and_a_network_outside_training_are_the_plain_network_bi
     assert torch.equal(case.loss(family, ours), wanted)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_routes_other_tokens_in_each_step() -> None:
     family = tiny_family(gradient_checkpointing=False)
     network = family.load_network()
@@ -218,7 +219,8 @@ def test_a_compiled_network_routes_other_tokens_in_each_step() -> None:
     assert len({loss for _, loss in found}) == 3
 
 
-@pytest.mark.parametrize("name", ["flux with a mask", pytest.param("wan", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["flux with a mask", "wan"])
 def test_blocks_that_are_compiled_alone_route_tokens(name: str) -> None:
     case = CASES[name]
     family = case.family(gradient_checkpointing=False)

@@ -80,6 +80,7 @@ def test_a_folder_that_is_swapped_while_the_run_trains_is_not_written_to(home: H
     assert not list((home.state / "hooks").iterdir())
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_moved_to_another_open_place_is_written_to(home: Home, tmp_path: Path) -> None:
     (home.root / "disk").mkdir()
     job = write_job(home, max_train_steps=2)

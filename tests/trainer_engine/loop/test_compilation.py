@@ -89,13 +89,10 @@ def test_the_inductor_computes_what_the_eager_network_computes(name: str, kind: 
     assert one_pass(family, trainable, network, inputs).is_close_to(wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [
-        pytest.param(name, precision, marks=() if (name, precision) == ("flux", "int8-quanto") else pytest.mark.slow)
-        for name in FAMILIES
-        for precision in ("int8-quanto", "int8-torchao", "fp8wo-torchao")
-    ],
+    [(name, precision) for name in FAMILIES for precision in ("int8-quanto", "int8-torchao", "fp8wo-torchao")],
 )
 def test_blocks_of_quantised_weights_are_compiled_one_by_one(name: str, precision: str) -> None:
     """The single blocks of Flux return two views of one tensor, which PyTorch does not compile with weights of these classes."""

@@ -107,6 +107,7 @@ def test_a_group_generates_the_image_that_one_process_generates(flux: Runs) -> N
     assert_same_images(flux.alone.output_dir / "validation_images", flux.together.output_dir / "validation_images")
 
 
+@pytest.mark.slow
 def test_a_group_resumes_byte_for_byte(flux: Runs) -> None:
     place = flux.place
     shutil.copytree(flux.together.output_dir / "checkpoint-2", place / "resumed" / "checkpoint-2")
@@ -115,6 +116,7 @@ def test_a_group_resumes_byte_for_byte(flux: Runs) -> None:
     assert_same_files(*(files_of(run.output_dir / f"checkpoint-{STEPS}") for run in (flux.together, resumed)))
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_as_a_group_with_the_same_samples(flux: Runs) -> None:
     place = flux.place
     shutil.copytree(flux.alone.output_dir / "checkpoint-2", place / "moved" / "checkpoint-2")

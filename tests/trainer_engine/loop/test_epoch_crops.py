@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.caches import entries_of
+from tests.helpers.params import first_fast
 from tests.helpers.pictures import generate_images
 from tests.helpers.resuming import assert_same_checkpoints
 from tests.helpers.samples import samples_of
@@ -37,8 +38,8 @@ from trainer_engine.runtime.devices import resolve_devices
 PLACES: dict[str, Any] = {"crop": True, "vae_cache_clear_each_epoch": True}
 ASPECTS: dict[str, Any] = {**PLACES, "crop_aspect": "random", "crop_aspect_buckets": [0.5, 1.0, 2.0]}
 SETS = {
-    "places": PLACES,
     "aspects": ASPECTS,
+    "places": PLACES,
     "repeated": {**ASPECTS, "repeats": 1, "crop_style": "center"},
     "nothing stored": {**ASPECTS, "vae_cache_disable": True},
 }
@@ -69,8 +70,9 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, tuple[
     return found
 
 
-@pytest.mark.parametrize("fields", SETS.values(), ids=SETS)
-def test_a_run_resumes_exactly_within_an_epoch(tmp_path: Path, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", first_fast(list(SETS)))
+def test_a_run_resumes_exactly_within_an_epoch(tmp_path: Path, name: str) -> None:
+    fields = SETS[name]
     whole = run(tmp_path, fields, dataloader_prefetch=False)
     assert whole.code is ExitCode.COMPLETED
     for after in (2, 6):

@@ -130,6 +130,7 @@ def test_a_sharded_run_resumes_byte_for_byte(runs: Runs) -> None:
     assert_same_files(*(files_of(run.output_dir / f"checkpoint-{STEPS}") for run in (runs.sharded, resumed)))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_parts_on_the_host_and_one_reader_byte_for_byte(runs: Runs) -> None:
     """Without gradient_checkpointing, fsdp_activation_checkpointing turns that on, so that nothing but the place of the weights changes."""
     shutil.copytree(runs.place / "sharded" / "checkpoint-2", runs.place / "offloaded" / "checkpoint-2")

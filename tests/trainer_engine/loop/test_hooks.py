@@ -132,6 +132,7 @@ def test_a_program_that_hangs_or_is_not_allowed_ends_in_a_warning(tmp_path: Path
     assert waited[-1]["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_run_that_an_error_ends_lets_the_program_of_its_last_checkpoint_end(tmp_path: Path) -> None:
     away = program(tmp_path, "away.sh", AWAY)
     folder = write_job(tmp_path, max_train_steps=1_000_000, checkpoint_step_interval=50, post_checkpoint_script=str(away))

@@ -61,6 +61,7 @@ def test_a_run_with_the_action_stop_saves_and_ends_with_the_reason(tmp_path: Pat
     assert train_here(tmp_path, max_train_steps=saved.step + 2).step == saved.step + 2
 
 
+@pytest.mark.slow
 def test_a_run_with_the_action_wait_continues_by_itself(tmp_path: Path, disk: Path) -> None:
     seen = []
 
@@ -90,6 +91,7 @@ def test_a_waiting_run_saves_on_a_stop(tmp_path: Path, disk: Path) -> None:
     assert check_journal(run)[-1] == run.newest_checkpoint().step
 
 
+@pytest.mark.slow
 def test_a_script_that_frees_space_lets_the_run_continue(tmp_path: Path, disk: Path) -> None:
     script = tmp_path / "tidy.sh"
     script.write_text(f"#!/bin/sh\nrm {disk}/filler\n")

@@ -166,6 +166,7 @@ def test_a_resumed_run_equals_the_straight_one(name: str, tmp_path: Path) -> Non
     assert_resumes_exactly(tmp_path, trained, after=3, **RUNS[name](tmp_path))
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
     quiet = {**STANDARD, "lora_dropout": 0.0, "max_train_steps": 6}
     alone = train_here(tmp_path / "alone", datasets=with_prior(tmp_path / "alone"), train_batch_size=2, **quiet)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from tests.helpers.params import first_fast
 from tests.helpers.pictures import generate_images
 from tests.helpers.resuming import assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, tiny_datasets, tiny_options, train_here
@@ -50,8 +51,9 @@ def run(place: Path, fields: dict[str, Any], name: str = "straight", **options: 
     return train_here(place, datasets=two_sets(place, **fields), output_dir=str(place / name), **values)
 
 
-@pytest.mark.parametrize("fields", SCHEDULES.values(), ids=SCHEDULES)
-def test_a_run_resumes_exactly_across_a_gate(tmp_path: Path, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", first_fast(list(SCHEDULES), 2))
+def test_a_run_resumes_exactly_across_a_gate(tmp_path: Path, name: str) -> None:
+    fields = SCHEDULES[name]
     options = {"gradient_accumulation_steps": 2, "dataloader_prefetch": True}
     whole = run(tmp_path, fields, **options)
     assert whole.code is ExitCode.COMPLETED

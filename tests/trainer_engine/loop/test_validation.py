@@ -72,8 +72,10 @@ REPEATED = (
     "full, schedule-free",
     "full, stepping over passes",
     "full in bf16",
+    "standard",
     "standard, schedule-free",
     "dora",
+    "lokr",
     "lokr on a quantised base",
 )
 """Kinds that the slow tests train."""
@@ -393,6 +395,7 @@ def test_images_and_failures_of_another_process_are_gathered_with_their_files(tm
     assert paths[0].name in other.failure.message
 
 
+@pytest.mark.slow
 def test_another_family_generates_with_true_guidance_and_trains_the_same(tmp_path: Path) -> None:
     options = {"model_family": "flux", "model_flavour": "dev", "max_train_steps": 2, **STANDARD}
     plain = train_here(tmp_path, model=str(tiny_model("flux")), output_dir=str(tmp_path / "plain"), **options)

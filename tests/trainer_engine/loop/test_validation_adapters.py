@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers.params import first_fast
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters.test_validation_adapter import standard_file
 from tests.trainer_engine.loop.test_validation import DRAWING, KINDS, assert_same_training, failing, steps_drawn
@@ -43,7 +44,7 @@ def image(run: HereRun, name: str) -> bytes:
     return (run.output_dir / "validation_images" / name).read_bytes()
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", first_fast(HOSTS, 3))
 def test_training_is_the_same_with_a_validation_adapter_and_without(kind: str, adapter: Path, tmp_path: Path) -> None:
     options = {**KINDS[kind](tmp_path), **QUICK}
     plain = train_here(tmp_path, output_dir=str(tmp_path / "plain"), **options)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.params import first_fast
 from tests.helpers.resuming import assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from trainer_engine.contract.events import ProgressEvent
@@ -81,7 +82,7 @@ def test_an_average_and_an_evaluation_see_streamed_weights(tmp_path: Path) -> No
     assert_same_checkpoints(trained(tmp_path, "plain", **usual), trained(tmp_path, "other", **usual, musubi_blocks_to_swap=2))
 
 
-@pytest.mark.parametrize("memory", [{"musubi_blocks_to_swap": 2}, {"ramtorch": True, "gradient_checkpointing": True}])
+@pytest.mark.parametrize("memory", first_fast([{"musubi_blocks_to_swap": 2}, {"ramtorch": True, "gradient_checkpointing": True}]))
 def test_two_processes_with_streamed_weights_train_what_one_does(tmp_path: Path, memory: dict[str, Any]) -> None:
     usual = {"model_type": "lora", "lora_rank": 2, "lora_dropout": 0.0, "max_train_steps": 3}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **usual)

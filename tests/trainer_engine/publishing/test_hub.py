@@ -129,6 +129,7 @@ def test_fetching_from_a_broken_hub_can_be_repeated(behaviour: str, tmp_path: Pa
     assert TROUBLES[behaviour] in outcome.trouble and not outcome.permanent
 
 
+@pytest.mark.slow
 def test_run_completes_if_the_hub_hangs_up(tmp_path: Path) -> None:
     with broken_hub(HANGS_UP) as broken:
         run = fork_run(write_job(tmp_path, max_train_steps=1, push_to_hub=True, hub_model_id="me/flowers"), **broken.variables)

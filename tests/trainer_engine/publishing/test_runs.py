@@ -123,6 +123,7 @@ def test_error_ends_uploads_and_names_those_left(tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "uploads"]
 
 
+@pytest.mark.slow
 def test_checkpoint_removed_before_its_upload_is_a_warning(tmp_path: Path) -> None:
     sink = Listener()
     trainer, saving, _ = run_of(tmp_path, sink, publishing_config=json.dumps(DEAD), checkpoint_step_interval=2, max_train_steps=3)
@@ -137,6 +138,7 @@ def test_checkpoint_removed_before_its_upload_is_a_warning(tmp_path: Path) -> No
     assert "checkpoint-2 cannot be prepared for its upload" in messages[0]
 
 
+@pytest.mark.slow
 def test_stop_ends_the_wait_of_a_finished_run(tmp_path: Path) -> None:
     with stubborn_server(200, seconds=600) as slow:
         config = json.dumps({**DEAD, "endpoint_url": slow.url})
@@ -150,6 +152,7 @@ def test_stop_ends_the_wait_of_a_finished_run(tmp_path: Path) -> None:
     assert [entry.data["code"] for entry in run.of_type("notification")][-1] == "uploads_left"
 
 
+@pytest.mark.slow
 def test_restarted_run_uploads_what_was_left(tmp_path: Path, store: ObjectServer) -> None:
     first = train_here(tmp_path, max_train_steps=2, publishing_config=json.dumps(DEAD))
     assert "uploads_left" in codes(first.heard)

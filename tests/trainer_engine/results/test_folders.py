@@ -39,6 +39,7 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_process_without_this_project_generates_with_the_result(tmp_path: Path) -> None:
     output = run_without_project(GENERATE, str(saved(tmp_path)), place=tmp_path)
     assert output.strip().endswith("generated (64, 64) torch.float32")

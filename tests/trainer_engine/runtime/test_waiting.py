@@ -32,10 +32,9 @@ def test_policy_of_the_user_reaches_the_engine(name: str) -> None:
     assert not wait_passively(variables, files=()) and variables == {name: "7"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what GNU's OpenMP prints")
-@pytest.mark.parametrize(
-    ("chosen", "wanted"), [({}, "PASSIVE"), pytest.param({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("chosen", "wanted"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
 def test_openmp_of_a_real_run_has_the_policy(chosen: dict[str, str], wanted: str, tmp_path: Path) -> None:
     folder = write_job(tmp_path, max_train_steps=1)
     run = start_run(folder, OMP_DISPLAY_ENV="TRUE", CUDA_VISIBLE_DEVICES="", **chosen)

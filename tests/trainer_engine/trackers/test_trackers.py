@@ -51,6 +51,7 @@ def test_evaluations_are_logged_at_their_steps(tmp_path: Path) -> None:
     assert "eval_loss/held-out/q4" in found.Tags()["scalars"]
 
 
+@pytest.mark.slow
 def test_wandb_without_a_login_writes_a_run_that_can_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = run_with_images(tmp_path, report_to="wandb", tracker_project_name="cats", tracker_run_name="one")

@@ -174,7 +174,8 @@ def test_a_run_from_a_file_equals_that_from_the_folder_and_resumes(model_type: s
         assert result("a cat", width=64, height=64, num_inference_steps=2).images[0].size == (64, 64)
 
 
-@pytest.mark.parametrize(("family", "model_type"), [pytest.param("sd1x", "full", marks=pytest.mark.slow), ("sdxl", "lora")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "model_type"), [("sd1x", "full"), ("sdxl", "lora")])
 def test_text_encoders_of_a_file_train_as_those_of_the_folder(family: str, model_type: str, tmp_path: Path) -> None:
     in_one_file(family, tmp_path / "model.safetensors")
     source = {"model": str(tmp_path / "model.safetensors"), "pretrained_config_name_or_path": str(tmp_path / "configuration")}

@@ -182,12 +182,12 @@ def send_everything(training: Training, failures: Failures, share: int) -> None:
 
 
 FAST = {
-    send_options: 64,
+    send_options: 128,
     send_plain_options: 32,
     send_adapters: 24,
-    send_datasets: 96,
-    send_addresses: 400,
-    send_bodies: 32,
+    send_datasets: 192,
+    send_addresses: 800,
+    send_bodies: 48,
     send_everything: 8,
 }
 """Fast tests send each place one value in so many; between them the places get every value."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.checked_runs import checked, refusal
 from tests.helpers.jobs import make_job
 from tests.helpers.tiny_run import fork_tiny_run
@@ -15,6 +17,7 @@ from trainer_engine.contract.output_lock import Holder, claimed
 from training.models import Status
 
 
+@pytest.mark.slow
 def test_a_second_engine_ends_as_a_configuration_that_is_wrong(tmp_path: Path) -> None:
     first = fork_tiny_run(tmp_path, "first", max_train_steps=1000)
     try:

@@ -138,6 +138,7 @@ def test_a_damaged_row_of_the_index_costs_no_entry(folder: Path) -> None:
     assert all(is_read(ShardFolder(folder), number) for number in range(50))
 
 
+@pytest.mark.slow
 def test_a_thousand_flipped_bits_are_all_noticed_and_cost_no_other_entry(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     written(folder, range(120))
     whole = {path: path.read_bytes() for path in folder.iterdir()}

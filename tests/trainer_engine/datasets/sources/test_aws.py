@@ -86,6 +86,7 @@ def test_objects_are_listed_by_their_names_below_the_prefix(store: ObjectServer)
     assert [file.name for file in source(store).list_files(IMAGES).files] == ["a/1.png", "a/deep/2.JPG", "b/5.png"]
 
 
+@pytest.mark.slow
 def test_more_objects_than_a_page_are_listed(store: ObjectServer) -> None:
     for number in range(1_003):
         store.put(f"many/{number:04}.png", b"x")

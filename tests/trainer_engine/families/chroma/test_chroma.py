@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, tiny_model, tiny_of
+from tests.helpers.params import first_fast
 from tests.helpers.pictures import levels_apart
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.adapters.build import make_trainable
@@ -289,7 +290,7 @@ def test_real_guidance_takes_the_place_of_guidance_after_the_steps_without_it() 
 # ---- runs ----
 
 
-@pytest.mark.parametrize("model_type", ["full", "lora"])
+@pytest.mark.parametrize("model_type", first_fast(["full", "lora"]))
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, model_type: str) -> None:
     usual = {"model_family": "chroma", "model": str(tiny_model("chroma")), "max_train_steps": 4}
     straight = assert_resumes_exactly(tmp_path, **usual, model_type=model_type, train_batch_size=2, gradient_checkpointing=True)

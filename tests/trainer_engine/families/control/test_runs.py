@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.helpers.models import tiny_model
+from tests.helpers.params import first_fast
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, train_here
 from tests.trainer_engine.families.controlnet.runs import controlled_datasets, generated_datasets
@@ -54,7 +55,7 @@ def latents_of(pipeline: Any) -> Tensor:
     return made
 
 
-@pytest.mark.parametrize("options", [{"model_type": "full", "use_ema": True}, {**LORA, "gradient_checkpointing": True}])
+@pytest.mark.parametrize("options", first_fast([{"model_type": "full", "use_ema": True}, {**LORA, "gradient_checkpointing": True}]))
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(options: dict[str, Any], tmp_path: Path) -> None:
     straight = assert_resumes_exactly(tmp_path, controlled_run, caption_dropout_probability=0.3, **options)
     file = "pipeline/transformer/diffusion_pytorch_model.safetensors" if options["model_type"] == "full" else ADAPTER

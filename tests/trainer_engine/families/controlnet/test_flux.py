@@ -112,6 +112,7 @@ def test_layers_of_a_controlnet_and_masks_of_prompts_are_refused_where_there_are
     assert ("controlnet", "not_for_flavour") in codes(problems_of("flux", model_flavour="kontext"))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path) -> None:
     shown: dict[str, Any] = {"validation_disable": False, "validation_step_interval": 4, "validation_num_inference_steps": 2}
     options: dict[str, Any] = {

@@ -32,11 +32,11 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: 
         torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=tolerance)
 
 
-QUICK = ("sd1x", "regional")
 CASES = [(family, kind) for family in ("sd1x", "flux") for kind in ("complete", "regional")]
 
 
-@pytest.mark.parametrize(("family", "kind"), [pytest.param(*case, marks=() if case == QUICK else pytest.mark.slow) for case in CASES])
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "kind"), CASES)
 def test_compiled_blocks_train_what_eager_ones_do(family: str, kind: str, tmp_path: Path) -> None:
     reset()
     wanted = controlled_run(tmp_path / "eager", family, **QUIET)

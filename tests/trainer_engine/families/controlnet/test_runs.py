@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.helpers.models import tiny_model
+from tests.helpers.params import first_fast
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.families.controlnet.runs import controlled_datasets, controlled_run, generated_datasets
 from tests.trainer_engine.families.controlnet.test_unets import awake, steered
@@ -27,7 +28,7 @@ PIPELINES = {
 }
 
 
-@pytest.mark.parametrize("family", ["sd1x", "sdxl"])
+@pytest.mark.parametrize("family", first_fast(["sdxl", "sd1x"]))
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(family: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"use_ema": True, "caption_dropout_probability": 0.3, "gradient_checkpointing": True}
     straight = assert_resumes_exactly(tmp_path, controlled_run, family=family, **options)
@@ -138,7 +139,7 @@ def test_the_card_of_an_adapter_on_a_controlnet_loads_it(is_new: bool, tmp_path:
     assert any("lora_A" in name for name, _ in found["pipeline"].controlnet.named_parameters())
 
 
-@pytest.mark.parametrize("kind", ["standard", "lycoris"])
+@pytest.mark.parametrize("kind", first_fast(["standard", "lycoris"]))
 def test_an_adapter_on_a_new_controlnet_trains_its_new_layers_whole(kind: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"model_type": "lora", "lora_type": kind, "learning_rate": 1e-2, "use_ema": True}
     if kind == "lycoris":

@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, tiny_model, tiny_of
+from tests.helpers.params import first_rows_fast
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.families.flux2.family import Flux2
 from trainer_engine.families.flux2.spec import DISTILLED, FLAVOURS, SPEC
@@ -160,7 +161,7 @@ def test_distilled_repositories_are_recognised_by_flavour_and_by_name() -> None:
         assert bool(by_flavour) == bool(by_name) == (flavour in DISTILLED)
 
 
-@pytest.mark.parametrize(("flavour", "model_type"), [("klein-9b", "full"), ("klein-9b", "lora"), ("dev", "full")])
+@pytest.mark.parametrize(("flavour", "model_type"), first_rows_fast([("klein-9b", "full"), ("klein-9b", "lora"), ("dev", "full")]))
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, flavour: str, model_type: str) -> None:
     usual = {"model_family": "flux2", "model_flavour": flavour, "model": str(folder_of(flavour)), "max_train_steps": 4}
     usual |= {"model_type": model_type, "train_batch_size": 2}

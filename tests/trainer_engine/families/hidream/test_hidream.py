@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, tiny_model, tiny_of
+from tests.helpers.params import first_fast
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
@@ -333,7 +334,7 @@ def test_the_published_network_has_the_layers_and_the_size_that_the_spec_states(
     assert len(set(layers)) == SPEC.prompts.stacked_layers
 
 
-@pytest.mark.parametrize("model_type", ["full", "lora"])
+@pytest.mark.parametrize("model_type", first_fast(["full", "lora"]))
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, model_type: str) -> None:
     more: dict[str, Any] = {"lora_type": "standard"} if model_type == "lora" else {}
     options = {"model": str(tiny_model("hidream")), "model_type": model_type, "max_train_steps": 4, **more}

@@ -17,6 +17,7 @@ from torch.nn.functional import mse_loss
 from tests.helpers.checked_runs import checked
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, tiny_model, tiny_of
+from tests.helpers.params import first_fast
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
@@ -223,7 +224,7 @@ def test_every_sampler_has_the_schedule_of_the_base_model(sampler: str) -> None:
     assert family.generate(pipeline, request).tobytes() == image_of(theirs, 5.0, 3).tobytes()
 
 
-@pytest.mark.parametrize("model_type", ["full", "lora"])
+@pytest.mark.parametrize("model_type", first_fast(["full", "lora"]))
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, model_type: str) -> None:
     usual = {"model_family": "kolors", "model": str(tiny_model("kolors")), "max_train_steps": 4, "model_type": model_type}
     straight = assert_resumes_exactly(tmp_path, **usual)

@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 from tests.helpers.checked_runs import checked
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, tiny_model, tiny_of
+from tests.helpers.params import first_rows_fast
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.parse import check_options
 from trainer_engine.datasets.hashes import FileHashes
@@ -166,7 +167,7 @@ def test_blocks_that_are_left_out_are_checked(options: dict[str, Any], found: tu
     assert about == ([found] if found else [])
 
 
-@pytest.mark.parametrize(("with_t5", "model_type"), [(True, "full"), (False, "full"), (True, "lora")])
+@pytest.mark.parametrize(("with_t5", "model_type"), first_rows_fast([(True, "full"), (False, "full"), (True, "lora")]))
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, with_t5: bool, model_type: str) -> None:
     usual = {"model_family": "sd3", "model": str(folder_of(with_t5)), "max_train_steps": 4, "model_type": model_type}
     straight = assert_resumes_exactly(tmp_path, **usual)

@@ -19,8 +19,13 @@ MARKED = re.compile(r"<!-- bench -->\n(.*)<!-- /bench -->", re.DOTALL)
 
 
 def write_page(table: Table, page: Path) -> None:
-    """Replace the rows between the two marks of ``docs/benchmarks.md`` by those of the table."""
-    _replace_rows(page, [row.as_markdown() for row in table.rows])
+    """Replace rows between the two marks of ``docs/benchmarks.md`` by those of the table: all rows of each section that it has."""
+    measured = [row.as_markdown() for row in table.rows]
+    sections = {_subject(line)[0] for line in measured}
+    _, _, *shown = _marked(page.read_text(encoding="utf-8")).splitlines()
+    place = next((place for place, line in enumerate(shown) if _subject(line)[0] in sections), len(shown))
+    after = [line for line in shown[place:] if _subject(line)[0] not in sections]
+    _replace_rows(page, [*shown[:place], *measured, *after])
 
 
 def quote_in_readme(table: Table, readme: Path) -> None:
@@ -52,7 +57,7 @@ def _replace_rows(page: Path, rows: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure; asserts nothing about time.")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of: {', '.join(SECTIONS)} (default: all)")
-    parser.add_argument("--docs", action="store_true", help="write the table to docs/benchmarks.md, and the rows that README.md quotes")
+    parser.add_argument("--docs", action="store_true", help="write the rows to docs/benchmarks.md, and to README.md those that it quotes")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.sections) - set(SECTIONS))
     if unknown:

@@ -103,13 +103,16 @@ class CreateEnvironmentSerializer(Sent):
     options = ConfigField(required=False, default=dict, help_text="Options that are laid over the example: `--option`: value.")
 
 
+@extend_schema_field({"type": "object", "additionalProperties": True, "example": {"--max_train_steps": 200, "--num_train_epochs": 0}})
+class WholeConfig(serializers.JSONField):
+    """``--option``: value, as an object of JSON."""
+
+
 class UpdateEnvironmentSerializer(Sent):
     """The configuration that replaces the stored one."""
 
     name = Text(required=False, max_length=200, help_text="The name in the address, if sent.")
-    config = serializers.JSONField(
-        help_text="--option: value; names with or without dashes.", style={"base_template": "textarea.html", "rows": 16}
-    )
+    config = WholeConfig(help_text="--option: value; names with or without dashes.", style={"base_template": "textarea.html", "rows": 16})
     description = Text(required=False, allow_null=True, allow_blank=True, max_length=LONGEST_TEXT)
     tags = serializers.ListField(child=Text(max_length=100), required=False, allow_null=True, max_length=MOST_TAGS)
 
@@ -299,10 +302,21 @@ class ExamplesSerializer(serializers.Serializer[Any]):
     count = serializers.IntegerField()
 
 
+@extend_schema_field(
+    {
+        "type": "object",
+        "additionalProperties": True,
+        "example": {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1},
+    }
+)
+class WholeAdapter(serializers.JSONField):
+    """The content of an adapter file, as an object of JSON."""
+
+
 class AdapterSerializer(serializers.Serializer[Any]):
     """An adapter file of LyCORIS: ``config`` may also be sent as the body itself."""
 
-    config = serializers.JSONField(
+    config = WholeAdapter(
         help_text='The file: {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, ...}',
         style={"base_template": "textarea.html", "rows": 16},
     )

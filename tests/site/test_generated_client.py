@@ -106,7 +106,7 @@ def test_a_generated_client_creates_changes_activates_validates_starts_and_watch
         "--validation_disable": True,
         "--lr_warmup_steps": 0,
     }
-    stored = call.models.UpdateEnvironment(config=config.to_dict())
+    stored = call.models.UpdateEnvironment.from_dict({"config": config.to_dict()})
     assert call("configs_update", "generated", tag="configurations", body=stored).metadata.name == "generated"
     assert call("configs_activate", "generated", tag="configurations").active == "generated"
     form = call.models.TrainingValidateJsonBody.from_dict({"--train_batch_size": 1})
@@ -166,7 +166,7 @@ def test_a_generated_client_trains_a_lycoris_adapter_of_kontext_and_finds_its_fi
         "--validation_disable": True,
         "--lr_warmup_steps": 0,
     }
-    call("configs_update", "edits", tag="configurations", body=call.models.UpdateEnvironment(config=config.to_dict()))
+    call("configs_update", "edits", tag="configurations", body=call.models.UpdateEnvironment.from_dict({"config": config.to_dict()}))
     assert call("configs_activate", "edits", tag="configurations").active == "edits"
     assert call("training_validate", body=call.models.TrainingValidateJsonBody.from_dict({})).valid is True
     started = call("training_start", body=call.models.TrainingStartJsonBody.from_dict({}))

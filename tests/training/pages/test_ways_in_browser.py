@@ -223,12 +223,14 @@ def in_the_admin(page: Page, changes: dict[str, str]) -> None:
             field.fill(value)
 
 
-def test_the_admin_alone_leads_from_an_example_to_an_image(server: LiveServer, browser: Browser) -> None:
-    generate_images(server.home / "datasets/own", count=IMAGES)
-    with open_tab(browser) as tab:
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_admin_alone_leads_from_an_example_to_an_image(width: int, server: LiveServer, browser: Browser) -> None:
+    name = f"from-admin-{width}"
+    generate_images(server.home / "datasets" / name, count=IMAGES)
+    with open_tab(browser, width) as tab:
         page = tab.page
         page.goto(f"{server.url}/admin/environments/environment/add/")
-        page.fill("#id_name", "from-admin")
+        page.fill("#id_name", name)
         page.select_option("#id_example", "pixart_sigma_900m_full")
         page.select_option("#id_model_type", "lora")
         tab.check_page("admin-add")
@@ -236,11 +238,11 @@ def test_the_admin_alone_leads_from_an_example_to_an_image(server: LiveServer, b
         page.wait_for_url("**/environment/*/change/")
         tab.check_page("admin-environment")
         datasets = json.loads(page.input_value("#id_datasets_text"))
-        datasets[0] |= {"instance_data_dir": "datasets/own", "resolution": 64, "resolution_type": "pixel"}
+        datasets[0] |= {"instance_data_dir": f"datasets/{name}", "resolution": 64, "resolution_type": "pixel"}
         page.fill("#id_datasets_text", json.dumps(datasets))
         in_the_admin(page, {"pretrained_model_name_or_path": str(tiny_pixart()), "max_train_steps": "4", **FOR_A_PROCESSOR})
         page.click("[value=check] >> nth=0")
-        expect(page.locator(".messagelist")).to_contain_text("from-admin can be started")
+        expect(page.locator(".messagelist")).to_contain_text(f"{name} can be started")
         page.click("[value=start] >> nth=0")
         page.wait_for_url("**/runs/*")
         page.get_by_role("link", name="Admin", exact=True).click()

@@ -39,6 +39,7 @@ from trainer_engine.datasets.index import IMAGES, MOST_THREADS, Discovery, disco
 from trainer_engine.datasets.index_file import Indexes
 from trainer_engine.datasets.long_captions import long_captions
 from trainer_engine.datasets.media.base import suffixes_of
+from trainer_engine.datasets.overlooked_texts import overlooked_texts
 from trainer_engine.datasets.pairing import Pairing, pair
 from trainer_engine.datasets.planning import Planner
 from trainer_engine.datasets.report import DatasetReport, SetReport
@@ -270,6 +271,8 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
         return report
     planner.save_texts()
     report.left_out.sort()
+    overlooked = overlooked_texts(entry, found.source, report.samples)
+    report.problems += [overlooked] if overlooked else []
     if references:
         report.samples = _paired(report, found, references, context)
     report.buckets = fill_buckets(report.samples)

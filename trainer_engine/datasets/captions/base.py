@@ -67,12 +67,18 @@ def _from_prompts(entry: ImageSet, source: Source) -> CaptionsOf:
 
 
 STRATEGIES = (
-    CaptionStrategy(name="filename", help="the name of the image file, with spaces for underscores.", prepare=_from_names),
+    CaptionStrategy(
+        name="filename",
+        help="the name of the image file, with spaces for underscores.",
+        prepare=_from_names,
+        takes_no_file=True,
+    ),
     CaptionStrategy(
         name="instanceprompt",
         help="instance_prompt, for every image.",
         prepare=_from_prompts,
         synonyms=("instance_prompt",),
+        takes_no_file=True,
         takes_prompt_in_front=False,
     ),
 )

@@ -54,19 +54,23 @@ def print_report(body: Mapping[str, Any], *, to: Console | None = None) -> None:
         for problem in body.get(name) or ():
             option = str(problem.get("option") or "")
             target.print(f"{sign} {f'[bold]{escape(option)}[/]: ' if option else ''}{escape(str(problem['message']))}", soft_wrap=True)
-            if problem.get("expected"):
-                target.print(f"    [dim]expected: {escape(str(problem['expected']))}[/]", soft_wrap=True)
-            if problem.get("hint"):
-                target.print(f"    [dim]{escape(str(problem['hint']))}[/]", soft_wrap=True)
+            _print_help(problem, target)
+
+
+def _print_help(problem: Mapping[str, Any], target: Console) -> None:
+    """What is expected, and what to do."""
+    if problem.get("expected"):
+        target.print(f"    [dim]expected: {escape(str(problem['expected']))}[/]", soft_wrap=True)
+    if problem.get("hint"):
+        target.print(f"    [dim]{escape(str(problem['hint']))}[/]", soft_wrap=True)
 
 
 def print_refusal(detail: str, body: Mapping[str, Any]) -> None:
-    """Why a command failed. A single problem repeats the sentence and is left out, except for its hint."""
+    """Why a command failed. A single problem that repeats the sentence adds what is expected and what to do."""
     target = errors()
     target.print(f"[red]✗[/] {escape(detail)}")
     problems = list(body.get("problems") or [])
     if len(problems) == 1 and problems[0].get("message") == detail:
-        if problems[0].get("hint"):
-            target.print(f"    [dim]{escape(str(problems[0]['hint']))}[/]")
+        _print_help(problems[0], target)
         return
     print_report(body, to=target)

@@ -139,6 +139,11 @@ def test_a_refusal_is_json_for_a_script(simpletuner: Any, home: Path) -> None:
     assert json.loads(refused.stdout) == {"problems": [], "detail": "Configuration 'nowhere' not found"}
 
 
+def test_a_refusal_with_one_problem_says_what_is_expected(simpletuner: Any, home: Path) -> None:
+    refused = simpletuner("env", "create", "another", "--family", "nothing")
+    assert refused.returncode == 2 and "expected: one of anima" in refused.stderr and "z_image" in refused.stderr
+
+
 @pytest.mark.slow
 def test_train_takes_an_environment_by_name_and_options_for_one_run(tmp_path: Path) -> None:
     folder = tmp_path / "config" / "tiny"

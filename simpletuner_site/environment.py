@@ -119,6 +119,8 @@ class CommandEnvironment:
     """What the commands read that talk to a server."""
 
     home: Path
+    names_home: bool = False
+    """Whether ``SIMPLETUNER_HOME`` is set; otherwise the home is the folder that one is in."""
     url: str = ""
     """``SIMPLETUNER_URL``: a server elsewhere."""
     token: str = ""
@@ -134,6 +136,7 @@ def read_command_environment(variables: Mapping[str, str] | None = None) -> Comm
     variables = os.environ if variables is None else variables
     return CommandEnvironment(
         home=_expanded("SIMPLETUNER_HOME", variables.get("SIMPLETUNER_HOME") or str(Path.cwd())).absolute(),
+        names_home=bool(variables.get("SIMPLETUNER_HOME")),
         url=variables.get("SIMPLETUNER_URL", ""),
         token=variables.get("SIMPLETUNER_TOKEN", ""),
         editor=variables.get("VISUAL") or variables.get("EDITOR") or "vi",

@@ -55,7 +55,8 @@ class Where:
 def find(home: Path | None, url: str | None) -> Where:
     """The named server, else the one that serves the home, else one at the usual address, else the home's files.
 
-    The usual address is tried only where no home is: a server elsewhere on this machine must not answer for these files.
+    The usual address is tried only where nothing names a home and none is: a server elsewhere on this machine must not answer for these
+    files, or for those that a first command is to make.
     """
     given = read_command_environment()
     folder = (home or given.home).expanduser().absolute()
@@ -64,7 +65,8 @@ def find(home: Path | None, url: str | None) -> Where:
     running = read_server_state(folder / "state")
     if running is not None:
         return Where(folder, running.url, is_here=True)
-    if home is None and not (folder / "state").exists() and _answers(USUAL_ADDRESS):
+    names_home = home is not None or given.names_home
+    if not names_home and not (folder / "state").exists() and _answers(USUAL_ADDRESS):
         return Where(folder, USUAL_ADDRESS, is_guess=True, is_here=True)
     return Where(folder)
 

@@ -118,3 +118,5 @@ def test_the_server_of_a_home_is_found_by_its_file(server: LiveServer, tmp_path:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert connection.find(None, None).url == server.url
+    monkeypatch.setenv("SIMPLETUNER_HOME", str(tmp_path / "new"))
+    assert connection.find(None, None).url == "", "a server elsewhere does not answer for a home that is named and not made yet"

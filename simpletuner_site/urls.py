@@ -36,7 +36,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", admin.site.urls),
     path("favicon.ico", RedirectView.as_view(url=f"/{settings.STATIC_URL.strip('/')}/training/icon.svg"), name="favicon"),
     re_path(r"^api/?$", ApiIndex.as_view(), name="api"),
-    re_path(r"^api/training/?$", ApiIndex.as_view(), name="api-training"),
+    re_path(r"^api/training/?$", ApiIndex.as_view(page_title="Addresses of training"), name="api-training"),
     path("api/webhooks", include(webhook_urlpatterns)),
     path("api/cache", include(cache_urlpatterns)),
     # The address of the format. It is not in the schema, where it would be ambiguous with /api/configs/{name}/activate.

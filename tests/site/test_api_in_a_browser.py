@@ -31,7 +31,7 @@ def title_of(page: str) -> str:
     ("address", "title"),
     [
         ("/api/", "Addresses of the API"),
-        ("/api/training", "Addresses of the API"),
+        ("/api/training", "Addresses of training"),
         ("/api/configs", "List configurations"),
         ("/api/configs/environments", "Create an environment"),
         ("/api/training/start", "Start a run"),

@@ -74,8 +74,10 @@ class WorkerKeeper:
         assert process.stdin is not None
         for number in (signal.SIGTERM, signal.SIGINT):
             # The signal handler in C writes to the pipe before any Python code runs, so that the worker is notified even if a
-            # thread holds the interpreter for ever, such as an endless regular expression.
-            faulthandler.register(number, file=process.stdin, all_threads=True, chain=True)
+            # thread holds the interpreter for ever, such as an endless regular expression. A shell that runs the server in the
+            # background of a script lets it ignore Ctrl-C: then the signal asks for nothing.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                faulthandler.register(number, file=process.stdin, all_threads=True, chain=True)
         return process
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:

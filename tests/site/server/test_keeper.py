@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -82,6 +84,21 @@ def test_a_worker_that_does_not_listen_is_cut_off(monkeypatch: pytest.MonkeyPatc
     time.sleep(0.3)
     kept.stop()
     assert kept.pid is None
+
+
+@pytest.mark.parametrize(("handler", "is_heard"), [(signal.SIG_IGN, False), (signal.default_int_handler, True)])
+def test_a_ctrl_c_that_the_server_ignores_asks_the_worker_for_nothing(handler: Any, is_heard: bool) -> None:
+    """As of a server in the background of a script. The worker killed it, because it did not end."""
+    before = signal.signal(signal.SIGINT, handler)
+    kept = keeper("import time; time.sleep(600)")
+    try:
+        kept.start()
+        eventually(lambda: kept.pid)
+        time.sleep(0.2)
+        assert faulthandler.unregister(signal.SIGINT) is is_heard
+    finally:
+        kept.stop()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_stopping_before_starting_is_harmless() -> None:

@@ -90,7 +90,7 @@ class CaptionSpec(TableEntry):
     reads_files: bool = False
     """Whether a caption takes a read of its own, so that several are read at once."""
     takes_no_file: bool = False
-    """Whether captions come from names or fields alone, so that text files beside the images are not read."""
+    """Whether captions come from names or fields alone."""
     takes_prompt_in_front: bool = True
     """Whether ``prepend_instance_prompt`` puts the instance prompt in front of its captions."""
     sources: tuple[str, ...] = ()

@@ -271,7 +271,7 @@ def _examine_set(entry: ImageSet, references: Sequence[ReferenceSet], context: _
         return report
     planner.save_texts()
     report.left_out.sort()
-    overlooked = overlooked_texts(entry, found.source, report.samples)
+    overlooked = overlooked_texts(entry, found.source.within(context.places), report.samples)
     report.problems += [overlooked] if overlooked else []
     if references:
         report.samples = _paired(report, found, references, context)

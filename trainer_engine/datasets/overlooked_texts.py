@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer_engine.config.dataset_tables import caption_specs
 from trainer_engine.config.datasets import ImageSet
 from trainer_engine.contract.errors import Problem
+from trainer_engine.datasets.captions.base import NoCaption, are_prompts, takes_no_file
+from trainer_engine.datasets.captions.textfile import from_text_file
 from trainer_engine.datasets.samples import Sample
 from trainer_engine.datasets.sources.base import Source
 
-TEXT_SUFFIX = ".txt"
 LOOKED_AT = 24
-"""Images of a dataset that are looked at, spread over it."""
+"""Images of a dataset whose text files are looked for, spread over it."""
 MOST_OF_THEM = 0.5
 """From this share on, text files are there for their images; fewer may be notes of any kind."""
 
@@ -20,22 +20,26 @@ MOST_OF_THEM = 0.5
 def overlooked_texts(entry: ImageSet, source: Source, samples: Sequence[Sample]) -> Problem | None:
     """A warning for captions in text files that a dataset does not read, or None. Only a source that is quick is looked at.
 
-    It is a note where the captions are those of the instance prompt, which people choose.
+    It is a note where the prompts of the set are its captions, which people choose. ``source`` reads only what captions may be read from.
     """
-    if not caption_specs()[entry.caption_strategy].takes_no_file or not source.is_quick:
+    if not takes_no_file(entry) or not source.is_quick or not samples:
         return None
-    some = samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]
-    if not some or sum(_has_text(source, sample.name) for sample in some) < MOST_OF_THEM * len(some):
+    some = samples[:: -(-len(samples) // LOOKED_AT)]
+    count = sum(_has_text(source, sample.name) for sample in some)
+    if count < MOST_OF_THEM * len(some):
         return None
-    message = f"dataset {entry.id}: caption_strategy={entry.caption_strategy} does not read the text files beside the images."
+    field = "only_instance_prompt" if entry.only_instance_prompt else "caption_strategy"
+    value = "true" if entry.only_instance_prompt else entry.caption_strategy
+    message = f"dataset {entry.id}: {field}={value} does not read the text files beside its files."
     hint = "set caption_strategy=textfile to take the captions from them"
-    make = Problem.note if entry.instance_prompt else Problem.warning
-    return make(entry.option("caption_strategy"), "texts_overlooked", message, got=entry.caption_strategy, hint=hint)
+    hint += ", and remove only_instance_prompt" if entry.only_instance_prompt else ""
+    hint += "; files without one are left out then" if count < len(some) else ""
+    make = Problem.note if are_prompts(entry) else Problem.warning
+    return make(entry.option(field), "texts_overlooked", message, got=value, hint=hint)
 
 
-def _has_text(source: Source, image_name: str) -> bool:
-    stem, _, _ = image_name.rpartition(".")
+def _has_text(source: Source, name: str) -> bool:
     try:
-        return source.stat(f"{stem}{TEXT_SUFFIX}").size_bytes > 0
-    except OSError:
+        return bool(from_text_file(source, name, split=True))
+    except NoCaption:
         return False

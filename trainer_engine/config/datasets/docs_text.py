@@ -137,8 +137,8 @@ for each file, found by the file's name in the dataset with its folders; of seve
 `metadata_backend` `parquet` images whose size it holds are not opened before training; one of another size is then left out, and named.
 
 `caption_strategy` gives each file one or more alternative captions, of which one is used at a time: the lines of a text file, the columns
-of a table, the texts of `instance_prompt`. `validate` warns where images of this machine have `.txt` files that the strategy does not read
-(`texts_overlooked`). Then, in this order:
+of a table, the texts of `instance_prompt`. `validate` says so where files on this machine have `.txt` files beside them that are not
+read (`texts_overlooked`). Then, in this order:
 
 1. `prepend_instance_prompt` puts each instance prompt in front.
 2. The entries of `caption_filter_list` of the set's `text_embeds` set are applied, one after the other. `s/find/replace/` replaces what the

@@ -20,6 +20,9 @@ CaptionsOf = Callable[[str], tuple[str, ...]]
 """Name of a file -> its alternative captions, at least one. Called from several threads. Raises NoCaption."""
 
 
+INSTANCE_PROMPT = "instanceprompt"
+
+
 class NoCaption(ValueError):
     """A file has no caption. The message says why."""
 
@@ -35,10 +38,20 @@ class CaptionStrategy(CaptionSpec):
     """
 
 
+def are_prompts(entry: ImageSet) -> bool:
+    """Whether the captions of a dataset are its ``instance_prompt`` alone."""
+    return entry.only_instance_prompt or entry.caption_strategy == INSTANCE_PROMPT
+
+
+def takes_no_file(entry: ImageSet) -> bool:
+    """Whether the captions of a dataset come from names or fields alone, so that text files beside the images are not read."""
+    return entry.only_instance_prompt or caption_specs()[entry.caption_strategy].takes_no_file
+
+
 def captions_of(entry: ImageSet, source: Source) -> CaptionsOf:
     """Returns the function that gives the captions of a dataset's files. Raises OSError or ValueError if no file can have one."""
-    if entry.only_instance_prompt:
-        return lambda name: entry.instance_prompt
+    if are_prompts(entry):
+        return _from_prompts(entry, source)
     strategy = cast(CaptionStrategy, caption_specs()[entry.caption_strategy])
     captions = strategy.prepare(entry, source)
     if not entry.prepend_instance_prompt or not strategy.takes_prompt_in_front:
@@ -74,7 +87,7 @@ STRATEGIES = (
         takes_no_file=True,
     ),
     CaptionStrategy(
-        name="instanceprompt",
+        name=INSTANCE_PROMPT,
         help="instance_prompt, for every image.",
         prepare=_from_prompts,
         synonyms=("instance_prompt",),

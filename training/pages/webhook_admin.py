@@ -86,6 +86,7 @@ class WebhookAdmin(TemplateView):
             new=NEW,
             problems=[one for one in problems if (place := names_target(one)) is None or place >= len(targets)],
             version=keywords.pop("version", found.version if found else ""),
+            may_remove=keywords.pop("may_remove", found is not None),
             environment=environment,
             uses=keywords.pop("uses", uses or beginning),
             others=[(one.name, address_of(one.name, environment)) for one in stored.find_all() if one.name != name],
@@ -101,7 +102,7 @@ class WebhookAdmin(TemplateView):
         except EnvironmentNotFound as error:
             if self.request.method != "POST":
                 raise Http404 from error
-            messages.warning(self.request, f"The environment {name[:LONGEST]} was removed since this page was opened.")
+            messages.warning(self.request, f"The environment {name[:LONGEST]} does not exist any more.")
             return None
 
     def post(self, request: HttpRequest, name: str = "") -> HttpResponse:
@@ -118,7 +119,8 @@ class WebhookAdmin(TemplateView):
             found = stored.store(wanted, entries, seen=request.POST.get("version", ""), is_new=not name)
         except WebhookChanged as changed:
             messages.error(request, str(changed.detail))
-            return self.render_to_response(self.get_context_data(**shown), status=changed.status_code)
+            # What is stored was not on the page: it may be replaced by what is, and not removed.
+            return self.render_to_response(self.get_context_data(**shown, may_remove=False), status=changed.status_code)
         except (TrainingRefused, EnvironmentRefused) as refused:
             messages.error(request, str(refused.detail))
             kept = {"problems": refused.problems, "version": request.POST.get("version", "")}

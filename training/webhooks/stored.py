@@ -152,11 +152,11 @@ def _refuse_changed(name: str, seen: str, *, is_new: bool) -> None:
         raise WebhookChanged("The targets have changed since this page was opened. Open it anew to see them, or save again.")
 
 
-def forget(name: str, *, seen: str = "") -> None:
+def forget(name: str, *, seen: str | None = None) -> None:
     """Raises NoSuchWebhook, BadWebhook, FilesNotWritable; WebhookChanged if they are not those of the version that was ``seen``."""
     with change() as home:
         found = find(name)
-        if seen and found.version != seen:
+        if seen is not None and found.version != seen:
             raise WebhookChanged("The targets have changed since this page was opened. Look at them before they are removed.")
         webhook_targets.forget(name, home)
 

@@ -45,6 +45,12 @@ def form_of(client: Client, address: str) -> dict[str, str]:
     return {name: value.removeprefix("\n") for name, value in Fields(page).values.items() if name != "theme"}
 
 
+def remove_form(client: Client) -> dict[str, str]:
+    """What the button that removes the targets sends along."""
+    page = client.get("/admin/webhooks/lab").content.decode().split('<details class="webhook-remove">')[1]
+    return Fields(page.split("</form>")[0]).values
+
+
 def send(client: Client, address: str, form: dict[str, str]) -> tuple[Any, list[str]]:
     client.cookies.pop("messages", None)
     answer = client.post(address, form)
@@ -224,7 +230,7 @@ def test_targets_are_removed_by_a_button_and_not_by_a_link(client: Client, demo:
     put("lab", {"webhook_type": "raw", "callback_url": HOOK})
     client.get("/admin/webhooks/lab?act=remove")
     assert targets_of("lab")
-    answer, says = send(client, "/admin/webhooks/lab?environment=demo", {"act": "remove"})
+    answer, says = send(client, "/admin/webhooks/lab?environment=demo", remove_form(client) | {"act": "remove"})
     assert "Removed the targets lab." in says[0] and answer["Location"] == f"/admin/environments/environment/{demo.pk}/change/"
     assert client.get("/admin/webhooks/lab").status_code == 404 and not (current_home().config / "webhooks/lab.json").exists()
 
@@ -251,11 +257,14 @@ def test_stored_markup_is_shown_as_text(client: Client, demo: Environment) -> No
 
 def test_targets_that_somebody_else_has_changed_are_not_removed_unseen(client: Client, demo: Environment) -> None:
     put("lab", {"webhook_type": "raw", "callback_url": HOOK})
-    page = client.get("/admin/webhooks/lab").content.decode().split('<details class="webhook-remove">')[1]
-    form = Fields(page).values | {"act": "remove"}
+    form, remove = form_of(client, "/admin/webhooks/lab"), remove_form(client) | {"act": "remove"}
     put("lab", {"webhook_type": "raw", "callback_url": HOOK + "theirs"})
-    answer, says = send(client, "/admin/webhooks/lab", form)
-    assert answer["Location"] == "/admin/webhooks/lab" and "have changed since" in says[0] and targets_of("lab")[0][1] == HOOK + "theirs"
+    for sent in (remove, {"act": "remove"}):
+        answer, says = send(client, "/admin/webhooks/lab", sent)
+        assert answer["Location"] == "/admin/webhooks/lab" and "have changed since" in says[0]
+    answer, _ = send(client, "/admin/webhooks/lab", form | {"0-log_level": "error"})
+    assert answer.status_code == 409 and "Remove the targets" not in answer.content.decode(), "this page does not show what is stored"
+    assert targets_of("lab")[0][1] == HOOK + "theirs"
 
 
 def test_a_target_whose_address_was_emptied_is_refused_and_not_removed(client: Client, demo: Environment) -> None:
@@ -271,7 +280,7 @@ def test_a_form_whose_environment_somebody_has_removed_is_saved_without_it(clien
     services.delete_environment("demo", actor="somebody")
     answer, says = send(client, address, form)
     assert answer["Location"] == "/admin/webhooks/lab" and targets_of("lab") == [("raw", HOOK, "")]
-    assert says[0] == "The environment demo was removed since this page was opened."
+    assert says[0] == "The environment demo does not exist any more."
 
 
 @pytest.mark.parametrize("name", [".hidden", "a..b", "a/b"])

@@ -98,15 +98,16 @@ def _clip(folder: Path) -> Tokenizer:
 def main() -> None:
     """Answers one request."""
     apply_limits(sys.argv[1:])
-    request = json.load(sys.stdin)
-    folder = Path(request["folder"])
+    folder = Path()
 
     def name_folder(kind: type[BaseException], error: BaseException, trace: object) -> None:
         """In a line: the server's terminal shows it, and a traceback would look like a fault of the server."""
-        print(f"The tokenizer in {folder} cannot be read: {error!r:.300}", file=sys.stderr)
+        print(f"The tokenizer in {str(folder)!r:.1000} cannot be read: {error!r:.300}", file=sys.stderr)
 
     sys.excepthook = name_folder
     try:
+        request = json.load(sys.stdin)
+        folder = Path(request["folder"])
         with os.fdopen(os.dup(1), "w", encoding="ascii") as stream:
             os.dup2(2, 1)  # what the library prints is no part of the answer
             json.dump(tokens_in(folder, request["texts"]), stream)

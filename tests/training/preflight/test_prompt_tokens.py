@@ -61,10 +61,12 @@ READ_LAST_BY_T5 = [name for name in FAMILIES if specs()[name].prompts.t5_folder 
 def test_a_file_that_is_no_tokenizer_counts_nothing_and_is_named_in_a_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], content: str
 ) -> None:
-    (tmp_path / TOKENIZER).write_text(content)
-    assert count_tokens(tmp_path, ["a"]) is None
+    folder = tmp_path / "of a\nstranger\x1b[31m"
+    folder.mkdir()
+    (folder / TOKENIZER).write_text(content)
+    assert count_tokens(folder, ["a"]) is None
     said = capfd.readouterr().err
-    assert said.startswith(f"The tokenizer in {tmp_path} cannot be read: ") and said.count("\n") == 1
+    assert said.startswith(f"The tokenizer in {str(folder)!r} cannot be read: ") and said.count("\n") == 1 and "\x1b" not in said
     assert count_tokens(tmp_path / "nowhere", ["a"]) is None
 
 

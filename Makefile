@@ -16,7 +16,7 @@ help:
 	@echo "make demo         train a small model through the API and show its images (KEEP=1 leaves the server running)"
 	@echo "make test         the fast tests (JOBS=N runs N processes)"
 	@echo "make test-browser the pages in Chromium, at two widths and in both colour schemes"
-	@echo "make test-slow    the slow tests: repeated proofs, in every combination"
+	@echo "make test-slow    the slow tests: proofs in every combination, and those that take long"
 	@echo "make test-all     every test"
 	@echo "make test-faults  kill processes, fill disks, break files, attack a server"
 	@echo "make lint         style, types, imports, migrations, generated documents"

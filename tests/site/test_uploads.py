@@ -54,7 +54,6 @@ def is_clean(server: LiveServer) -> bool:
     return False
 
 
-@pytest.mark.slow
 def test_a_photograph_is_stored_with_its_caption_and_takes_no_memory(server: LiveServer) -> None:
     send(server, "warm", **{"a.png": photograph(1)})
     content, before = photograph(), psutil.Process(server.pid).memory_info().rss

@@ -87,7 +87,7 @@ def answers(runs: ServedRuns, job_id: str) -> Iterator[tuple[str, str]]:
     changed += [f"/admin/environments/revision/{number}/change/" for number in range(1, 12)]
     for path in (*paths, *listed):
         yield path, runs.server.get(path, headers=JSON).text
-    for path in (*(path for path in paths if not path.startswith(("/api/configs/hand", "/api/configs/lab"))), *listed):
+    for path in (*(path for path in paths if not path.startswith(("/api/configs/put", "/api/configs/lab"))), *listed):
         yield path, runs.server.get(path, headers=HTML).text
     for path in (*admin, *changed):
         yield path, runs.server.get(path, headers=HTML, follow_redirects=True).text

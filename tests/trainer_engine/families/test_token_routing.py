@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tests.helpers.gradients import step_inputs
 from tests.helpers.models import tiny_family, tiny_model
+from tests.helpers.params import first_fast
 from tests.helpers.resuming import assert_resumes_exactly, assert_same_checkpoints
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters import test_numerics as pixart
@@ -219,8 +220,7 @@ def test_a_compiled_network_routes_other_tokens_in_each_step() -> None:
     assert len({loss for _, loss in found}) == 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["flux with a mask", "wan"])
+@pytest.mark.parametrize("name", first_fast(["flux with a mask", "wan"]))
 def test_blocks_that_are_compiled_alone_route_tokens(name: str) -> None:
     case = CASES[name]
     family = case.family(gradient_checkpointing=False)

@@ -16,6 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of
 from tests.helpers.models import tiny_model
+from tests.helpers.params import first_rows_fast
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here, with_held_out
 from trainer_engine.config.families import specs
 from trainer_engine.config.options.run import DistributedOptions
@@ -29,6 +30,7 @@ from trainer_engine.runtime.stages import Stages
 EAGER = {"dynamo_backend": "eager"}
 """Traces as every backend does, and computes with the usual kernels."""
 REGIONAL = {"dynamo_use_regional_compilation": True}
+QUANTISED = ("int8-quanto", "int8-torchao", "fp8wo-torchao")
 ADAPTER, UNET = "pytorch_lora_weights.safetensors", "pipeline/unet/diffusion_pytorch_model.safetensors"
 
 
@@ -89,10 +91,11 @@ def test_the_inductor_computes_what_the_eager_network_computes(name: str, kind: 
     assert one_pass(family, trainable, network, inputs).is_close_to(wanted, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [(name, precision) for name in FAMILIES for precision in ("int8-quanto", "int8-torchao", "fp8wo-torchao")],
+    first_rows_fast(
+        [("flux", precision) for precision in QUANTISED] + [(name, one) for name in FAMILIES if name != "flux" for one in QUANTISED]
+    ),
 )
 def test_blocks_of_quantised_weights_are_compiled_one_by_one(name: str, precision: str) -> None:
     """The single blocks of Flux return two views of one tensor, which PyTorch does not compile with weights of these classes."""

@@ -107,7 +107,6 @@ def test_a_group_generates_the_image_that_one_process_generates(flux: Runs) -> N
     assert_same_images(flux.alone.output_dir / "validation_images", flux.together.output_dir / "validation_images")
 
 
-@pytest.mark.slow
 def test_a_group_resumes_byte_for_byte(flux: Runs) -> None:
     place = flux.place
     shutil.copytree(flux.together.output_dir / "checkpoint-2", place / "resumed" / "checkpoint-2")

@@ -77,8 +77,8 @@ def complete(training: Training) -> dict[str, str]:
 
 
 def spread(places: list[str], share: int) -> Iterator[tuple[str, str]]:
-    """(place, JSON value): every place with one value in ``share``, so that every value is sent somewhere."""
-    values = as_json()
+    """(place, JSON value): every place with one value in ``share``, at most as many as there are places, so that each is sent somewhere."""
+    values, share = as_json(), min(share, len(places))
     for number, place in enumerate(places):
         yield from ((place, value) for value in values[number % share :: share])
 
@@ -185,13 +185,18 @@ FAST = {
     send_options: 128,
     send_plain_options: 32,
     send_adapters: 24,
-    send_datasets: 192,
-    send_addresses: 800,
-    send_bodies: 48,
+    send_datasets: 128,
+    send_addresses: 400,
+    send_bodies: 32,
     send_everything: 8,
 }
 """Fast tests send each place one value in so many; between them the places get every value."""
 WHOLE = {send_options: 1, send_plain_options: 1, send_adapters: 2, send_datasets: 4, send_addresses: 8, send_bodies: 1, send_everything: 1}
+
+
+def test_every_value_is_sent_to_some_place() -> None:
+    for places, send in ((DEEP, send_options), (sorted(known_names()), send_datasets), (PRESET_KEYS, send_adapters)):
+        assert {value for _, value in spread(list(places), FAST[send])} == set(as_json())
 
 
 @pytest.mark.parametrize(("send", "share"), FAST.items(), ids=lambda one: getattr(one, "__name__", None))

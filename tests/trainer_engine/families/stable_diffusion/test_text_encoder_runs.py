@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.helpers.caches import entries_of
 from tests.helpers.models import tiny_model
-from tests.helpers.params import first_fast, often
+from tests.helpers.params import first_fast, first_rows_fast, often
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here, with_held_out
 from tests.trainer_engine.families.stable_diffusion.test_text_encoders import ENCODERS, LORA, PIPELINES, pipeline_of
@@ -101,9 +101,7 @@ def test_the_cache_of_prompts_holds_tokens_alone(tmp_path: Path) -> None:
     assert {tensor.dtype for entry in entries for tensor in entry.values()} == {torch.int64}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sd1x", "sdxl"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "kind"), first_rows_fast([("sdxl", "lora"), ("sdxl", "full"), ("sd1x", "lora"), ("sd1x", "full")]))
 def test_evaluations_and_images_follow_the_trained_encoders(tmp_path: Path, name: str, kind: str) -> None:
     """A rate that vanishes for the network leaves the change to the text encoders."""
     chosen = {**KINDS[kind], **VALIDATION, "learning_rate": 1e-30, "text_encoder_lr": 0.05, "eval_steps_interval": 2}

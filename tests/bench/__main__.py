@@ -6,9 +6,10 @@ import argparse
 import importlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from tests.bench.table import HEAD, Table
+from tests.bench.table import HEAD, NOT_MEASURED, Table
 
 SECTIONS = (
     *("server", "latency", "journey", "watching", "page", "training", "host", "lokr", "adapters"),
@@ -19,13 +20,13 @@ MARKED = re.compile(r"<!-- bench -->\n(.*)<!-- /bench -->", re.DOTALL)
 
 
 def write_page(table: Table, page: Path) -> None:
-    """Replace rows between the two marks of ``docs/benchmarks.md`` by those of the table: all rows of each section that it has."""
-    measured = [row.as_markdown() for row in table.rows]
-    sections = {_subject(line)[0] for line in measured}
-    _, _, *shown = _marked(page.read_text(encoding="utf-8")).splitlines()
-    place = next((place for place, line in enumerate(shown) if _subject(line)[0] in sections), len(shown))
-    after = [line for line in shown[place:] if _subject(line)[0] not in sections]
-    _replace_rows(page, [*shown[:place], *measured, *after])
+    """Replace rows between the two marks of ``docs/benchmarks.md`` by those of the table: all rows of each section that was measured.
+
+    A section keeps its place. One that could not be measured on this machine keeps its rows.
+    """
+    measured = _by_section(row.as_markdown() for row in table.rows if row.value != NOT_MEASURED)
+    _, _, *lines = _marked(page.read_text(encoding="utf-8")).splitlines()
+    _replace_rows(page, [line for rows in (_by_section(lines) | measured).values() for line in rows])
 
 
 def quote_in_readme(table: Table, readme: Path) -> None:
@@ -41,6 +42,14 @@ def _marked(text: str) -> str:
     if found is None:
         raise ValueError("the page has no <!-- bench --> ... <!-- /bench -->")
     return found[1]
+
+
+def _by_section(lines: Iterable[str]) -> dict[str, list[str]]:
+    """The rows of each section, in the order of their first rows."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        found.setdefault(_subject(line)[0], []).append(line)
+    return found
 
 
 def _subject(line: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from tests.bench import gpu_pixart
 from tests.bench.gpu_device import ENDLESS, Clock, TimeLimit, add_row, attempt, matmul_peak
 from tests.bench.network_loops import Setting, bare_steps, engine_steps, flops_of_a_step
 from tests.bench.networks import Network
-from tests.bench.table import Table
+from tests.bench.table import NOT_MEASURED, Table
 from tests.trainer_engine.families.sd1x.network import NETWORK as SD1X
 from tests.trainer_engine.families.sdxl.network import NETWORK as SDXL
 from tests.trainer_engine.families.wan.network import NETWORK as WAN
@@ -82,7 +82,7 @@ def run(table: Table) -> None:
     """All rows; one for each of the two sections that says so where there is no GPU."""
     if not torch.cuda.is_available():
         for section in (SECTION, gpu_pixart.SECTION):
-            table.add(section, "needs a GPU", "not measured here")
+            table.add(section, "needs a GPU", NOT_MEASURED)
         return
     limit = TimeLimit(NETWORK_SECONDS)
     measure(table, Clock(device=torch.device("cuda"), steps=4, rounds=5), CASES, limit)

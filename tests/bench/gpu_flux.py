@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.bench.gpu_device import Subject, Work, add_row, attempt, matmul_peak
-from tests.bench.table import Table
+from tests.bench.table import NOT_MEASURED, Table
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.batches.batch import Batch
 from trainer_engine.batches.loader import StepBatches
@@ -311,7 +311,7 @@ def measure(table: Table, subject: Subject, cases: Sequence[Case]) -> None:
 def run(table: Table) -> None:
     """Rows for both bases, eager and compiled, and Kontext; one row that says so where there is no GPU."""
     if not torch.cuda.is_available():
-        table.add(SECTION, "needs a GPU", "not measured here")
+        table.add(SECTION, "needs a GPU", NOT_MEASURED)
         return
     spec = find_spec("flux")
     assert spec is not None

@@ -14,7 +14,7 @@ import torch
 
 from tests.bench.gpu_device import ENDLESS, WARM_UP, Subject, TimeLimit, attempt, timed
 from tests.bench.gpu_flux import FLUX, Case, engine_steps, that_fits
-from tests.bench.table import Table, ratio_of
+from tests.bench.table import NOT_MEASURED, Table, ratio_of
 
 SECTION = "options that save memory: Flux.1 at full width, LoRA of rank 16, 1024 px"
 SECONDS = 450
@@ -65,7 +65,7 @@ def measure(table: Table, subject: Subject, cases: Sequence[str] = tuple(CASES),
 def run(table: Table) -> None:
     """All rows, or one that says that there is no GPU."""
     if not torch.cuda.is_available():
-        table.add(SECTION, "needs a GPU", "not measured here")
+        table.add(SECTION, "needs a GPU", NOT_MEASURED)
         return
     device = torch.device("cuda")
     architecture = that_fits(FLUX, torch.cuda.get_device_properties(device).total_memory)

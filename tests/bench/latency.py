@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench.table import Table
+from tests.bench.table import NOT_MEASURED, Table
 from tests.helpers.live_server import REPOSITORY, LiveServer, start_server
 
 SECTION = "latency"
@@ -36,7 +36,7 @@ def under_wrk(table: Table, server: LiveServer) -> None:
     """One row a number of connections; one row that says so where there is no wrk."""
     wrk = shutil.which("wrk")
     if wrk is None:
-        table.add(SECTION, "needs wrk", "not measured here")
+        table.add(SECTION, "needs wrk", NOT_MEASURED)
         return
     for connections in (1, 16):
         command = [wrk, "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", f"{server.url}{STATUS}"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect
 
 from tests.bench.audience import audience
-from tests.bench.table import Table, percentile
+from tests.bench.table import NOT_MEASURED, Table, percentile
 from tests.bench.watching import WARM_UP, Bench, subscribers
 from tests.helpers.browser import find_browser, open_browser, open_tab, what_it_holds
 from tests.helpers.live_server import start_server
@@ -23,8 +23,11 @@ from tests.helpers.served_runs import ENDLESS, ServedRuns
 from trainer_engine.families.pixart_sigma.tiny import make_tiny
 
 SECTION = "page"
-VIEWERS, VISIBLE, SECONDS = 20, 4, 30
-"""So many people watch a run; so many of them have its page before them. A tab that is hidden has no stream; the others only listen."""
+VIEWERS = 20
+VISIBLE = 4
+"""Of the viewers, those who have the page before them. The others only listen, as a hidden tab has no stream."""
+SECONDS = 30
+"""How long the steps are noted."""
 EVENTS = 10_000
 NOTE_STEPS = """() => {
   const shown = window.shown = [];
@@ -97,7 +100,7 @@ def memory_of_a_tab(table: Table, browser: Browser, home: Path, events: int = EV
 
 def run(table: Table) -> None:
     if find_browser() is None:
-        table.add(SECTION, "needs Chromium", "not measured here")
+        table.add(SECTION, "needs Chromium", NOT_MEASURED)
         return
     with tempfile.TemporaryDirectory(prefix="bench-page-") as folder, open_browser() as browser:
         place = Path(folder)

@@ -25,6 +25,8 @@ class Row:
         return f"| {self.section} | {self.figure} | {self.value} | {self.aim} | {self.beside} |"
 
 
+NOT_MEASURED = "not measured here"
+"""The value of a row that stands for a section for which this machine lacks something."""
 HEAD = "| what | figure | here | aim | compared with |\n|---|---|---|---|---|"
 
 

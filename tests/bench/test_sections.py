@@ -12,7 +12,7 @@ import torch
 from tests.bench import compare, discovery, families, host, lokr, padding, page, plan, published, warm
 from tests.bench.__main__ import ROOT, SECTIONS, quote_in_readme, write_page
 from tests.bench.latency import latencies
-from tests.bench.table import Table
+from tests.bench.table import NOT_MEASURED, Table
 from tests.helpers.browser import needs_browser, open_browser
 from trainer_engine.config.families import specs
 
@@ -203,14 +203,19 @@ def test_a_measured_table_replaces_the_page_and_the_rows_that_the_readme_quotes(
     table = Table()
     table.add("server", "process start to first 200", "0.12 s", aim="under 2 s")
     table.add("server", "something new", "1")
+    table.add("warm", "something later", "2")
+    table.add("page", "needs Chromium", NOT_MEASURED)
     before = readme.read_text()
     write_page(table, page)
     quote_in_readme(table, readme)
     assert page.read_text().count("\n| server |") == 2
+    [warm] = [line for line in page.read_text().splitlines() if line.startswith("| warm |")]
+    assert "something later" in warm and page.read_text().index(warm) > page.read_text().index("| discovery |"), "a section keeps its place"
     others = [
-        [line for line in one.read_text().splitlines() if not line.startswith("| server |")] for one in (ROOT / "docs/benchmarks.md", page)
+        sorted(line for line in one.read_text().splitlines() if not line.startswith(("| server |", "| warm |")))
+        for one in (ROOT / "docs/benchmarks.md", page)
     ]
-    assert others[0] == others[1], "sections that were not measured keep their rows"
+    assert others[0] == others[1], "sections that were not measured, or could not be, keep their rows"
     quoted = "| server | process start to first 200 | 0.12 s | under 2 s |"
     assert quoted in page.read_text() and quoted in readme.read_text()
     assert "something new" not in readme.read_text()

@@ -302,21 +302,10 @@ class ExamplesSerializer(serializers.Serializer[Any]):
     count = serializers.IntegerField()
 
 
-@extend_schema_field(
-    {
-        "type": "object",
-        "additionalProperties": True,
-        "example": {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1},
-    }
-)
-class WholeAdapter(serializers.JSONField):
-    """The content of an adapter file, as an object of JSON."""
-
-
 class AdapterSerializer(serializers.Serializer[Any]):
     """An adapter file of LyCORIS: ``config`` may also be sent as the body itself."""
 
-    config = WholeAdapter(
+    config = serializers.JSONField(
         help_text='The file: {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, ...}',
         style={"base_template": "textarea.html", "rows": 16},
     )

@@ -1,4 +1,4 @@
-"""Names of environments: which ones are valid, and the name for a run that starts without an environment."""
+"""Names of environments, and of what is named by the same rule; and the name for a run that starts without an environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPECTED = "1 to 64 letters, digits, dots, dashes and underscores, beginning wit
 
 
 def name_problem(name: object, option: str = "name", *, of: str = "an environment") -> Problem | None:
-    """The problem with a name ``of`` something that is a file or a folder and a word of an address; None if it is valid."""
+    """The problem with a name; None if it is valid. ``of`` says what it names, for the message."""
     if not isinstance(name, str):
         return Problem.error(option, "not_text", "The name is not text.", got=name, expected=EXPECTED)
     if not name:

@@ -55,8 +55,8 @@ class Where:
 def find(home: Path | None, url: str | None) -> Where:
     """The named server, else the one that serves the home, else one at the usual address, else the home's files.
 
-    The usual address is tried only where nothing names a home and none is: a server elsewhere on this machine must not answer for these
-    files, or for those that a first command is to make.
+    The usual address is tried only if neither ``--home`` nor ``SIMPLETUNER_HOME`` is given and the working directory has no ``state/``: a
+    server elsewhere on this machine must not answer for a home that is named or found.
     """
     given = read_command_environment()
     folder = (home or given.home).expanduser().absolute()

@@ -21,7 +21,7 @@ def test_a_family_is_found_by_name_and_alias_in_any_case(name: str) -> None:
 
 def test_a_family_of_the_format_without_a_folder_is_known_but_missing() -> None:
     assert known_but_missing("hunyuanvideo") and known_but_missing("cosmos")
-    assert known_but_missing("kandinsky5-image") and known_but_missing("kandinsky5_video")
+    assert known_but_missing("kandinsky5-video") and known_but_missing("kandinsky5_video")
     assert not known_but_missing("pixart_sigma")
     assert not known_but_missing("nonsense")
 

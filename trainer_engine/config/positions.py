@@ -22,10 +22,10 @@ MOST_NAMED = 3
 class PositionSpec:
     """The positions that the networks of a family hold, one for each token of a square."""
 
-    key: str
-    """Key of the network's configuration: how many there are."""
     published: int
     """How many the published networks have, counted as ``key`` does."""
+    key: str = ""
+    """Key of the network's configuration: how many there are; empty if all networks of its class have as many."""
     flavours: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Flavour -> how many its network has, if they are not as many."""
     counts_an_edge: bool = False
@@ -33,7 +33,7 @@ class PositionSpec:
 
     def along_an_edge(self, flavour: str, config: Mapping[str, Any]) -> int:
         """Tokens along the edge of the square. ``config``: the network's; empty if it is not known yet."""
-        stated = config.get(self.key)
+        stated = config.get(self.key) if self.key else None
         usual = self.flavours.get(flavour, self.published)
         count = stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else usual
         return count if self.counts_an_edge else math.isqrt(count)

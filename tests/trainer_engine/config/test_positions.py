@@ -30,6 +30,10 @@ def test_the_configuration_of_a_network_says_how_many_positions_it_has(flavour: 
     assert SPEC.along_an_edge(flavour, config) == tokens
 
 
+def test_all_networks_of_a_class_may_have_as_many() -> None:
+    assert PositionSpec(published=128, counts_an_edge=True).along_an_edge("any", {"": 4, "positions": 4}) == 128
+
+
 def test_a_configuration_may_count_the_tokens_along_an_edge() -> None:
     spec = PositionSpec(key="positions", published=384, flavours={"large": 192}, counts_an_edge=True)
     assert [spec.along_an_edge(flavour, {}) for flavour in ("medium", "large")] == [384, 192]

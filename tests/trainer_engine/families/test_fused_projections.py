@@ -81,6 +81,25 @@ def test_keys_and_values_alone_are_fused_in_cross_attention(is_cross: bool, mult
     assert len(counted.weights) == multiplications
 
 
+@pytest.mark.parametrize(("place", "multiplications"), [("self_attention", 1), ("cross_attention", 2)])
+def test_projections_with_their_names_in_full_are_fused_and_the_place_of_the_layer_says_what_it_attends_to(
+    place: str, multiplications: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nn.Module().requires_grad_(False)
+    for name in ("to_query", "to_key", "to_value"):
+        layer.add_module(name, nn.Linear(6, 8).requires_grad_(False))
+    block = nn.ModuleDict({place: layer})
+    tokens, context = torch.randn(2, 3, 6), torch.randn(2, 5, 6)
+    inputs = {"to_query": tokens, "to_key": tokens if multiplications == 1 else context}
+    inputs["to_value"] = inputs["to_key"]
+    wanted = {name: layer.get_submodule(name)(one) for name, one in inputs.items()}
+    fuse_projections(block)
+    counted = Multiplications(monkeypatch)
+    for name, one in inputs.items():
+        assert torch.allclose(layer.get_submodule(name)(one), wanted[name], atol=1e-6)
+    assert len(counted.weights) == multiplications
+
+
 def test_frozen_weights_are_fused_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, tokens = Attend(bias=False).requires_grad_(False), torch.randn(1, 3, 6)
     fuse_projections(layer)

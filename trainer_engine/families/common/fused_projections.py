@@ -12,23 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-QUERY, KEY, VALUE = "to_q", "to_k", "to_v"
+PROJECTIONS = (("to_q", "to_k", "to_v"), ("to_query", "to_key", "to_value"))
+"""Names of the projections to queries, keys and values, as networks have them."""
+CROSS = "cross"
+"""What the name of an attention layer begins with that attends to the prompt, if its class does not say so."""
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
 
 
 def fuse_projections(network: nn.Module) -> None:
     """Join the projections of each attention layer. Quantised layers, and those of other shapes, stay as they are."""
-    for module in network.modules():
-        for names in _groups(module):
+    for name, module in network.named_modules():
+        for names in _groups(name, module):
             linears = [getattr(module, name) for name in names]
             if _can_be_joined(linears):
                 _Joined(linears)
 
 
-def _groups(module: nn.Module) -> Iterator[Sequence[str]]:
-    """The names of projections of an attention layer that have the same input."""
-    if all(isinstance(getattr(module, name, None), nn.Module) for name in (QUERY, KEY, VALUE)):
-        yield (KEY, VALUE) if getattr(module, "is_cross_attention", False) else (QUERY, KEY, VALUE)
+def _groups(place: str, module: nn.Module) -> Iterator[Sequence[str]]:
+    """The names of projections of an attention layer that have the same input. ``place``: the layer's own name."""
+    for names in PROJECTIONS:
+        if all(isinstance(getattr(module, name, None), nn.Module) for name in names):
+            crosses = getattr(module, "is_cross_attention", place.rpartition(".")[2].startswith(CROSS))
+            yield names[1:] if crosses else names
     added = [name for name in ADDED if isinstance(getattr(module, name, None), nn.Module)]
     if len(added) > 1:
         yield added

@@ -15,6 +15,7 @@ from tests.helpers.models import tiny_pixart
 from trainer_engine.config.options.computation import AutoencoderOptions
 from trainer_engine.families.common.autoencoder import Autoencoder, ShuffledAutoencoder
 from trainer_engine.families.common.chat_prompts import padded
+from trainer_engine.families.modules import cast_weights
 from trainer_engine.tiny_models.autoencoders import build_shuffled_vae
 
 
@@ -73,3 +74,12 @@ def test_shuffled_latents_are_normalised_with_the_epsilon_of_the_autoencoder_or_
     torch.testing.assert_close(
         autoencoder.decode(wanted), vae.decode(pixel_shuffle(squares, 2), return_dict=False)[0].detach(), rtol=1e-3, atol=1e-3
     )
+
+
+def test_weights_are_cast_and_tables_that_are_computed_keep_their_type() -> None:
+    layer = torch.nn.BatchNorm1d(3)
+    layer.register_buffer("angles", torch.arange(100.0), persistent=False)
+    parameter = layer.weight
+    cast_weights(layer, torch.bfloat16)
+    assert layer.weight is parameter and layer.weight.dtype == layer.running_mean.dtype == torch.bfloat16
+    assert layer.angles.dtype == torch.float32 and layer.num_batches_tracked.dtype == torch.int64

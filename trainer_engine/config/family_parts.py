@@ -109,6 +109,8 @@ class PromptSpec:
     """Flavour -> further ones that its base models may lack."""
     tokenizers: tuple[str, ...] = ()
     """Subfolders that hold tokenizers, if they are not those that are named after the text encoders."""
+    limited_tokenizer: str = ""
+    """The one of them whose tokens ``token_limit`` bounds; empty for the last one."""
     clip_folders: tuple[str, ...] = ()
     """Those of ``text_encoder_folders`` whose layers ``clip_skip`` counts; empty for a family without CLIP."""
     reads_penultimate: bool = False
@@ -159,6 +161,11 @@ class PromptSpec:
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Subfolders of a pipeline that hold the tokenizers."""
         return self.tokenizers or tuple(map(tokenizer_of, self.text_encoder_folders))
+
+    @property
+    def counting_folder(self) -> str:
+        """Subfolder of the tokenizer whose tokens ``token_limit`` bounds."""
+        return self.limited_tokenizer or self.tokenizer_folders[-1]
 
     def encoders_of(self, flavour: str | None) -> TextEncoderFacts:
         """Returns the text encoders of a flavour; None is the default one."""

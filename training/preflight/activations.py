@@ -28,6 +28,7 @@ from training.preflight.tokens import (
     TEXT_PROJECTION,
     Tokens,
     convolved,
+    counts_prompts,
     crosses,
     in_sequence,
     modulated,
@@ -103,7 +104,7 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     image_tokens, of_references = seen // in_a_token, (seen - cells) // in_a_token
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)
     of_prompt = prompt_tokens(options, spec)
-    has_tokens = spec.prompts.joins_sequence or spec.prompts.pads_to_limit
+    has_tokens = counts_prompts(tensors or (), spec)
     passes = batch if spec.passes_alone else 1
     tokens = Tokens(
         image=image_tokens * batch,

@@ -12,7 +12,7 @@ from training.preflight.weights import weight_bytes
 
 MASK_BYTES = 1
 """Bytes of the mask of dropout, for each number of an input."""
-QUERIES = (".to_q", ".add_q_proj", ".to_qkv_mlp_proj")
+QUERIES = (".to_q", ".to_query", ".add_q_proj", ".to_qkv_mlp_proj")
 """Layers that make queries. Those of keys and values have the same input."""
 
 

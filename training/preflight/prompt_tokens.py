@@ -46,7 +46,7 @@ def _lengths(texts: Sequence[str], options: TrainingOptions, spec: FamilySpec, c
     """Text -> tokens. None if the tokenizer is not on this machine or cannot be read."""
     if not texts:
         return {}
-    found = find_component(component_source(options.model, spec, spec.prompts.tokenizer_folders[-1]), cache)
+    found = find_component(component_source(options.model, spec, spec.prompts.counting_folder), cache)
     counts = count_tokens(found.folder, texts) if found and len(texts) <= MOST_COUNTED else None
     return None if counts is None else dict(zip(texts, counts, strict=True))
 

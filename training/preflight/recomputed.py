@@ -11,7 +11,7 @@ from trainer_engine.config.options import TrainingOptions
 
 FEED_FORWARD = re.compile(r"\.(?:ff|ffn|ff_context|ff_[it]|feed_forward|img_mlp|txt_mlp|(?<=\d\.)mlp)\.")
 """In the names of layers: the feed-forward part of a block. Embeddings of timesteps have an ``mlp`` too, which is in no block."""
-ATTENTION = re.compile(r"\.(?:attn\w*|(?:self_)?attention)\.")
+ATTENTION = re.compile(r"\.(?:attn\w*|(?:self_|cross_)?attention)\.")
 SPLIT = re.compile(r"\.(?:to_qkv_mlp_proj|linear_in)$")
 """Layers whose output is cut into views. The gradient of each view is as large as all of them until they are added up."""
 SPLIT_BACKWARD = 2.4

@@ -12,7 +12,7 @@ from trainer_engine.config.routing import parse_routes
 
 BLOCK = re.compile(r"(?:^|\.)(\w*(?:blocks|refiner)(?:\.[a-z]\w*)?\.\d+|layers\.\d+)\.")
 """A block in a list, which may be one of several that have names: ``mode_blocks.image.3``."""
-PER_SAMPLE = ("norm", "adaln", "adaLN", "embed", "_mod.")
+PER_SAMPLE = ("norm", "adaln", "adaLN", "embed", "_mod.", "modulation.")
 """Parts of the names of layers that see one vector a sample instead of one a token."""
 FUSION = "text_fusion."
 """Part of the names of layers in blocks that make the states of the prompt from those of several layers of the text encoder. They are not
@@ -25,8 +25,10 @@ IMAGE_SIDE = ("noise_refiner.", "mode_blocks.image.")
 """Parts of the names of layers that see only the tokens of the image."""
 REFERENCE_SIDE = ("mode_blocks.image_cond.",)
 """Parts of the names of layers that see only the tokens of its references."""
-CROSS_SIDE = re.compile(r"\battn2\.(to_[kv]|add_[kv]_proj)$")
+CROSS_SIDE = re.compile(r"\b(?:attn2\.(to_[kv]|add_[kv]_proj)|cross_attention\.to_(key|value))$")
 """Layers of cross-attention that see the tokens of the prompt."""
+TEXT_BLOCKS = "text_transformer_blocks."
+"""Part of the names of blocks that see the tokens of a prompt which is no part of the image's sequence."""
 MODULATION = re.compile(r"_stream_modulations\.(\w+)\.")
 """Layers outside of the blocks that make shifts, scales and gates for each token, and the tokens that they make them for."""
 EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -34,7 +36,7 @@ EXPERT = re.compile(r"\.experts\.\d+\.")
 DEPTHWISE = 1.5
 """What is kept behind a convolution that computes each channel for itself, as a multiple of its output: the value and its gate, and the
 activated gate."""
-TEXT_PROJECTION = re.compile(r"\b(?:text_embedder|caption_projection)\.")
+TEXT_PROJECTION = re.compile(r"\b(?:text_embedder|text_embeddings|caption_projection)\.")
 """Layers outside of the blocks that see the tokens of the prompt."""
 
 
@@ -98,6 +100,8 @@ def convolved(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
 
 def in_sequence(layers: Mapping[str, float], tokens: Tokens) -> int:
     """Tokens of the sequence that a block with these layers computes."""
+    if any(TEXT_BLOCKS in name for name in layers):
+        return tokens.prompt
     if any(mark in name for name in layers for mark in REFERENCE_SIDE):
         return tokens.references
     if any(mark in name for name in layers for mark in IMAGE_SIDE):
@@ -124,10 +128,20 @@ def crosses(name: str, tokens: Tokens) -> bool:
     return not tokens.joined and bool(tokens.prompt) and CROSS_SIDE.search(name) is not None
 
 
+def counts_prompts(names: Iterable[str], spec: FamilySpec) -> bool:
+    """Whether the tokens of prompts are so many that they count: in the sequence, padded to the limit, or in blocks of their own.
+
+    ``names``: of the network's layers.
+    """
+    return spec.prompts.joins_sequence or spec.prompts.pads_to_limit or any(TEXT_BLOCKS in name for name in names)
+
+
 def passed(layers: Mapping[str, float], tokens: Tokens) -> float:
     """Returns the numbers that go into and out of the layers of one block."""
     if not tokens.joined:
-        return sum(size * (tokens.prompt if crosses(name, tokens) else tokens.image) for name, size in layers.items())
+        return sum(
+            size * (tokens.prompt if crosses(name, tokens) or TEXT_BLOCKS in name else tokens.image) for name, size in layers.items()
+        )
     prompt_side = {name for name in layers if any(mark in name for mark in PROMPT_SIDE)}
     if not prompt_side or not tokens.prompt:
         return sum(layers.values()) * in_sequence(layers, tokens)

@@ -23,7 +23,7 @@ LETTERS = " ".join("abcdefghijklmnopqrstuvwxyz") + " "
 
 
 def folder_of(family: str) -> Path:
-    return tiny_model(family) / specs()[family].prompts.tokenizer_folders[-1]
+    return tiny_model(family) / specs()[family].prompts.counting_folder
 
 
 @every_family

@@ -97,12 +97,14 @@ class CaseSetting(Setting):
 
 
 def cases(families: Iterable[str] = FAMILIES) -> Iterator[Case]:
-    """Those of the default flavour, and fewer of each other shape. Flavours that are given a first frame are left out."""
+    """Those of the default flavour, and fewer of each other shape. Flavours that are given a first frame, or see a reference in
+    further channels, are left out."""
     for family in families:
         spec = specs()[family]
         for flavour in dict.fromkeys((spec.default_flavour, *(group["flavours"][0] for group in written(family)))):
             usual = usual_edge(spec, flavour)
-            if spec.animates(flavour) or (flavour != spec.default_flavour and _is_default(spec, flavour)):
+            sees = spec.animates(flavour) or spec.edits_in_place(flavour)
+            if sees or (flavour != spec.default_flavour and _is_default(spec, flavour)):
                 continue
             recomputed = Case(family, flavour, usual, "lora", checkpointing=True)
             yield from (recomputed, replace(recomputed, checkpointing=False))

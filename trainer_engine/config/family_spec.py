@@ -97,6 +97,8 @@ class FamilySpec:
     """Values of ``_class_name`` in the ``config.json`` of its network; empty if any is taken."""
     foreign_networks: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     """Title of another model whose network has one of ``network_classes``, but other inputs -> entries of its ``config.json``."""
+    flavour_networks: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    """Flavour -> entries that the ``config.json`` of its network has, where other flavours have other inputs."""
     repeated_blocks: tuple[str, ...] = ()
     """Class names of the blocks that the network consists of, for regional compilation; empty if it has none."""
     routing: RoutingSpec | None = None
@@ -117,6 +119,9 @@ class FamilySpec:
     """Flavours that need reference images."""
     most_references: int = 0
     """References of one image that its pipelines accept; 0 for any number."""
+    references_in_place: bool = False
+    """Whether the network sees the reference of a flavour that needs one in further channels, cell by cell: it then has the size of its
+    image and adds no tokens, and images are generated from references alone."""
     reference_folders: tuple[str, ...] = ()
     """Subfolders with what prepares reference images, in the models of flavours that need references."""
     first_frame: FirstFrameSpec | None = None
@@ -157,6 +162,10 @@ class FamilySpec:
     def animates(self, flavour: str | None) -> bool:
         """Whether a flavour is given the first frame of each clip that it learns or generates."""
         return self.first_frame is not None and (flavour or self.default_flavour) in self.first_frame.flavours
+
+    def edits_in_place(self, flavour: str | None) -> bool:
+        """Whether a flavour sees its reference in further channels."""
+        return self.references_in_place and (flavour or self.default_flavour) in self.needs_references
 
     @property
     def has_feed_forward(self) -> bool:

@@ -75,12 +75,27 @@ def foreign_network(model: ModelOptions, spec: FamilySpec, cache: Path) -> Probl
             hint = f"take one such as {spec.repository(model.model_flavour)}"
             return Problem.error(place.option, "other_model", message, got=place.name, expected=f"a network of {spec.title}", hint=hint)
     if not spec.network_classes or not isinstance(kind, str) or kind in spec.network_classes:
-        return None
+        return _other_flavour(model, spec, config, place)
     others = [other.name for other in specs().values() if kind in other.network_classes]
     message = f"{place.name} holds a {kind[:100]}, which is not the network of {spec.title}."
     expected = f"a {' or a '.join(spec.network_classes)}"
     hint = f"set model_family={' or '.join(others)}, or use a model of {spec.title}" if others else f"use a model of {spec.title}"
     return Problem.error(place.option, "other_model", message, got=place.name, expected=expected, hint=hint)
+
+
+def _other_flavour(model: ModelOptions, spec: FamilySpec, config: Mapping[str, Any], place: ComponentSource) -> Problem | None:
+    """Why the network is that of a flavour with other inputs; None if it is not. What it does not state is not judged."""
+    flavour = model.model_flavour or spec.default_flavour
+    wanted = spec.flavour_networks.get(flavour, {})
+    other = {key: config[key] for key, value in wanted.items() if key in config and config[key] != value}
+    if not other:
+        return None
+    found = ", ".join(f"{key}={value}" for key, value in other.items())
+    fitting = [name for name, entries in spec.flavour_networks.items() if all(config.get(key) == value for key, value in entries.items())]
+    message = f"{place.name} holds a network of {spec.title} with {found}; {flavour} has other inputs."
+    hint = f"set model_flavour={' or '.join(fitting)}" if fitting else f"use a model such as {spec.repository(flavour)}"
+    expected = f"a network with {', '.join(f'{key}={wanted[key]}' for key in other)}"
+    return Problem.error(place.option, "other_flavour", message, got=place.name, expected=expected, hint=hint)
 
 
 def unfit_encoders(model: ModelOptions, spec: FamilySpec, cache: Path) -> Iterator[Problem]:

@@ -148,6 +148,13 @@ def reference_problems(dataloader: Dataloader, options: TrainingOptions, spec: F
             message = f"dataset {entry.id}: each image has {len(paired)} references, and {spec.title} sees at most {spec.most_references}."
             expected = f"at most {spec.most_references} conditioning sets"
             yield Problem.error(entry.option("conditioning_data"), "too_many_references", message, got=len(paired), expected=expected)
+        elif spec.edits_in_place(flavour) and not all(one.shares_crops for one in paired):
+            loose = ", ".join(one.id for one in paired if not one.shares_crops)
+            message = (
+                f"dataset {entry.id}: {spec.title} {flavour} sees a reference in the place of its image; those of {loose} have any size."
+            )
+            expected = "conditioning_type=reference_strict"
+            yield Problem.error(entry.option("conditioning_data"), "reference_of_any_size", message, got=loose, expected=expected)
 
 
 def no_pairs_to_show(sets: Sequence[SetReport], options: TrainingOptions, spec: FamilySpec) -> Iterator[Problem]:
@@ -155,7 +162,8 @@ def no_pairs_to_show(sets: Sequence[SetReport], options: TrainingOptions, spec: 
     animates, validation = spec.animates(options.model.model_flavour), options.validation
     lending = (found for found in sets if not found.entry.disable_validation)
     shown = (found for found in lending if any(sample.references or animates for sample in found.samples))
-    needed = options.model.sees_control or (animates and any(found.samples for found in sets))
+    edits = spec.edits_in_place(options.model.model_flavour)
+    needed = options.model.sees_control or ((animates or edits) and any(found.samples for found in sets))
     wanted = validation.validation_using_datasets or (needed and not validation.validation_input)
     if wanted and not validation.validation_disable and not any(shown):
         what = "a first frame" if animates else "references"

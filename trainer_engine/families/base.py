@@ -112,6 +112,11 @@ class Family(ABC):
         return self.spec.animates(self.options.model.model_flavour)
 
     @property
+    def edits_in_place(self) -> bool:
+        """Whether the network sees the reference of each image in further channels."""
+        return self.spec.edits_in_place(self.options.model.model_flavour)
+
+    @property
     def caches_conditions(self) -> bool:
         """Whether the network takes further inputs that are made of the pixels of a sample: those of ``encode_conditions``."""
         return False

@@ -41,6 +41,8 @@ class GenerationRequest:
     """What a ControlNet or a widened network looks at, of the size of the image; None without one."""
     first_frame: Image.Image | None = None
     """The image that a clip begins with, of any size; None for families that are given none."""
+    reference: Image.Image | None = None
+    """The reference that the network sees in further channels, of any size; None for families that see references otherwise."""
     true_guidance: float = 1.0
     """Classifier-free guidance in addition to the guidance input of a distilled network; 1 is none. Ignored by families whose spec does
     not name ``validation_guidance_real``."""

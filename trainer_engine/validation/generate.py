@@ -268,7 +268,8 @@ def _request(
     options: TrainingOptions,
 ) -> GenerationRequest:
     validation, (width, height) = options.validation, image.resolution
-    read = subject.edit.read_prompt if subject.edit else read_prompt
+    edit, sees_control, in_place = subject.edit, family.spec.sees_control, family.edits_in_place
+    read = edit.read_prompt if edit else read_prompt
     return GenerationRequest(
         prompt=read(image.prompt),
         negative=read(family.negative_text(validation.validation_negative_prompt)),
@@ -280,9 +281,10 @@ def _request(
         guidance=max(1.0, validation.validation_guidance),
         seed=image.seed,
         frames=validation.frames,
-        references=subject.edit.read_references() if subject.edit and not family.spec.sees_control else (),
-        control=next(iter(subject.edit.read_images())) if subject.edit and family.spec.sees_control else None,
-        first_frame=next(iter(subject.edit.read_images())) if subject.edit and family.animates else None,
+        references=edit.read_references() if edit and not sees_control and not in_place else (),
+        reference=next(iter(edit.read_images())) if edit and in_place else None,
+        control=next(iter(edit.read_images())) if edit and sees_control else None,
+        first_frame=next(iter(edit.read_images())) if edit and family.animates else None,
         noise_device=str(family.devices.device) if validation.validation_seed_source == "gpu" else "cpu",
         guidance_rescale=validation.validation_guidance_rescale,
         true_guidance=validation.validation_guidance_real,
@@ -295,10 +297,11 @@ def _plan(options: TrainingOptions, edits: Sequence[Edit], eval_prompts: Sequenc
     """Every prompt, and those that held-out images lend.
 
     With pairs to edit, or first frames: these with the prompt asked for and with their own captions instead. A run with control images,
-    and a family that animates, generate from these alone.
+    and a family that animates or sees its reference in further channels, generate from these alone.
     """
     validation = options.validation
-    alone = [] if family.spec.sees_control or family.animates else [*validation_prompts(options), *eval_prompts]
+    is_led = family.spec.sees_control or family.animates or family.edits_in_place
+    alone = [] if is_led else [*validation_prompts(options), *eval_prompts]
     what: list[tuple[ValidationPrompt, Edit | None]] = [(prompt, edit) for edit in edits for prompt in _prompts_of(edit, options)]
     what = what or [(prompt, None) for prompt in alone]
     used = ((AVERAGED, options.run.use_ema), (STARTUP, validation.validation_on_startup))

@@ -99,7 +99,8 @@ def activation_numbers(options: TrainingOptions, parameters: int, report: Datase
     buckets = [bucket for one in report.sets for bucket in one.counts]
     cells = max((seen_pixels(bucket.size, spec) * spec.latent_frames(bucket.frames) for bucket in buckets), default=0)
     references = max((len(one.samples[0].references) for one in report.sets if one.samples), default=0)
-    seen = cells * (1 + (0 if options.model.sees_control else references))  # control images add no tokens to the sequence
+    adds_none = options.model.sees_control or spec.edits_in_place(options.model.model_flavour)  # they are further channels of the image
+    seen = cells * (1 + (0 if adds_none else references))
     in_a_token = token_px(spec) ** 2 * options.distributed.group_size
     image_tokens, of_references = seen // in_a_token, (seen - cells) // in_a_token
     batch = max((one.effective.train_batch_size for one in report.sets), default=options.run.train_batch_size)

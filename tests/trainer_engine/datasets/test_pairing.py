@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def document(place: Path, kind: str = "reference_strict", **fields: Any) -> list
     ]
 
 
-def looked_at(place: Path, entries: list[dict[str, Any]], flavour: str = "kontext") -> tuple[DatasetReport, list[Problem]]:
+def looked_at(place: Path, entries: list[dict[str, Any]], flavour: str = "kontext", **facts: Any) -> tuple[DatasetReport, list[Problem]]:
+    """``facts``: of the family, in the place of its own."""
     options = parse_options(
         {
             "model_family": "flux",
@@ -49,7 +51,7 @@ def looked_at(place: Path, entries: list[dict[str, Any]], flavour: str = "kontex
     )
     dataloader, problems = parse_dataloader(entries, options)
     assert SPEC is not None
-    report = examine(dataloader, options, SPEC)
+    report = examine(dataloader, options, replace(SPEC, **facts))
     return report, problems + report.problems
 
 
@@ -133,6 +135,16 @@ def test_a_flavour_that_edits_needs_references_and_another_takes_none(tmp_path: 
     assert ("dataloader[0].conditioning_data", "references_needed") in reported(problems)
     _, problems = looked_at(tmp_path, document(tmp_path), "dev")
     assert ("dataloader[0].conditioning_data", "no_references") in reported(problems)
+
+
+@pytest.mark.parametrize(("kind", "fits"), [("reference_strict", True), ("controlnet", True), ("reference_loose", False)])
+def test_a_network_that_sees_references_in_the_place_of_images_takes_those_of_their_size_alone(
+    kind: str, fits: bool, tmp_path: Path
+) -> None:
+    paint(tmp_path / "edits", PAIRS)
+    paint(tmp_path / "refs", PAIRS)
+    _, problems = looked_at(tmp_path, document(tmp_path, kind), references_in_place=True)
+    assert reported(problems) == (set() if fits else {("dataloader[0].conditioning_data", "reference_of_any_size")})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +298,16 @@ def test_validate_as_a_whole_refuses_a_misfit_once(tmp_path: Path, name: str) ->
     misfit.state("text_encoder", "hidden_size", 48)
     problem = refusal(checked(tmp_path, model_family=name, model=str(misfit.folder)))
     assert (problem.option, problem.code) == (BASE, "other_width")
+
+
+@pytest.mark.parametrize(("stated", "named"), [(True, ""), (False, "model_flavour=schnell"), (None, "")])
+def test_the_network_of_a_flavour_with_other_inputs_is_refused(stated: bool | None, named: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model" / "transformer"
+    folder.mkdir(parents=True)
+    guided = {} if stated is None else {"guidance_embeds": stated}
+    (folder / "config.json").write_text(json.dumps({"_class_name": "FluxTransformer2DModel", **guided}))
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    spec = replace(specs()["flux"], flavour_networks={"dev": {"guidance_embeds": True}, "schnell": {"guidance_embeds": False}})
+    model = options_with(model_family="flux", model_flavour="dev", pretrained_model_name_or_path=str(tmp_path / "model")).model
+    problem = foreign_network(model, spec, tmp_path)
+    assert (problem.code, problem.hint) == ("other_flavour", f"set {named}") if problem is not None else not named

@@ -140,6 +140,12 @@ def inputs_fit_the_flavour(values: Values) -> Iterator[Problem]:
     if location != default and values["evaluation_type"] != REGISTRY["evaluation_type"].default:
         message = "evaluation_type judges the files of the images, which would show their inputs too."
         yield Problem.error(STITCH, "stitched_scores", message, got=location, expected="none, or evaluation_type=none")
+    if family_spec.edits_in_place(flavour) and not values["validation_disable"] and values[USING_DATASETS] is False and not values[INPUTS]:
+        message = (
+            f"{family_spec.title} {flavour} generates from references alone, and {USING_DATASETS}=false leaves validations without one."
+        )
+        hint = f"leave {USING_DATASETS} empty to use those of the datasets, or set validation_disable"
+        yield Problem.error(USING_DATASETS, "no_reference", message, got=False, expected=f"true, or {INPUTS}", hint=hint)
     if sees_control_images(values) or flavour in family_spec.takes_references or family_spec.animates(flavour):
         return
     for name in (INPUTS, USING_DATASETS):

@@ -26,6 +26,7 @@ from tests.trainer_engine.families.chroma import test_chroma as chroma
 from tests.trainer_engine.families.ernie import test_ernie as ernie
 from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
+from tests.trainer_engine.families.kandinsky5_image.models import tiny_kandinsky
 from tests.trainer_engine.families.krea2 import test_krea2 as krea2
 from tests.trainer_engine.families.wan.test_wan import tiny_wan
 from tests.trainer_engine.loop.test_masked_loss import masked
@@ -75,6 +76,13 @@ def predicted(family: Family, network: nn.Module) -> Tensor:
     return family.predict(network, step_inputs(family)).square().mean()
 
 
+def predicted_alone(family: Family, network: nn.Module) -> Tensor:
+    """The same for one prompt, where each sample is a pass of its own."""
+    both = step_inputs(family)
+    one = StepInputs(noisy_latents=both.noisy_latents[:1], timesteps=both.timesteps[:1], prompts=both.prompts)
+    return family.predict(network, one).square().mean()
+
+
 CASES = {
     "flux": Case(tiny_flux, flux.our_loss, 24, prompt=512),
     "flux with a mask": Case(lambda **more: tiny_flux(flux_attention_masked_training=True, **more), flux.our_loss, 24, prompt=512),
@@ -88,11 +96,12 @@ CASES = {
     "anima": Case(anima.tiny_anima, predicted, 24),
     "auraflow": Case(auraflow.tiny_auraflow, predicted, 24, prompt=264),
     "ernie": Case(ernie.tiny_ernie, predicted, 96, references=28, tokens_first=True),
+    "kandinsky5_image": Case(tiny_kandinsky, predicted_alone, 24),
 }
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    lists = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks", "blocks", "layers")
+    lists = ("visual_transformer_blocks", "joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks", "blocks", "layers")
     return [block for name in lists for block in getattr(network, name, [])]
 
 
@@ -119,7 +128,7 @@ def reference_hooks(network: nn.Module, case: Case, start: int, end: int, stayin
                 tokens = case.turned(tokens)
                 before.append(tokens[:, case.prompt :] if case.is_joined else tokens)
                 tokens = case.turned(tokens[:, rows if case.is_joined else every])
-            along = ("image_rotary_emb", "rotary_emb", "rotary_pos_emb", "joint_attention_kwargs", "attention_mask")
+            along = ("image_rotary_emb", "rotary_emb", "rotary_pos_emb", "rope", "joint_attention_kwargs", "attention_mask")
             rest = {name: shorter(value) if name in along else value for name, value in kwargs.items()}
             if not args:
                 return args, {**rest, "hidden_states": tokens}

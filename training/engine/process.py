@@ -39,7 +39,7 @@ PASSED_PREFIXES = (
 )  # fmt: skip
 NEVER_PASSED = ("SLURM_JWT",)
 """Keys that no engine needs, although their names have an allowed prefix."""
-LAST_THREADS_SECONDS = 2.0
+LAST_THREADS_SECONDS = 10.0
 """A killed process counts as dead before its last thread is gone; its exit status is known only after that."""
 LONGEST_EXEC_SECONDS = 2.0
 """A new process shows no arguments while the system loads its program, which takes some milliseconds on a busy machine."""

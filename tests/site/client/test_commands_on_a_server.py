@@ -71,7 +71,7 @@ def test_a_run_is_checked_started_watched_and_listed(run: Any, server: LiveServe
 
 @pytest.mark.slow
 def test_a_run_is_saved_sampled_stopped_and_gone_on_with(run: Any, server: LiveServer) -> None:
-    run("start", "-o", "max_train_steps=100000", "-o", "checkpoint_step_interval=100000")
+    run("start", "tiny", "-o", "max_train_steps=100000", "-o", "checkpoint_step_interval=100000")
     deadline = time.monotonic() + 300
     while "step" not in run("status") and time.monotonic() < deadline:
         time.sleep(0.2)

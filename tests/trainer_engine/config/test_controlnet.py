@@ -226,7 +226,7 @@ def test_control_images_without_a_controlnet_need_a_network_that_takes_reference
     assert found.reference_sets[0].captions == ("a cat",)
 
 
-@pytest.mark.parametrize("family", ["longcat_image", "kandinsky5-video", "flux2"])
+@pytest.mark.parametrize("family", ["omnigen", "kandinsky5-video", "flux2"])
 def test_it_is_not_known_what_a_network_that_is_not_here_looks_at(family: str) -> None:
     _, problems = datasets({**IMAGES, "conditioning_data": ["edges"]}, CONTROLS, controlnet=False, model_family=family)
     assert codes(problems) == set()

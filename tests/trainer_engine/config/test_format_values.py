@@ -275,7 +275,7 @@ ELSEWHERE: list[tuple[str, list[dict[str, Any]]]] = [
     ("heartmula", [{**HUB, "dataset_type": "audio"}]),
     ("cosmos3", [{**IMAGES, "dataset_type": "video", "audio": {"auto_split": True, "sample_rate": 16000, "allow_zero_audio": False}}]),
     ("wan_s2v", [{**IMAGES, "dataset_type": "video", "s2v_datasets": ["sound"]}, {**IMAGES, "id": "sound", "dataset_type": "audio"}]),
-    ("longcat_image", [{**HUB, "conditioning": {"type": "canny", "conditioning_type": "controlnet", "captions": ["a picture"]}}]),
+    ("omnigen", [{**HUB, "conditioning": {"type": "canny", "conditioning_type": "controlnet", "captions": ["a picture"]}}]),
     ("omnigen", [{**HUB, "conditioning": {"type": "canny", "conditioning_type": "reference_strict", "params": {"low_threshold": 100}}}]),
     (
         "hunyuanvideo",

@@ -16,14 +16,17 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import FrameAutoencoder
 from trainer_engine.families.common.chat_prompts import ChatFamily, padded
 from trainer_engine.families.common.flow_family import FlowFamily
-from trainer_engine.families.common.latent_squares import packed, token_count, unpack
+from trainer_engine.families.common.latent_squares import CELLS, packed, token_count, unpack
+from trainer_engine.families.common.references import beside
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
 from trainer_engine.families.qwen_image.components import QwenImageComponents
 from trainer_engine.families.qwen_image.prompts import DESCRIBE, EDIT, EDIT_PLUS, PromptEncoder, Task
-from trainer_engine.families.qwen_image.references import beside, shapes_of
 from trainer_engine.families.qwen_image.spec import ONE_REFERENCE, SPEC
 from trainer_engine.runtime.devices import Devices
+
+Shape = tuple[int, int, int]
+"""(frames, rows, columns) of an image in tokens, from which the network makes positions."""
 
 
 class QwenImage(FlowFamily, ChatFamily):
@@ -133,7 +136,11 @@ class QwenImage(FlowFamily, ChatFamily):
         negative = self._given("negative_prompt_embeds", request.negative) if request.guidance > 1 else {}
         report = StepReport(on_step, lambda latents: unpack(latents, height, width))
         references = [reference[None].to(self.devices.device, self.devices.network) for reference in request.references]
-        with self.devices.autocast(), beside(pipeline.transformer, references):
+        shapes = shapes_of(references)
+        with (
+            self.devices.autocast(),
+            beside(pipeline.transformer, references, lambda given: {"img_shapes": [[*one, *shapes] for one in given["img_shapes"]]}),
+        ):
             pipeline(
                 **self._given("prompt_embeds", request.prompt),
                 **negative,
@@ -153,6 +160,11 @@ class QwenImage(FlowFamily, ChatFamily):
         batch = self.collate_prompts([prompt])
         mask = batch.get("mask", torch.ones(batch["embeds"].shape[:2], dtype=torch.bool))
         return {name: batch["embeds"].to(self.devices.device, self.devices.network), f"{name}_mask": mask.to(self.devices.device)}
+
+
+def shapes_of(images: Sequence[Tensor]) -> list[Shape]:
+    """The shapes of images (B, C, h_i, w_i) in one sequence."""
+    return [(1, image.shape[-2] // CELLS, image.shape[-1] // CELLS) for image in images]
 
 
 FAMILY = QwenImage

@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.families.common.chat_prompts import AFTER_PROMPT, BEFORE_PROMPT, DESCRIPTION_TASK, DESCRIPTION_TASK_TOKENS, ChatEncoder
+from trainer_engine.families.common.qwen_vl import Seen, states_with
+from trainer_engine.families.common.references import picture_of
 
 CONVERSATION = f"{BEFORE_PROMPT}{{prompt}}{AFTER_PROMPT}"
-IMAGE_TOKEN = "<|image_pad|>"
 
 
 class Task(NamedTuple):
@@ -69,28 +70,12 @@ class PromptEncoder(ChatEncoder):
 
     @torch.no_grad()
     def encode_with(self, prompt: str, references: Sequence[Tensor]) -> Tensor:
-        """The states (T, D) of a prompt and the references (3, H, W) in [-1, 1] before it.
-
-        NOTE: the model needs to know which tokens are of images: without it transformers 5 gives them the positions of text.
-        """
+        """The states (T, D) of a prompt and the references (3, H, W) in [-1, 1] before it."""
         model, tokenizer = self.parts()
-        processor = self._load_image_processor()
-        seen = processor(images=[_scaled(reference, self.task.seen_area_px) for reference in references], return_tensors="pt")
-        counts = (seen["image_grid_thw"].prod(dim=1) // processor.merge_size**2).tolist()
-        slots = "".join(
-            f"{self.task.label.format(number)}<|vision_start|>{IMAGE_TOKEN * count}<|vision_end|>"
-            for number, count in enumerate(counts, start=1)
-        )
+        seen = Seen.of([_scaled(reference, self.task.seen_area_px) for reference in references], self._load_image_processor())
+        slots = "".join(f"{self.task.label.format(number)}{slot}" for number, slot in enumerate(seen.slots, start=1))
         tokens = self._tokens([slots + prompt], of_references=len(tokenizer(slots).input_ids))
-        is_image = tokens.input_ids == tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        states: Tensor = model(
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            mm_token_type_ids=is_image.int(),
-            pixel_values=seen["pixel_values"].to(self.device),
-            image_grid_thw=seen["image_grid_thw"].to(self.device),
-        ).last_hidden_state
-        return states[0, self.task.tokens :].cpu().clone()
+        return states_with(model, tokens, seen, tokenizer)[0, self.task.tokens :].cpu().clone()
 
     def _tokens(self, prompts: Sequence[str], of_references: int = 0) -> Any:
         _, tokenizer = self.parts()
@@ -106,8 +91,7 @@ class PromptEncoder(ChatEncoder):
 
 def _scaled(pixels: Tensor, area_px: int) -> Image.Image:
     """(3, H, W) in [-1, 1] -> an image of about this area and the same proportions, as the pipelines scale it."""
-    bright = pixels.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    image = Image.fromarray(bright.permute(1, 2, 0).numpy())
+    image = picture_of(pixels)
     width, height = calculate_dimensions(area_px, image.width / image.height)
     scaled: Image.Image = VaeImageProcessor().resize(image, height, width)
     return scaled

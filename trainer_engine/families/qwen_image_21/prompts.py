@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.families.common.chat_prompts import ChatEncoder
+from trainer_engine.families.common.references import picture_of
 from trainer_engine.families.inputs import PromptEmbedding
 
 TASK = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
@@ -63,7 +63,7 @@ class PromptEncoder(ChatEncoder):
         """A prompt and the references (3, H, W) in [-1, 1] before it, which the model sees as large as the network: edges are multiples of
         32 pixels."""
         model, tokenizer = self.parts()
-        seen = self._load_image_processor()(images=[_picture(one) for one in references], do_resize=False, return_tensors="pt")
+        seen = self._load_image_processor()(images=[picture_of(one) for one in references], do_resize=False, return_tensors="pt")
         counts = [reference.shape[-2] * reference.shape[-1] // SLOT_PX**2 for reference in references]
         slots = " ".join(SLOT.format(number=number, tokens=IMAGE_TOKEN * count) for number, count in enumerate(counts, start=1))
         tokens, begin = self._tokens([prompt], slots)
@@ -91,9 +91,3 @@ class PromptEncoder(ChatEncoder):
             return_tensors="pt",
         )
         return tokens.to(self.device), begin
-
-
-def _picture(pixels: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] -> an image of the same size."""
-    bright = pixels.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return Image.fromarray(bright.permute(1, 2, 0).numpy())

@@ -5,22 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline, QwenImageTransformer2DModel
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image
-from torch import Tensor
 from torch.nn.functional import mse_loss
-from transformers import Qwen2VLProcessor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tests.helpers.checked_runs import checked, codes
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.pictures import generate_images
+from tests.helpers.references import picture, pixels_of, processor_in, tell_images
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
@@ -38,14 +35,6 @@ AREA = 64 * 64
 every_edit = pytest.mark.parametrize("flavour", [ONE, PLUS, ZERO_TIME])
 
 
-class WithoutVideos(Qwen2VLProcessor):  # type: ignore[misc]  # mypy does not read transformers' types
-    """The processor of the pipelines without its part for videos, which needs torchvision."""
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        return ["image_processor", "tokenizer"]
-
-
 def tiny_edit(flavour: str, **values: Any) -> QwenImage:
     model = str(tiny_model("qwen_image", flavour=flavour))
     options = options_with(**{"model_family": "qwen_image", "model_flavour": flavour, "pretrained_model_name_or_path": model, **values})
@@ -57,16 +46,9 @@ def tiny_edit(flavour: str, **values: Any) -> QwenImage:
 def pipeline_in(folder: Path, flavour: str) -> Any:
     """The pipeline, whose text encoder is given what its processor knows of the tokens: diffusers does not pass it on."""
     kind = QwenImageEditPipeline if flavour == ONE else QwenImageEditPlusPipeline
-    images = Qwen2VLImageProcessorPil.from_pretrained(folder / "processor")
-    tokenizer = diffusers.DiffusionPipeline.from_pretrained(folder, processor=None, vae=None, transformer=None).tokenizer
-    pipeline: Any = kind.from_pretrained(folder, processor=WithoutVideos(images, tokenizer))
+    pipeline: Any = kind.from_pretrained(folder, processor=processor_in(folder / "processor"))
     pipeline.set_progress_bar_config(disable=True)
-    encoder = pipeline.text_encoder
-
-    def with_kinds(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        return args, {**kwargs, "mm_token_type_ids": (kwargs["input_ids"] == encoder.config.image_token_id).int()}
-
-    encoder.register_forward_pre_hook(with_kinds, with_kwargs=True)
+    tell_images(pipeline.text_encoder)
     return pipeline
 
 
@@ -81,14 +63,6 @@ def small_areas(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = pipeline_qwenimage_edit.calculate_dimensions
     monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda area, ratio: usual(AREA, ratio))
     monkeypatch.setattr(pipeline_qwenimage_edit_plus, "VAE_IMAGE_SIZE", AREA)
-
-
-def picture(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
-
-
-def pixels_of(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def seen_by(flavour: str, pipeline: Any, images: list[Image.Image], area: int) -> Any:

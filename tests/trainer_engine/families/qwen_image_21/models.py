@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import QwenImage21Pipeline
-from PIL import Image
-from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -39,11 +36,3 @@ def pipeline_in(folder: Any) -> Any:
     pipeline = QwenImage21Pipeline.from_pretrained(folder, processor=processor)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def picture(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
-
-
-def pixels_of(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255 * 2 - 1

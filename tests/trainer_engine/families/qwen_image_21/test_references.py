@@ -18,8 +18,9 @@ from tests.helpers.checked_runs import checked
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, tiny_model
 from tests.helpers.pictures import generate_images
+from tests.helpers.references import picture, pixels_of
 from tests.helpers.resuming import assert_resumes_exactly
-from tests.trainer_engine.families.qwen_image_21.models import NAME, SIGMAS, picture, pipeline_in, pixels_of, tiny_qwen
+from tests.trainer_engine.families.qwen_image_21.models import NAME, SIGMAS, pipeline_in, tiny_qwen
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.inputs import StepInputs

@@ -97,7 +97,9 @@ def test_a_transformer_takes_routes(family: str) -> None:
     assert [one for one in problems if one.option == OPTION] == []
 
 
-@pytest.mark.parametrize(("family", "blocks"), [("flux", 4), ("pixart_sigma", 2), ("wan", 2), ("krea2", 2), ("anima", 2), ("ernie", 2)])
+@pytest.mark.parametrize(
+    ("family", "blocks"), [("flux", 4), ("pixart_sigma", 2), ("wan", 2), ("krea2", 2), ("anima", 2), ("ernie", 2), ("longcat_image", 4)]
+)
 def test_the_preflight_compares_routes_with_the_network_on_this_machine(family: str, blocks: int, tmp_path: Path) -> None:
     model = str(tiny_pixart() if family == "pixart_sigma" else tiny_model(family))
     spec = find_spec(family)

@@ -28,6 +28,7 @@ from tests.trainer_engine.families.flux import test_numerics as flux
 from tests.trainer_engine.families.flux.models import tiny_flux
 from tests.trainer_engine.families.kandinsky5_image.models import tiny_kandinsky
 from tests.trainer_engine.families.krea2 import test_krea2 as krea2
+from tests.trainer_engine.families.longcat_image import models as longcat
 from tests.trainer_engine.families.wan.test_wan import tiny_wan
 from tests.trainer_engine.loop.test_masked_loss import masked
 from trainer_engine.config.routing import Route
@@ -97,6 +98,7 @@ CASES = {
     "auraflow": Case(auraflow.tiny_auraflow, predicted, 24, prompt=264),
     "ernie": Case(ernie.tiny_ernie, predicted, 96, references=28, tokens_first=True),
     "kandinsky5_image": Case(tiny_kandinsky, predicted_alone, 24),
+    "longcat": Case(longcat.tiny_longcat, predicted, 24, prompt=512),
 }
 
 

@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := .venv.stamp
 KEEP ?=
-# Processes that run the tests; each takes up to 1.5 GB of memory. A third of the time they wait for disks, servers and processes of their
-# own: three keep two cores busy.
-JOBS ?= 3
+# Processes that run the tests; each takes up to 2.5 GB of memory. A third of the time they wait for disks, servers and processes of their
+# own: four keep two cores busy.
+JOBS ?= 4
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test test-browser test-slow test-all test-faults lint lint-types lint-site lint-rest lint-schema format bench docs screenshots install clean

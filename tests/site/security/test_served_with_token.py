@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from simpletuner_site.server.greeting import shown_host
 from tests.helpers.live_server import PLAIN, LiveServer
+from tests.helpers.params import first_rows_fast
 from tests.helpers.ports import free_port
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -143,14 +144,17 @@ def test_a_generated_token_is_printed_once_as_a_link_and_kept_as_a_hash(tmp_path
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [
-        (["--host", "0.0.0.0"], "token"),
-        (["--host", "::"], "token"),
-        (["--host", "0.0.0.0", "--token"], "--generate-token"),
-        (["--host", "0.0.0.0", "--token", "guessable"], "20 to 200 characters"),
-        (["--host", "gpu-box", "--generate-token"], "address of this machine"),
-        (["--generate-token", "--allow-scripts"], "--allow-scripts"),
-    ],
+    first_rows_fast(
+        [
+            (["--host", "0.0.0.0"], "token"),
+            (["--generate-token", "--allow-scripts"], "--allow-scripts"),
+            (["--host", "0.0.0.0", "--token", "guessable"], "20 to 200 characters"),
+            (["--host", "::"], "token"),
+            (["--host", "0.0.0.0", "--token"], "--generate-token"),
+            (["--host", "gpu-box", "--generate-token"], "address of this machine"),
+        ],
+        3,
+    ),
 )
 def test_a_start_that_would_be_open_ends_at_once(tmp_path: Path, arguments: list[str], word: str) -> None:
     command = [sys.executable, "-m", "simpletuner_site.cli", "server", "--port", str(free_port()), "--home", str(tmp_path), *arguments]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.helpers.models import fixed, options_with, tiny_family
+from tests.helpers.params import first_fast
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.helpers.tiny_run import HereRun, run_of_ranks, train_here
 from tests.trainer_engine.adapters.test_numerics import our_loss, their_loss, their_network
@@ -107,7 +108,7 @@ def test_a_compiled_network_follows_the_strength(tmp_path: Path) -> None:
     torch.testing.assert_close(answer(family, compiled), training, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("host", ["standard", "lycoris"])
+@pytest.mark.parametrize("host", first_fast(["standard", "lycoris"]))
 def test_a_run_with_an_assistant_resumes_exactly_and_saves_nothing_of_it(host: str, tmp_path: Path) -> None:
     options = {**HOSTS[host](tmp_path), PATH: str(standard_file(tmp_path)), "use_ema": True, "checkpoint_step_interval": 2}
     straight = assert_resumes_exactly(tmp_path, **options)
@@ -135,6 +136,7 @@ def images(run: HereRun) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((run.output_dir / "validation_images").glob("*.png"))}
 
 
+@pytest.mark.slow
 def test_validation_images_show_the_assistant_only_if_they_are_to(tmp_path: Path) -> None:
     drawn = {
         **STILL,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.params import first_fast
 from trainer_engine.datasets import caption_filter
 from trainer_engine.datasets.caption_filter import CaptionFilter, FilterFails
 
@@ -63,7 +64,7 @@ def test_an_entry_that_cannot_be_applied_is_named_by_its_number(rules: list[str]
     assert str(failure.value).startswith(f"entry {number} ") and failure.value.code == code
 
 
-@pytest.mark.parametrize("pattern", ["s/(a+)+$/x/", "(a|a)*$x", "s/([a-z_.0-9]+)+!$/x/"])
+@pytest.mark.parametrize("pattern", first_fast(["s/(a+)+$/x/", "(a|a)*$x", "s/([a-z_.0-9]+)+!$/x/"]))
 def test_a_pattern_without_an_end_is_stopped_and_named(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_filter, "LEAST_CPU_SECONDS", 1)
     started = time.monotonic()

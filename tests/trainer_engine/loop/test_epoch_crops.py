@@ -220,6 +220,7 @@ def test_masks_lie_on_the_crop_of_their_image_in_each_epoch(tmp_path: Path, mask
     assert train_here(tmp_path, **resumed).weights() == done.weights()
 
 
+@pytest.mark.slow
 def test_strict_references_move_with_their_image_and_leave_no_entries(tmp_path: Path, windows: dict[str, Any]) -> None:
     sets = pairs(tmp_path, "reference_strict", "reference_loose")
     sets[0] |= {"vae_cache_clear_each_epoch": True}

@@ -88,6 +88,7 @@ def test_unreachable_provider_is_a_warning_and_the_run_completes(tmp_path: Path)
     assert "uploads_left" in codes(run.heard)
 
 
+@pytest.mark.slow
 def test_training_continues_during_a_slow_upload(tmp_path: Path) -> None:
     with stubborn_server(200, seconds=600) as slow:
         config = json.dumps({**DEAD, "endpoint_url": slow.url})

@@ -132,6 +132,7 @@ def test_existing_files_are_not_uploaded_again(tmp_path: Path, store: ObjectServ
     assert store.content("run/checkpoint-5/training_state.json") == b"{}"
 
 
+@pytest.mark.slow
 def test_later_upload_to_the_same_folder_replaces_a_waiting_one(tmp_path: Path, store: ObjectServer) -> None:
     later = {**FILES, "training_state.json": b"later"}
     first = uploads_to(tmp_path, store.entry())
@@ -197,6 +198,7 @@ def test_wrong_credentials_are_reported_at_once_and_not_retried(tmp_path: Path) 
     assert list((tmp_path / ".publishing/staged").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_next_run_retries_a_refused_upload_with_new_credentials(tmp_path: Path, store: ObjectServer) -> None:
     checkpoint = write_checkpoint(tmp_path, 5)
     with stubborn_server(403) as refusing:
@@ -213,6 +215,7 @@ def test_next_run_retries_a_refused_upload_with_new_credentials(tmp_path: Path, 
     second.close()
 
 
+@pytest.mark.slow
 def test_unreachable_provider_is_retried_and_left_to_the_next_run(tmp_path: Path) -> None:
     uploads = uploads_to(tmp_path, DEAD)
     add(uploads, write_checkpoint(tmp_path, 5))
@@ -235,6 +238,7 @@ def test_waiting_uploads_continue_when_the_provider_returns(tmp_path: Path, stor
     assert any(asked.startswith("PUT /trained/run/checkpoint-5/manifest.json") for asked in busy.asked)
 
 
+@pytest.mark.slow
 def test_uploads_of_a_killed_run_continue_if_their_files_exist(tmp_path: Path, store: ObjectServer) -> None:
     with stubborn_server(200, seconds=600) as slow:
         first = uploads_to(tmp_path, {**DEAD, "endpoint_url": slow.url})

@@ -79,6 +79,7 @@ def test_tensorboard_gets_a_clip_as_an_animation(tmp_path: Path) -> None:
     assert warnings(run) == []
 
 
+@pytest.mark.slow
 def test_wandb_gets_a_clip_as_a_gif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = run_with_a_clip(tmp_path, report_to="wandb", tracker_run_name="one")

@@ -22,6 +22,7 @@ from transformers import CLIPTextModel, Qwen3Model, T5EncoderModel, UMT5EncoderM
 
 from tests.helpers.live_bytes import LiveBytes, tensors_of
 from tests.helpers.models import options_with
+from tests.helpers.params import first_fast
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.datasets.sizes import caption_bytes
 from trainer_engine.config.families import specs
@@ -115,7 +116,7 @@ def known(place: Path, name: str, **values: Any) -> tuple[Family, EstimatedRun]:
     return family, run
 
 
-@pytest.mark.parametrize("name", sorted(TEXT))
+@pytest.mark.parametrize("name", first_fast(sorted(TEXT), 2))
 def test_the_estimate_is_what_reading_captions_holds(name: str, place: Path) -> None:
     gc.collect()
     family, run = known(place / "texts", name)

@@ -89,6 +89,7 @@ def test_an_adapter_may_change_the_layers_that_only_a_controlnet_has(tmp_path: P
     assert any("controlnet_x_embedder" in name for name in names) and any("controlnet_blocks.0" in name for name in names)
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_new_controlnet_reaches_every_layer_that_has_no_copy(tmp_path: Path) -> None:
     options: dict[str, Any] = {"model_type": "lora", "lora_type": "standard", "lora_rank": 2, "learning_rate": 1e-2, "max_train_steps": 3}
     run = controlled_run(tmp_path, "flux", model_flavour="dev", **options)

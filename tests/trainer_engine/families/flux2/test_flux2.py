@@ -139,6 +139,7 @@ def test_images_equal_those_of_the_pipeline(flavour: str, sampler: str | None, w
     assert ours.tobytes() == wanted.tobytes()
 
 
+@pytest.mark.slow
 def test_the_guidance_of_klein_is_classifier_free_and_that_of_distilled_weights_is_none() -> None:
     prompts = ["a red circle", "blue"]
 

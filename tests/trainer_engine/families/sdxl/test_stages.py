@@ -116,6 +116,7 @@ def test_an_image_equals_that_of_the_base_and_the_refiner_whichever_is_trained(s
     assert not np.array_equal(alone, wanted)
 
 
+@pytest.mark.slow
 def test_an_image_equals_that_of_two_networks_of_the_base_whichever_is_trained() -> None:
     wanted = their_image(base_folder(), other_base(), "ddim", base_folder())
     assert np.array_equal(our_image(trained_pair(first=True), "ddim"), wanted)

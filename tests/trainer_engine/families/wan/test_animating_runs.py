@@ -133,6 +133,7 @@ def test_validations_animate_the_first_frames_of_the_datasets(tmp_path: Path) ->
     assert {len(decoded_gif(run.output_dir / "validation_images" / name).frames) for name in names} == {5}
 
 
+@pytest.mark.slow
 def test_validations_animate_images_that_the_options_name(tmp_path: Path) -> None:
     frames = moving_square(1, (64, 64)), moving_square(1, (128, 64))
     paths = [tmp_path / "own.png", tmp_path / "wide.png"]

@@ -21,6 +21,7 @@ from PIL import Image
 from simpletuner_site.edge.uploads import BODY_FILE, COPIES, BodySizes, DiskSpace, UploadHandler, is_upload, remove_leftovers
 from simpletuner_site.environment import BadEnvironment, read_environment
 from tests.helpers.live_server import LiveServer, start_server
+from tests.helpers.params import first_fast
 from tests.site.test_edge import MIB, connect, detail_of, files_of, head, pour, read_all, status_of
 
 UPLOAD_MB = 24
@@ -222,7 +223,7 @@ def test_the_largest_file_is_a_setting(text: str, size: int) -> None:
     assert read_environment({"SIMPLETUNER_UPLOAD_MB": text}).upload_bytes == size
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "x", "16001", "1e3", "99999999", "１"])
+@pytest.mark.parametrize("text", first_fast(["0", "１", "16001", "-1", "x", "1e3", "99999999"], 3))
 def test_a_wrong_size_is_named(text: str) -> None:
     with pytest.raises(BadEnvironment, match="SIMPLETUNER_UPLOAD_MB"):
         read_environment({"SIMPLETUNER_UPLOAD_MB": text})

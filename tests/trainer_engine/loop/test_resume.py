@@ -60,8 +60,9 @@ ON_A_CPU = sorted(row.name for row in OPTIMIZERS.values() if not row.needs_gpu)
 KINDS = ("full", "standard", "dora", "lokr", "loha")
 PAIRS = [
     *((optimizer, "cosine", "full") for optimizer in ON_A_CPU),
-    *(("torch-adamw", schedule, "full") for schedule in ("constant_with_warmup", "cosine_with_restarts", "sine")),
-    *((optimizer, "cosine", kind) for kind in KINDS[1:] for optimizer in ("optimi-lion", "adamw_schedulefree")),
+    *(("torch-adamw", schedule, "full") for schedule in ("constant_with_warmup", "sine")),
+    *(("optimi-lion", "cosine", kind) for kind in KINDS[1:]),
+    ("adamw_schedulefree", "cosine", "standard"),
 ]
 """Every optimizer, some schedules (all follow from the step alone) and every kind of adapter; all with one another take longer."""
 ALL = [(optimizer, schedule, kind) for optimizer in ON_A_CPU for schedule in sorted(CURVES) for kind in KINDS]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from environments.paths import Home
 from environments.resolve.run import resolve_run
 from tests.helpers.models import options_with, tiny_model
+from tests.helpers.params import often
 from tests.helpers.tiny_run import train_here
 from tests.training.conftest import Training
 from trainer_engine.config.families import specs
@@ -39,7 +40,7 @@ def trained(place: Path, family: str, target: str) -> Path:
 
 
 @pytest.mark.parametrize("target", EXPECTED)
-@pytest.mark.parametrize("family", ["sd1x", "sdxl"])
+@pytest.mark.parametrize("family", often(["sd1x", "sdxl"]))
 def test_a_run_adapts_the_named_layers_and_the_checks_count_them(family: str, target: str, training: Training, tmp_path: Path) -> None:
     path = trained(tmp_path, family, target)
     tensors = load_file(path)

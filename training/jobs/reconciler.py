@@ -16,6 +16,7 @@ from django.db import DatabaseError, connection
 from django_q.tasks import async_task
 
 from environments.home import current_home
+from trainer_engine.contract.atomic import PRIVATE_MODE
 from training.engine import process
 from training.jobs import outcome, queue
 from training.jobs.queue import enqueue_follow, enqueue_next
@@ -52,9 +53,9 @@ def prune_is_due() -> bool:
     try:
         if time.time() - mark.stat().st_mtime < PRUNE_INTERVAL.total_seconds():
             return False
-        mark.touch()
+        mark.touch(mode=PRIVATE_MODE)
     except FileNotFoundError:
-        mark.touch()
+        mark.touch(mode=PRIVATE_MODE)
         return False
     return True
 

@@ -199,6 +199,7 @@ def test_old_answers_are_forgotten(home: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_worker_prunes_once_a_day(home: Path, settings: Any) -> None:
     assert not reconciler.prune_is_due(), "a new home has nothing to prune"
     mark = home / "state" / reconciler.PRUNED
+    assert mark.stat().st_mode & 0o777 == 0o600, "nobody else reads anything in the state"
     os.utime(mark, (LONG_AGO, LONG_AGO))
     assert [reconciler.prune_is_due() for _ in range(3)] == [True, False, False]
     os.utime(mark, (LONG_AGO, LONG_AGO))

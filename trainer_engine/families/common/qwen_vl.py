@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,11 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from trainer_engine.datasets.hashes import FileHashes
+from trainer_engine.families.common.chat_prompts import ChatEncoder, ChatFamily
 from trainer_engine.families.common.flow_samplers import FlowPartFinder
 from trainer_engine.families.common.pipeline_folder import CopiedPart
+from trainer_engine.families.inputs import PromptEmbedding
 from trainer_engine.weights.loading import load_text_encoder, load_tokenizer
 
 IMAGE_TOKEN = "<|image_pad|>"
@@ -52,6 +56,46 @@ class VisionPartFinder(FlowPartFinder):
         encoder = CopiedPart("transformers", kind, find("text_encoder"), lambda: self.load_whole_text_encoder(torch.bfloat16), is_text=True)
         tokenizer = CopiedPart("transformers", Qwen2Tokenizer.__name__, find("tokenizer"), self.load_tokenizer, is_text=True)
         return {"text_encoder": encoder, "tokenizer": tokenizer}
+
+
+class SeeingEncoder(ChatEncoder):
+    """Reads prompts, and looks at their references."""
+
+    @abstractmethod
+    def encode_with(self, prompt: str, references: Sequence[Tensor]) -> Tensor:
+        """The states (T, D) of a prompt and of the references (3, H, W) in [-1, 1] before it, on the CPU."""
+
+
+class SeeingFamily(ChatFamily):
+    """A prompt is ``{"embeds": (T, D)}``: the states of a prompt and, if the flavour edits, of the references before it."""
+
+    parts: VisionPartFinder
+    text: SeeingEncoder
+
+    @property
+    @abstractmethod
+    def task(self) -> object:
+        """What the text encoder is asked to do; embeddings of another task are others."""
+
+    def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        return self.parts.load_language_model(dtype)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.parts.load_tokenizer()
+
+    @property
+    def prompts_see_references(self) -> bool:
+        return self.parts.edits
+
+    def text_fingerprint(self, hashes: FileHashes) -> str:
+        usual = super().text_fingerprint(hashes)
+        return f"{usual} {self.parts.find(self.spec.reference_folders[0]).fingerprint(hashes)} {self.task}" if self.parts.edits else usual
+
+    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
+        if not any(references):
+            return super().encode_prompts(prompts)
+        found = zip(prompts, references, strict=True)  # each alone: their references may have any sizes
+        return [{"embeds": self.text.encode_with(prompt, seen) if seen else self.text.encode([prompt])[0]} for prompt, seen in found]
 
 
 class Seen(NamedTuple):

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2VLProcessor
 
+from trainer_engine.families.common.references import picture_of
 from trainer_engine.families.inputs import PromptEmbedding
 
 POOLED = "pooled"
@@ -86,8 +87,7 @@ class PromptEncoder:
 
 def _shown(reference: Tensor) -> Image.Image:
     """(3, H, W) in [-1, 1] -> an image of the same proportions and no more than ``LARGEST_PX``."""
-    bright = reference.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    image = Image.fromarray(bright.permute(1, 2, 0).numpy())
+    image = picture_of(reference)
     share = math.sqrt(LARGEST_PX / (image.width * image.height))
     if share >= 1:
         return image

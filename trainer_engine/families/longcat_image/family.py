@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import Autoencoder
-from trainer_engine.families.common.chat_prompts import ChatFamily
 from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import packed, token_count, unpack
+from trainer_engine.families.common.qwen_vl import SeeingFamily
 from trainer_engine.families.common.references import Given, beside
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
@@ -30,7 +28,7 @@ KEPT_POSITIONS = 128
 """Combinations of image sizes whose positions stay on the device."""
 
 
-class LongCatImage(FlowFamily, ChatFamily):
+class LongCatImage(FlowFamily, SeeingFamily):
     """Meituan, 2025, "LongCat-Image Technical Report".
 
     A prompt is ``{"embeds": (T, D)}``: the last states of Qwen2.5-VL for the prompt and its padding, to which the network attends. If the
@@ -50,32 +48,17 @@ class LongCatImage(FlowFamily, ChatFamily):
         self.text: QuotingEncoder = QuotingEncoder(
             self.load_text,
             devices.device,
-            task=EDIT if self.parts.edits else DESCRIBE,
+            task=self.task,
             token_limit=self.token_limit,
             load_image_processor=self.parts.load_image_processor,
         )
 
-    # ---- encoders ----
-
-    def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
-        return self.parts.load_language_model(dtype)
-
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.parts.load_tokenizer()
-
     @property
-    def prompts_see_references(self) -> bool:
-        return self.parts.edits
+    def task(self) -> str:
+        """What the text encoder is asked to do."""
+        return EDIT if self.parts.edits else DESCRIBE
 
-    def text_fingerprint(self, hashes: FileHashes) -> str:
-        usual = super().text_fingerprint(hashes)
-        return f"{usual} {self.parts.find(PROCESSOR).fingerprint(hashes)} {EDIT}" if self.parts.edits else usual
-
-    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
-        if not any(references):
-            return super().encode_prompts(prompts)
-        found = zip(prompts, references, strict=True)  # each alone: their references may have any sizes
-        return [{"embeds": self.text.encode_with(prompt, seen) if seen else self.text.encode([prompt])[0]} for prompt, seen in found]
+    # ---- encoders ----
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """``embeds`` (B, T, D). The references of a batch have one size, so that as many tokens are theirs in each prompt."""

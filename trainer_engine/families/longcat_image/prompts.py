@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer_engine.families.common.chat_prompts import AFTER_PROMPT, BEFORE_PROMPT, ChatEncoder
-from trainer_engine.families.common.qwen_vl import Seen, states_with
+from trainer_engine.families.common.chat_prompts import AFTER_PROMPT, BEFORE_PROMPT
+from trainer_engine.families.common.qwen_vl import SeeingEncoder, Seen, states_with
 from trainer_engine.families.common.references import picture_of
 
 DESCRIBE = (
@@ -35,7 +35,7 @@ NO_QUOTATION_MARK = "\ue000"
 """Stands for an apostrophe inside a word; a character without a meaning, which no caption has."""
 
 
-class QuotingEncoder(ChatEncoder):
+class QuotingEncoder(SeeingEncoder):
     """The last states of the model for a prompt and its padding, which the network attends to, and for the references before it."""
 
     def __init__(

@@ -9,14 +9,13 @@ import torch
 from diffusers import QwenImagePipeline
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_engine.config.options import TrainingOptions
-from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.autoencoder import FrameAutoencoder
-from trainer_engine.families.common.chat_prompts import ChatFamily, padded
+from trainer_engine.families.common.chat_prompts import padded
 from trainer_engine.families.common.flow_family import FlowFamily
 from trainer_engine.families.common.latent_squares import CELLS, packed, token_count, unpack
+from trainer_engine.families.common.qwen_vl import SeeingFamily
 from trainer_engine.families.common.references import beside
 from trainer_engine.families.generation import GenerationRequest, SamplerStep, StepReport
 from trainer_engine.families.inputs import PromptBatch, PromptEmbedding, StepInputs
@@ -29,7 +28,7 @@ Shape = tuple[int, int, int]
 """(frames, rows, columns) of an image in tokens, from which the network makes positions."""
 
 
-class QwenImage(FlowFamily, ChatFamily):
+class QwenImage(FlowFamily, SeeingFamily):
     """Wu et al., 2025, "Qwen-Image Technical Report".
 
     A prompt is ``{"embeds": (T, D)}``: the last states of Qwen2.5-VL for the prompt, without the conversation before it; if the flavour
@@ -60,26 +59,6 @@ class QwenImage(FlowFamily, ChatFamily):
         return EDIT if self.options.model.model_flavour in ONE_REFERENCE else EDIT_PLUS
 
     # ---- encoders ----
-
-    def load_language_model(self, dtype: torch.dtype) -> PreTrainedModel:
-        return self.parts.load_language_model(dtype)
-
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.parts.load_tokenizer()
-
-    @property
-    def prompts_see_references(self) -> bool:
-        return self.parts.edits
-
-    def text_fingerprint(self, hashes: FileHashes) -> str:
-        usual = super().text_fingerprint(hashes)
-        return f"{usual} {self.parts.find('processor').fingerprint(hashes)} {self.task}" if self.parts.edits else usual
-
-    def encode_prompts(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> list[PromptEmbedding]:
-        if not any(references):
-            return super().encode_prompts(prompts)
-        found = zip(prompts, references, strict=True)  # each alone: their references may have any sizes
-        return [{"embeds": self.text.encode_with(prompt, seen) if seen else self.text.encode([prompt])[0]} for prompt, seen in found]
 
     def collate_prompts(self, prompts: Sequence[PromptEmbedding]) -> PromptBatch:
         """Processes that share the tokens of a sample take the same number of them."""

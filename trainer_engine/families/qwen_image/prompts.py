@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer_engine.families.common.chat_prompts import AFTER_PROMPT, BEFORE_PROMPT, DESCRIPTION_TASK, DESCRIPTION_TASK_TOKENS, ChatEncoder
-from trainer_engine.families.common.qwen_vl import Seen, states_with
+from trainer_engine.families.common.chat_prompts import AFTER_PROMPT, BEFORE_PROMPT, DESCRIPTION_TASK, DESCRIPTION_TASK_TOKENS
+from trainer_engine.families.common.qwen_vl import SeeingEncoder, Seen, states_with
 from trainer_engine.families.common.references import picture_of
 
 CONVERSATION = f"{BEFORE_PROMPT}{{prompt}}{AFTER_PROMPT}"
@@ -42,7 +42,7 @@ EDIT = Task(
 EDIT_PLUS = EDIT._replace(seen_area_px=384 * 384, label="Picture {}: ")
 
 
-class PromptEncoder(ChatEncoder):
+class PromptEncoder(SeeingEncoder):
     """The last states of the language model for the prompt and the end of the conversation."""
 
     def __init__(

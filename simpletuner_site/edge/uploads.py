@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 
-from django.core.handlers.asgi import ASGIHandler
+from asgiref.sync import sync_to_async
+from django.core.files.uploadhandler import FileUploadHandler
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 
 from simpletuner_site.edge.refusals import Refusal
 from simpletuner_site.security.requests import Message, Receive, Scope
@@ -23,6 +25,8 @@ from simpletuner_site.security.requests import Message, Receive, Scope
 UPLOAD = re.compile(r"/api/folders/[^/]+/images/?")
 BODY_FILE = "simpletuner.body_file"
 """Key of a scope: the open file that holds the body."""
+REQUEST = "simpletuner.request"
+"""Key of a scope: Django's request, until it is closed."""
 FILES_A_REQUEST = 4
 """A request may hold so many files of the largest size."""
 FRAME_BYTES = 1 << 20
@@ -85,16 +89,46 @@ class FiledBody:
         return await self._receive()
 
 
+class FormRequest(ASGIRequest):
+    """A request that leaves no file of its form. Django closes those alone that it hands out, and not the one at which a form broke off."""
+
+    _upload_handlers: list[FileUploadHandler]
+    """Of Django: empty until a form is read."""
+
+    @property
+    def has_form(self) -> bool:
+        """Whether a form with files was read, or begun."""
+        return bool(self._upload_handlers)
+
+    def close(self) -> None:
+        """Remove every file of the form."""
+        super().close()
+        for handler in self._upload_handlers:
+            handler.upload_interrupted()
+
+
 class UploadHandler(ASGIHandler):
-    """Django's handler, which reads a body that the edge has written to a file from there."""
+    """Django's handler, which reads a body that the edge has written to a file from there, and closes every request.
+
+    Django closes a request with its response: one whose client has gone has none.
+    """
+
+    request_class = FormRequest
 
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         file = scope.get(BODY_FILE)
-        if file is None:
-            await super().handle(scope, receive, send)
-            return
-        with file:
-            await super().handle(scope, FiledBody(receive, file), send)
+        try:
+            with file or nullcontext():
+                await super().handle(scope, receive if file is None else FiledBody(receive, file), send)
+        finally:
+            request = scope.pop(REQUEST, None)
+            if request is not None and request.has_form:
+                await sync_to_async(request.close)()  # on the thread of the view, which may still read the form
+
+    def create_request(self, scope: Any, body_file: Any) -> Any:
+        request, refusal = super().create_request(scope, body_file)
+        scope[REQUEST] = request
+        return request, refusal
 
     async def read_body(self, receive: Any) -> Any:
         """The body as a file. Django closes it with the request."""

@@ -16,8 +16,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from django.test import override_settings
 from PIL import Image
 
+from simpletuner_site.edge.upload_files import FileUploads
 from simpletuner_site.edge.uploads import BODY_FILE, COPIES, BodySizes, DiskSpace, UploadHandler, is_upload, remove_leftovers
 from simpletuner_site.environment import BadEnvironment, read_environment
 from tests.helpers.live_server import LiveServer, start_server
@@ -136,10 +138,20 @@ def test_a_body_of_another_length_than_announced_leaves_nothing(server: LiveServ
     assert server.get("/health").status_code == 200
 
 
-def test_a_form_that_ends_in_the_middle_of_a_file_is_refused(server: LiveServer) -> None:
-    start = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
-    form = {"Content-Type": "multipart/form-data; boundary=x"}
-    answer = server.post("/api/folders/odd/images", content=start + photograph(1), headers=form)
+BROKEN_FORMS = {
+    "the middle of a file": b"",
+    "headers without an end": b"\r\n--a-boundary-of-a-form\r\n" + b"x" * 20_000,
+    "headers that are too long": b"\r\n--a-boundary-of-a-form\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["binary", "base64"])
+@pytest.mark.parametrize("end", BROKEN_FORMS.values(), ids=BROKEN_FORMS)
+def test_a_form_that_breaks_off_is_refused(server: LiveServer, end: bytes, encoding: str) -> None:
+    part = f'Content-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n'
+    form = {"Content-Type": "multipart/form-data; boundary=a-boundary-of-a-form"}
+    body = b"--a-boundary-of-a-form\r\n" + part.encode() + photograph(1) + end
+    answer = server.post("/api/folders/odd/images", content=body, headers=form)
     assert answer.status_code in (400, 422) or answer.json()["problems"], answer.text
     assert not list((server.home / "datasets").glob("odd/*")) and is_clean(server)
 
@@ -161,6 +173,10 @@ def test_pages_of_other_sites_upload_nothing(server: LiveServer) -> None:
 # ---- parts ----
 def scope(path: str, method: str = "POST") -> dict[str, Any]:
     return {"type": "http", "method": method, "path": path}
+
+
+async def send_nothing(message: Any) -> None:
+    return None
 
 
 def test_only_an_upload_has_the_longer_limit() -> None:
@@ -199,13 +215,36 @@ def test_django_reads_the_body_from_the_file_that_the_edge_wrote(tmp_path: Path)
     async def receive() -> Any:
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
-    async def send_nothing(message: Any) -> None:
-        return None
-
     file = path.open("rb")
     details = {"headers": [(b"host", b"localhost")], "query_string": b"", "http_version": "1.1", "server": ("localhost", 80)}
     asyncio.run(Handler().handle({**scope("/nothing", "GET"), **details, BODY_FILE: file}, receive, send_nothing))
     assert seen == [b"whole body"] and file.closed
+
+
+def test_the_files_of_a_form_go_with_a_client_that_leaves(tmp_path: Path) -> None:
+    form = httpx.Request("POST", "http://localhost/", files=[("file", ("a.png", photograph(1)))])
+    messages = [{"type": "http.request", "body": form.read(), "more_body": False}]
+    requests: list[Any] = []
+
+    class Handler(UploadHandler):
+        async def get_response_async(self, request: Any) -> Any:
+            assert request.FILES and len(list(tmp_path.iterdir())) == 1
+            requests.append(request)
+            await asyncio.sleep(60)
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        while not requests:
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in form.headers.items()]
+    details = {"headers": headers, "query_string": b"", "http_version": "1.1", "server": ("localhost", 80)}
+    handlers = [f"{FileUploads.__module__}.{FileUploads.__name__}"]
+    with override_settings(FILE_UPLOAD_TEMP_DIR=str(tmp_path), FILE_UPLOAD_HANDLERS=handlers):
+        asyncio.run(Handler().handle({**scope("/nothing"), **details}, receive, send_nothing))
+    assert requests and not list(tmp_path.iterdir())
 
 
 def test_a_new_server_removes_what_a_killed_one_left(tmp_path: Path) -> None:

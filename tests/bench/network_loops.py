@@ -48,6 +48,8 @@ class Setting:
     checkpointing: bool = False
     compiled: bool = False
     lora_rank: int = 16
+    lora_alpha: int | None = None
+    """The same as the rank, if it is not given."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -59,6 +61,7 @@ class Setting:
                 "model_family": network.family,
                 "model_type": self.model_type,
                 "lora_rank": self.lora_rank,
+                "lora_alpha": self.lora_alpha,
                 "pretrained_model_name_or_path": "random",
                 "data_backend_config": "none.json",
                 "output_dir": "none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Pipeline, Flux2Transformer2DModel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from tests.helpers.adapter_gradients import LORA, assert_adapter_is_its_definition
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, tiny_model, tiny_of
-from tests.helpers.params import first_rows_fast
+from tests.helpers.params import first_fast, first_rows_fast
 from tests.helpers.resuming import assert_resumes_exactly
+from trainer_engine.adapters.build import make_trainable
 from trainer_engine.families.flux2.family import Flux2
 from trainer_engine.families.flux2.spec import DISTILLED, FLAVOURS, SPEC
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
@@ -75,12 +78,12 @@ def test_latents_are_shuffled_and_normalised_as_in_the_pipeline() -> None:
     assert torch.allclose(family.autoencoder.decode(latents), decoded, atol=1e-4)
 
 
-@both
-@pytest.mark.parametrize("references", [0, 2])
-def test_loss_and_every_gradient_equal_those_of_diffusers(flavour: str, references: int) -> None:
-    family = tiny_flux2(flavour, gradient_checkpointing=bool(references))
-    network = family.load_network()
-    theirs = Flux2Transformer2DModel.from_pretrained(folder_of(flavour), subfolder="transformer").train()
+def bare_network(flavour: str) -> Flux2Transformer2DModel:
+    return Flux2Transformer2DModel.from_pretrained(folder_of(flavour), subfolder="transformer").train()
+
+
+def losses(family: Flux2, flavour: str, references: int, network: nn.Module, theirs: nn.Module) -> tuple[Tensor, Tensor]:
+    """Ours, and that of diffusers alone, of three prompts with as many references each."""
     latents, noise = fixed(3, 128, 4, 5, seed=1), fixed(3, 128, 4, 5, seed=2)
     beside = [fixed(3, 128, 3 + number, 4, seed=7 + number) for number in range(references)]
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
@@ -105,8 +108,22 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(flavour: str, referenc
         img_ids=positions,
         return_dict=False,
     )[0]
-    wanted = mse_loss(output[:, :20].transpose(1, 2).reshape(3, 128, 4, 5), noise - latents)
+    return loss, mse_loss(output[:, :20].transpose(1, 2).reshape(3, 128, 4, 5), noise - latents)
+
+
+@both
+@pytest.mark.parametrize("references", [0, 2])
+def test_loss_and_every_gradient_equal_those_of_diffusers(flavour: str, references: int) -> None:
+    family, theirs = tiny_flux2(flavour, gradient_checkpointing=bool(references)), bare_network(flavour)
+    network = family.load_network()
+    loss, wanted = losses(family, flavour, references, network, theirs)
     assert_same_gradients(loss, network, wanted, theirs)
+
+
+@pytest.mark.parametrize("flavour", first_fast(["klein-9b", "dev"]))
+def test_an_adapter_has_the_loss_and_gradients_of_its_definition_with_references(flavour: str) -> None:
+    family = tiny_flux2(flavour, **LORA)
+    assert_adapter_is_its_definition(make_trainable(family, None), bare_network(flavour), partial(losses, family, flavour, 2))
 
 
 @both

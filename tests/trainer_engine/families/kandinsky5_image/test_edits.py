@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from diffusers import Kandinsky5Transformer3DModel
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from tests.helpers.adapter_gradients import LORA, assert_adapter_is_its_definition
 from tests.helpers.checked_runs import checked, codes
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, options_with, tiny_model
@@ -21,11 +23,13 @@ from tests.helpers.pictures import generate_images
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.families.kandinsky5_image.models import EDIT, NAME, SIGMAS, pipeline_in, tiny_edit, tiny_kandinsky
 from tests.trainer_engine.families.kandinsky5_image.network import called
+from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
 from trainer_engine.families.kandinsky5_image import prompts as kandinsky_prompts
+from trainer_engine.families.kandinsky5_image.family import Kandinsky5Image
 from trainer_engine.families.kandinsky5_image.spec import SPEC
 from trainer_engine.families.load import load_family
 from trainer_engine.objectives.build import make_objective
@@ -85,11 +89,12 @@ def test_embeddings_with_and_without_the_part_for_images_are_told_apart(tmp_path
     assert tiny_edit().text_fingerprint(hashes) != tiny_kandinsky().text_fingerprint(hashes)
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_loss_and_every_gradient_equal_those_of_diffusers_with_a_reference(gradient_checkpointing: bool) -> None:
-    family = tiny_edit(gradient_checkpointing=gradient_checkpointing)
-    network = family.load_network()
-    bare = Kandinsky5Transformer3DModel.from_pretrained(tiny_model(NAME, flavour=EDIT), subfolder="transformer").train()
+def bare_network() -> Kandinsky5Transformer3DModel:
+    return Kandinsky5Transformer3DModel.from_pretrained(tiny_model(NAME, flavour=EDIT), subfolder="transformer").train()
+
+
+def losses(family: Kandinsky5Image, network: nn.Module, bare: nn.Module) -> tuple[Tensor, Tensor]:
+    """Ours, and that of diffusers alone, of three prompts with a reference each."""
     latents, noise, reference = (fixed(3, 16, 8, 10, seed=seed) for seed in (1, 2, 3))
     prompts = [{"embeds": fixed(length, 32, seed=length), "pooled": fixed(32, seed=length + 1)} for length in (9, 5, 14)]
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
@@ -102,7 +107,20 @@ def test_loss_and_every_gradient_equal_those_of_diffusers_with_a_reference(gradi
     seen = torch.cat([(1 - sigma) * latents + sigma * noise, reference, torch.ones(3, 1, 8, 10)], dim=1)
     rows = zip(seen, prompts, 1000 * SIGMAS, strict=True)
     output = torch.cat([called(bare, one, prompt["embeds"], prompt["pooled"], time[None]) for one, prompt, time in rows])
-    assert_same_gradients(loss, network, mse_loss(output, noise - latents), bare)
+    return loss, mse_loss(output, noise - latents)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_loss_and_every_gradient_equal_those_of_diffusers_with_a_reference(gradient_checkpointing: bool) -> None:
+    family, bare = tiny_edit(gradient_checkpointing=gradient_checkpointing), bare_network()
+    network = family.load_network()
+    loss, wanted = losses(family, network, bare)
+    assert_same_gradients(loss, network, wanted, bare)
+
+
+def test_an_adapter_has_the_loss_and_gradients_of_its_definition_with_a_reference() -> None:
+    family = tiny_edit(**LORA)
+    assert_adapter_is_its_definition(make_trainable(family, None), bare_network(), partial(losses, family))
 
 
 @pytest.mark.parametrize(("sampler", "guidance"), [(None, 3.5), (None, 1.0), ("unipc", 3.5)])

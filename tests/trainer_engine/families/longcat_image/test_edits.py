@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 import torch
 from diffusers import LongCatImageEditPipeline
 from diffusers.pipelines.longcat_image import pipeline_longcat_image_edit
-from torch import Tensor
+from torch import Tensor, nn
 
+from tests.helpers.adapter_gradients import LORA, assert_adapter_is_its_definition
 from tests.helpers.checked_runs import checked
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, tiny_model
@@ -20,10 +21,12 @@ from tests.helpers.pictures import generate_images
 from tests.helpers.references import picture, pixels_of, processor_in, tell_images
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.families.longcat_image.models import bare_network, folder_of, our_loss, their_loss, tiny_longcat
+from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.longcat_image import prompts
+from trainer_engine.families.longcat_image.family import LongCatImage
 from trainer_engine.families.longcat_image.spec import EDIT, FINAL, PROCESSOR, SPEC
 
 LIMIT = SPEC.prompts.token_limit
@@ -94,12 +97,23 @@ def test_prompts_of_a_call_may_see_different_references_and_none() -> None:
     assert len(together[2]["embeds"]) == LIMIT
 
 
+def losses(family: LongCatImage, network: nn.Module, bare: nn.Module) -> tuple[Tensor, Tensor]:
+    """Ours, and that of diffusers alone, of three prompts with a reference each."""
+    given = fixed(3, 16, 8, 10, seed=1), fixed(3, 16, 8, 10, seed=2), fixed(3, 60, 32, seed=3), [fixed(3, 16, 6, 8, seed=4)]
+    return our_loss(family, network, *given), their_loss(bare, *given)
+
+
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_loss_and_every_gradient_equal_those_of_diffusers_with_a_reference(gradient_checkpointing: bool) -> None:
     family = tiny_longcat(EDIT, gradient_checkpointing=gradient_checkpointing)
     network, theirs = family.load_network(), bare_network(EDIT).train()
-    given = fixed(3, 16, 8, 10, seed=1), fixed(3, 16, 8, 10, seed=2), fixed(3, 60, 32, seed=3), [fixed(3, 16, 6, 8, seed=4)]
-    assert_same_gradients(our_loss(family, network, *given), network, their_loss(theirs, *given), theirs)
+    loss, wanted = losses(family, network, theirs)
+    assert_same_gradients(loss, network, wanted, theirs)
+
+
+def test_an_adapter_has_the_loss_and_gradients_of_its_definition_with_a_reference() -> None:
+    family = tiny_longcat(EDIT, **LORA)
+    assert_adapter_is_its_definition(make_trainable(family, None), bare_network(EDIT), partial(losses, family))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

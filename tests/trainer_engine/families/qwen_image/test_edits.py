@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import torch
 from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline, QwenImageTransformer2DModel
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from tests.helpers.adapter_gradients import LORA, assert_adapter_is_its_definition
 from tests.helpers.checked_runs import checked, codes
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import options_with, tiny_model
+from tests.helpers.params import first_fast
 from tests.helpers.pictures import generate_images
 from tests.helpers.references import picture, pixels_of, processor_in, tell_images
 from tests.helpers.resuming import assert_resumes_exactly
+from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.generation import GenerationRequest
@@ -122,12 +127,12 @@ def test_a_long_prompt_loses_its_end_and_no_part_of_a_reference() -> None:
     assert torch.allclose(long["embeds"][:of_reference], short["embeds"][:of_reference], atol=1e-5)
 
 
-@every_edit
-def test_loss_and_every_gradient_equal_those_of_diffusers_with_references(flavour: str) -> None:
-    family = tiny_edit(flavour)
-    network = family.load_network()
-    bare = QwenImageTransformer2DModel.from_pretrained(tiny_model("qwen_image", flavour=flavour), subfolder="transformer").train()
-    assert bare.config.zero_cond_t == (flavour == ZERO_TIME)
+def bare_network(flavour: str) -> QwenImageTransformer2DModel:
+    return QwenImageTransformer2DModel.from_pretrained(tiny_model("qwen_image", flavour=flavour), subfolder="transformer").train()
+
+
+def losses(family: QwenImage, flavour: str, network: nn.Module, bare: nn.Module) -> tuple[Tensor, Tensor]:
+    """Ours, and that of diffusers alone, of three samples with all references that a flavour takes here."""
     made = torch.Generator().manual_seed(1)
     latents, noise = (torch.randn(3, 16, 8, 10, generator=made) for _ in range(2))
     beside = [torch.randn(3, 16, 6 + 2 * number, 8, generator=made) for number in range(len(images_for(flavour)))]
@@ -146,8 +151,22 @@ def test_loss_and_every_gradient_equal_those_of_diffusers_with_references(flavou
         img_shapes=[[(1, 4, 5), *((1, one.shape[-2] // 2, 4) for one in beside)]] * 3,
         return_dict=False,
     )[0][:, :20]
-    wanted = mse_loss(QwenImageEditPlusPipeline._unpack_latents(output, 64, 80, 8)[:, :, 0], noise - latents)
+    return loss, mse_loss(QwenImageEditPlusPipeline._unpack_latents(output, 64, 80, 8)[:, :, 0], noise - latents)
+
+
+@every_edit
+def test_loss_and_every_gradient_equal_those_of_diffusers_with_references(flavour: str) -> None:
+    family, bare = tiny_edit(flavour), bare_network(flavour)
+    network = family.load_network()
+    assert bare.config.zero_cond_t == (flavour == ZERO_TIME)
+    loss, wanted = losses(family, flavour, network, bare)
     assert_same_gradients(loss, network, wanted, bare, family.unread_parameters(network))
+
+
+@pytest.mark.parametrize("flavour", first_fast([ONE, PLUS, ZERO_TIME]))
+def test_an_adapter_has_the_loss_and_gradients_of_its_definition_with_references(flavour: str) -> None:
+    family = tiny_edit(flavour, **LORA)
+    assert_adapter_is_its_definition(make_trainable(family, None), bare_network(flavour), partial(losses, family, flavour))
 
 
 @every_edit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 from diffusers import QwenImage21Pipeline, QwenImage21Transformer2DModel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from tests.helpers.adapter_gradients import LORA, assert_adapter_is_its_definition
 from tests.helpers.checked_runs import checked
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, tiny_model
@@ -21,9 +23,11 @@ from tests.helpers.pictures import generate_images
 from tests.helpers.references import picture, pixels_of
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.families.qwen_image_21.models import NAME, SIGMAS, pipeline_in, tiny_qwen
+from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.generation import GenerationRequest
 from trainer_engine.families.inputs import StepInputs
+from trainer_engine.families.qwen_image_21.family import QwenImage21
 from trainer_engine.families.qwen_image_21.spec import SPEC
 from trainer_engine.objectives.build import make_objective
 
@@ -74,11 +78,12 @@ def test_a_long_prompt_loses_its_end_and_no_part_of_a_reference() -> None:
     assert len(found["embeds"]) == len(found["slots"]) - 4
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_loss_and_every_gradient_equal_those_of_diffusers_with_references(theirs: Any, gradient_checkpointing: bool) -> None:
-    family = tiny_qwen(gradient_checkpointing=gradient_checkpointing)
-    network = family.load_network()
-    bare = QwenImage21Transformer2DModel.from_pretrained(tiny_model(NAME), subfolder="transformer").train()
+def bare_network() -> QwenImage21Transformer2DModel:
+    return QwenImage21Transformer2DModel.from_pretrained(tiny_model(NAME), subfolder="transformer").train()
+
+
+def losses(family: QwenImage21, theirs: Any, network: nn.Module, bare: nn.Module) -> tuple[Tensor, Tensor]:
+    """Ours, and that of diffusers alone, of three prompts with two references each."""
     latents, noise = fixed(3, 64, 4, 6, seed=1), fixed(3, 64, 4, 6, seed=2)
     beside = [fixed(3, 64, 4, 4, seed=3), fixed(3, 64, 2, 6, seed=4)]
     objective = make_objective(family.prediction_type, family.scheduler_config(), family.options.objective)
@@ -104,7 +109,20 @@ def test_loss_and_every_gradient_equal_those_of_diffusers_with_references(theirs
             return_dict=False,
         )[0][:, -24:]
         found.append(QwenImage21Pipeline._unpack_latents(tokens, 64, 96, 16)[:, :, 0])
-    assert_same_gradients(loss, network, mse_loss(torch.cat(found), noise - latents), bare)
+    return loss, mse_loss(torch.cat(found), noise - latents)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_loss_and_every_gradient_equal_those_of_diffusers_with_references(theirs: Any, gradient_checkpointing: bool) -> None:
+    family, bare = tiny_qwen(gradient_checkpointing=gradient_checkpointing), bare_network()
+    network = family.load_network()
+    loss, wanted = losses(family, theirs, network, bare)
+    assert_same_gradients(loss, network, wanted, bare)
+
+
+def test_an_adapter_has_the_loss_and_gradients_of_its_definition_with_references(theirs: Any) -> None:
+    family = tiny_qwen(**LORA)
+    assert_adapter_is_its_definition(make_trainable(family, None), bare_network(), partial(losses, family, theirs))
 
 
 @torch.no_grad()

@@ -18,7 +18,6 @@ from tests.helpers.checked_runs import checked
 from tests.helpers.gradients import assert_same_gradients
 from tests.helpers.models import fixed, laid_out_alike, tiny_model, tiny_of
 from tests.helpers.resuming import assert_resumes_exactly
-from trainer_engine.adapters.build import make_trainable
 from trainer_engine.contract.errors import ModelUnavailable
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import StepInputs
@@ -113,42 +112,6 @@ def test_loss_and_every_gradient_equal_those_of_diffusers(gradient_checkpointing
     network = family.load_network()
     theirs = SanaTransformer2DModel.from_pretrained(tiny_model("sana"), subfolder="transformer").train()
     assert_same_gradients(loss_of(family, network), network, their_loss(theirs), theirs)
-
-
-def test_every_gradient_of_an_adapter_equals_that_of_the_merged_weights() -> None:
-    family = tiny_sana(model_type="lora", lora_rank=2, lora_alpha=2, lora_dropout=0, lora_init_type="gaussian")
-    trainable = make_trainable(family, None)
-    theirs = SanaTransformer2DModel.from_pretrained(tiny_model("sana"), subfolder="transformer")
-    weights = {name: module.weight for name, module in theirs.named_modules() if isinstance(module, nn.Linear)}
-    adapter = dict(trainable.named_parameters)
-    assert len(adapter) == 2 * 2 * 8
-    for number, parameter in enumerate(adapter.values()):
-        parameter.data.copy_(0.1 * fixed(*parameter.shape, seed=number))
-    factors = {}
-    for name in [name.partition(".lora_A")[0] for name in adapter if ".lora_A." in name]:
-        down, up = (next(one for key, one in adapter.items() if key.startswith(f"{name}.lora_{part}.")) for part in "AB")
-        factors[name] = up.detach().clone().requires_grad_(), down.detach().clone().requires_grad_()
-    merged = {f"{name}.weight": weights[name].detach() + up @ down for name, (up, down) in factors.items()}
-    loss, wanted = loss_of(family, trainable.network), their_loss(Merged(theirs, merged))
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    loss.backward()
-    wanted.backward()
-    for name, (up, down) in factors.items():
-        for part, other in (("A", down), ("B", up)):
-            one = next(one for key, one in adapter.items() if key.startswith(f"{name}.lora_{part}."))
-            assert one.grad is not None and other.grad is not None and other.grad.abs().sum() > 0
-            assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-7), name
-
-
-class Merged(nn.Module):
-    """A network with other values for some of its weights."""
-
-    def __init__(self, network: nn.Module, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.network, self.weights = network, weights
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self.network, self.weights, args, kwargs)
 
 
 @pytest.mark.parametrize(("sampler", "guidance"), [(None, 4.5), (None, 1.0), ("euler", 4.5), ("unipc", 4.5), ("dpm++", 4.5)])

@@ -62,7 +62,7 @@ def test_both_loops_compute_the_same_loss(network: Network) -> None:
     assert float(ours) == pytest.approx(float(bare), rel=1e-5)
 
 
-@NETWORKS
+@SOME_NETWORKS
 @pytest.mark.parametrize("model_type", ["full", "lora"])
 def test_both_loops_train_the_same_modules(network: Network, model_type: str) -> None:
     engine, module = engine_steps(network, small(network), setting(model_type))

@@ -14,6 +14,7 @@ from environments.create.starter import starter_datasets
 from environments.examples import Example, shipped_examples
 from environments.home import current_home
 from environments.resolve.run import resolve_run
+from tests.helpers.params import first_fast
 from trainer_engine.config.families import specs
 from trainer_engine.contract.errors import Level
 
@@ -57,7 +58,7 @@ def test_a_template_copied_by_hand_is_an_environment_that_validates(home: Path, 
 
 
 @pytest.mark.parametrize("family", sorted(specs()))
-@pytest.mark.parametrize("include_defaults", [True, False])
+@pytest.mark.parametrize("include_defaults", first_fast([False, True]))
 def test_a_new_environment_validates_when_its_folder_is_filled(home: Path, family: str, include_defaults: bool) -> None:
     spec = specs()[family]
     services.create_environment(NewEnvironment("mine", family, model_type=spec.model_types[0]), actor="test")

@@ -22,6 +22,7 @@ from environments.create.plan import NewEnvironment
 from environments.models import Environment
 from simpletuner_site.admin_site import OWN_APPS
 from tests.helpers.jobs import make_job
+from tests.helpers.params import first_fast
 
 pytestmark = pytest.mark.django_db
 
@@ -95,7 +96,7 @@ def lookups_of(model: type[models.Model]) -> Iterator[str]:
     yield from ("pk", "pk__in", "pk__regex", "nothing", "nothing__regex", "_state", "e", "all", "_facets")
 
 
-@pytest.mark.parametrize("one", LISTS)
+@pytest.mark.parametrize("one", first_fast(LISTS))
 def test_no_lookup_of_an_address_reaches_the_database(browser: Client, one: str) -> None:
     model = apps.get_model(one.replace("/", "."))
     statuses: dict[int, int] = {}
@@ -114,7 +115,7 @@ OWN_PARAMETERS = ("q", "o", "p", "all", "e", "_popup", "_to_field", "_facets", "
 
 
 @pytest.mark.parametrize("one", LISTS)
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", first_fast([5, 1]))
 def test_no_value_of_a_list_s_own_parameter_is_answered_with_500(browser: Client, one: str, step: int) -> None:
     """The fast test sends each parameter every fifth value, and another page with every fifth; between them they get every value."""
     many = (*HOSTILE_VALUES, "1.2.3", "-1.-2", "." * 900, "1." * 3000, "a " * 3000, '"' * 500, "id", "name", "environment")
@@ -136,7 +137,7 @@ def test_no_name_of_a_row_is_answered_with_500(browser: Client, one: str) -> Non
         assert browser.get(f"/admin/{one}/{name}/").status_code < 500, value
 
 
-@pytest.mark.parametrize("one", LISTS)
+@pytest.mark.parametrize("one", first_fast(LISTS))
 def test_no_selection_of_an_action_is_answered_with_500(browser: Client, one: str) -> None:
     for action, selected, index in product(("stop", "delete_selected", "x"), HOSTILE_VALUES[:11], ("0", "9" * 30, None)):
         fields = {

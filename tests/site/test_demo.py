@@ -109,6 +109,7 @@ def test_a_stage_that_fails_is_not_ticked_off() -> None:
     assert "✓" not in console.export_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "base-model").write_text("in the way")
     with pytest.raises(ModelNotMade, match="Error"):

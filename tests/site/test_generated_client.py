@@ -85,6 +85,7 @@ def test_every_generated_module_can_be_imported(package: ModuleType) -> None:
         importlib.import_module(found.name)
 
 
+@pytest.mark.slow
 def test_a_generated_client_creates_changes_activates_validates_starts_and_watches(package: ModuleType, server: LiveServer) -> None:
     call = Calls(package, server)
     body = call.models.CreateEnvironment(name="generated", model_family="pixart_sigma", model_type="full")

@@ -102,6 +102,7 @@ def test_a_killed_engine_is_noticed_its_job_ends_with_the_reason_and_the_queue_m
     scene.check_that_all_heard(killed, waiting)
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_is_gone_at_once_and_one_in_the_queue_never_begins(scene: Scene) -> None:
     runs = scene.runs
     cancelled = runs.start("cancelled", max_train_steps=ENDLESS)

@@ -152,6 +152,7 @@ def test_the_walkthrough_from_nothing_to_a_trained_pipeline(shell: Shell, server
     assert "No Active Training" in printed
 
 
+@pytest.mark.slow
 def test_the_first_lora_of_the_readme_trains(shell: Shell, server: LiveServer, tmp_path: Path) -> None:
     generate_images(tmp_path, count=4, size=(80, 80))
     changes = {

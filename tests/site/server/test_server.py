@@ -209,6 +209,7 @@ def test_every_page_says_that_nothing_is_loaded_from_elsewhere(server: LiveServe
         assert policy.startswith(("default-src 'self';", "default-src 'none';")) and "http" not in policy, path
 
 
+@pytest.mark.slow
 def test_the_web_process_is_small_when_idle(tmp_path: Path) -> None:
     with start_server(tmp_path) as idle:
         assert idle.get("/health").status_code == 200

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.helpers.checked_runs import checked
 from tests.helpers.models import UNETS, tiny_model, undistilled
-from tests.helpers.params import often
+from tests.helpers.params import first_fast, often
 from tests.helpers.resuming import assert_resumes_exactly
 from tests.trainer_engine.families.trained_adapters import ADAPTERS, RESULT, network_in, output_of, pipeline_of, prefix_of, trained
 from trainer_engine.config.families import find_spec
@@ -33,7 +33,7 @@ def merged_by_hand(family: str, tensors: dict[str, Tensor], prefix: str, scale: 
 
 
 @pytest.mark.parametrize("family", often(family for family, facts in ADAPTERS.items() if facts.loads_in_diffusers))
-@pytest.mark.parametrize("targets", [None, CONVOLUTIONS], ids=["usual", "convolutions"])
+@pytest.mark.parametrize("targets", first_fast([None, CONVOLUTIONS]), ids=["usual", "convolutions"])
 def test_an_adapter_loads_in_diffusers_with_the_same_output(tmp_path: Path, family: str, targets: str | None) -> None:
     if targets and family not in UNETS:
         pytest.skip("the network has no such convolutions")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.helpers.gradients import FAMILIES, LORA, one_pass, step_inputs, tiny, trainable_of, usual_pass
 from tests.helpers.models import UNETS, tiny_model
-from tests.helpers.params import often
+from tests.helpers.params import first_fast, often
 from tests.helpers.resuming import assert_resumes_exactly
 from trainer_engine.config.attention import MECHANISMS, AttentionMechanism
 from trainer_engine.config.families import specs
@@ -46,7 +46,7 @@ def count_backends(monkeypatch: pytest.MonkeyPatch, name: AttentionBackendName) 
 
 @pytest.mark.parametrize("name", often(FAMILIES))
 @pytest.mark.parametrize("kind", [{}, LORA], ids=["full", "lora"])
-@pytest.mark.parametrize("mechanism", ["native", "native-math"])
+@pytest.mark.parametrize("mechanism", first_fast(["native", "native-math"]))
 def test_pytorchs_own_attention_equals_the_usual_one(name: str, kind: dict[str, Any], mechanism: str) -> None:
     chosen = tiny(name, attention_mechanism=mechanism, **kind)
     trainable = trainable_of(chosen)
@@ -204,13 +204,15 @@ def family_prompts(family: Any, inputs: Any) -> Tensor:
 
 @pytest.mark.parametrize(
     "values",
-    [
-        {"attention_mechanism": "native-math"},
-        {"enable_chunked_feed_forward": True, "feed_forward_chunk_size": 7},
-        {"fuse_qkv_projections": True, **LORA},
-        {"fuse_qkv_projections": True},
-    ],
-    ids=["attention", "chunks", "fused-lora", "fused-full"],
+    first_fast(
+        [
+            {"fuse_qkv_projections": True, **LORA},
+            {"attention_mechanism": "native-math"},
+            {"enable_chunked_feed_forward": True, "feed_forward_chunk_size": 7},
+            {"fuse_qkv_projections": True},
+        ]
+    ),
+    ids=["fused-lora", "attention", "chunks", "fused-full"],
 )
 def test_a_run_that_was_stopped_and_resumed_equals_the_straight_one(tmp_path: Path, values: dict[str, Any]) -> None:
     usual = {"model_family": "sd1x", "model": str(tiny_model("sd1x")), "max_train_steps": 4, **values}

@@ -26,7 +26,7 @@ from tests.bench.published import published, published_network
 from tests.helpers.checked_runs import checked
 from tests.helpers.family_folders import assert_all_state
 from tests.helpers.models import UNETS, tiny_family, tiny_model, undistilled
-from tests.helpers.params import often
+from tests.helpers.params import first_fast, often
 from tests.trainer_engine.families.trained_adapters import ADAPTERS, RESULT, network_in, output_of, pipeline_of, prefix_of, trained
 from trainer_engine.adapters.adapter import AddedAdapter
 from trainer_engine.adapters.build import make_trainable
@@ -262,7 +262,7 @@ def names_elsewhere(family: str) -> dict[str, str]:
     return {module: renamed(module, names.names) for module in modules}
 
 
-@pytest.mark.parametrize("family", [*UNETS, "wan", "anima", "flux3", "auraflow"])
+@pytest.mark.parametrize("family", first_fast(["sdxl", "flux3", *sorted({*UNETS} - {"sdxl"}), "wan", "anima", "auraflow"], 2))
 def test_a_file_with_the_names_of_the_original_code_is_an_adapter_to_start_from_and_to_validate_with(family: str, tmp_path: Path) -> None:
     file = in_flat_keys(family, tmp_path, names_elsewhere(family))
     wanted = load_file(result_of(family) / RESULT)
@@ -311,7 +311,7 @@ def test_names_of_another_network_are_not_read() -> None:
     assert modules_by_other_name(["d", "own"], [], names) == {"e": "d"}
 
 
-@pytest.mark.parametrize("family", [name for name, spec in specs().items() if spec.components[spec.network].original_names])
+@pytest.mark.parametrize("family", often(name for name, spec in specs().items() if spec.components[spec.network].original_names))
 def test_every_layer_is_found_by_the_name_that_its_own_family_states(family: str) -> None:
     layers = [name for name, module in network_in(pipeline_of(family)).named_modules() if isinstance(module, nn.Linear)]
     stated = {layer: other for layer, other in names_elsewhere(family).items() if layer in layers and other and other != layer}

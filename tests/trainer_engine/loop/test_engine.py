@@ -275,17 +275,23 @@ def test_a_job_of_another_protocol_is_refused(tmp_path: Path) -> None:
     assert run_in_this_process(folder).code == ExitCode.CONFIGURATION
 
 
-def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
+def launched_ranks(place: Path, **options: Any) -> TinyRun:
+    """Two processes that PyTorch's launcher starts, as a server does."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    folder = write_job(place, train_batch_size=1, num_processes=2, **options)
+    return start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
+
+
+@pytest.mark.parametrize("start", [start_ranks, pytest.param(launched_ranks, marks=pytest.mark.slow)])
+def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path: Path, start: Callable[..., TinyRun]) -> None:
     options = {"max_train_steps": 6, "gradient_accumulation_steps": 2, "caption_dropout_probability": 0.3}
     alone = train_here(tmp_path, output_dir=str(tmp_path / "alone"), train_batch_size=2, **options)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    folder = write_job(tmp_path, train_batch_size=1, num_processes=2, **options)
-    run = start_run(folder, launcher=launcher, ACCELERATE_USE_CPU="true")
+    run = start(tmp_path, **options)
     assert run.wait() == 0, run.log()
     assert_numbered(run)
     weights = "transformer/diffusion_pytorch_model.safetensors"
     one, two = load_file(alone.output_dir / "checkpoint-6" / weights), load_file(run.output_dir / "checkpoint-6" / weights)
-    base = load_file(Path(JobSpec.read(folder).options["pretrained_model_name_or_path"]) / weights)
+    base = load_file(Path(JobSpec.read(run.folder).options["pretrained_model_name_or_path"]) / weights)
     moved = torch.cat([(one[name] - base[name]).flatten() for name in one]).norm()
     apart = torch.cat([(one[name] - two[name]).flatten() for name in one]).norm()
     assert apart < 1e-3 * moved, (moved, apart)

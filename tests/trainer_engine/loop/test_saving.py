@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 
+from tests.helpers.params import first_fast
 from tests.helpers.tiny_run import HereRun, Listener, tiny_datasets, tiny_options, train_here
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.checkpointing import retention
@@ -134,7 +135,7 @@ class After(Callback):
         self.call(state.step)
 
 
-@pytest.mark.parametrize("kind", ["full", "standard", "lokr", "full-ema-schedule-free"])
+@pytest.mark.parametrize("kind", first_fast(["full-ema-schedule-free", "standard", "full", "lokr"], 2))
 def test_a_checkpoint_written_in_the_background_has_the_bytes_of_one_that_steps_wait_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

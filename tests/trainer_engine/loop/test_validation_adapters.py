@@ -44,7 +44,7 @@ def image(run: HereRun, name: str) -> bytes:
     return (run.output_dir / "validation_images" / name).read_bytes()
 
 
-@pytest.mark.parametrize("kind", first_fast(HOSTS, 3))
+@pytest.mark.parametrize("kind", first_fast(HOSTS))
 def test_training_is_the_same_with_a_validation_adapter_and_without(kind: str, adapter: Path, tmp_path: Path) -> None:
     options = {**KINDS[kind](tmp_path), **QUICK}
     plain = train_here(tmp_path, output_dir=str(tmp_path / "plain"), **options)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.helpers.models import options_with, tiny_model
 from tests.helpers.network_steps import FAMILIES, family_of, loss_of, usual_step
-from tests.helpers.params import often
+from tests.helpers.params import first_fast, often
 from trainer_engine.config.options.memory import MemoryOptions
 from trainer_engine.memory import recompute
 from trainer_engine.memory.recompute import enable_checkpointing, is_feed_forward, repeated_blocks
@@ -176,7 +176,7 @@ WAYS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("name", often(FAMILIES))
-@pytest.mark.parametrize("memory", WAYS, ids=lambda memory: ",".join(map(str, memory.values())))
+@pytest.mark.parametrize("memory", first_fast(WAYS, 2), ids=lambda memory: ",".join(map(str, memory.values())))
 def test_every_family_gets_the_gradients_of_a_plain_step(name: str, memory: dict[str, Any]) -> None:
     plain = usual_step(name, model_type="full", gradient_checkpointing=False)
     other = loss_of(family_of(name, model_type="full", gradient_checkpointing=True, **memory))

@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.checkpoint_folder import FILES, write_checkpoint
 from tests.helpers.hub_server import HANGS_UP, OTHER_ANSWERS, HubServer, broken_hub, hub_server, silent_hub
+from tests.helpers.params import first_fast
 from tests.helpers.tiny_run import fork_run, write_job
 from trainer_engine.config.publishing import HUB, PublishTarget
 from trainer_engine.contract.checkpoint_files import verify
@@ -97,7 +98,7 @@ def test_refused_model_card_has_a_message(tmp_path: Path, hub: HubServer) -> Non
     assert outcome.permanent and "license is not one" in outcome.trouble
 
 
-@pytest.mark.parametrize("behaviour", OTHER_ANSWERS)
+@pytest.mark.parametrize("behaviour", first_fast(list(OTHER_ANSWERS)))
 def test_upload_to_a_broken_hub_can_be_repeated(behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with broken_hub(OTHER_ANSWERS[behaviour]) as broken:
         use(broken, tmp_path, monkeypatch)

@@ -50,7 +50,7 @@ def private(training: Training) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("option", first_fast(list(OPTIONS), 5))
+@pytest.mark.parametrize("option", first_fast(list(OPTIONS), 2))
 def test_validate_repeats_nothing_of_a_file(training: Training, private: Path, option: str) -> None:
     for name in FILES:
         form: dict[str, Any] = {**training.form, f"--{option}": f"files/{name}"}
@@ -62,7 +62,7 @@ def test_validate_repeats_nothing_of_a_file(training: Training, private: Path, o
         assert SECRET not in training.post("/validate", form, accept="text/html").content.decode(), name
 
 
-@pytest.mark.parametrize("name", first_fast(list(FILES), 6))
+@pytest.mark.parametrize("name", first_fast(list(FILES), 3))
 def test_environments_show_and_keep_nothing_of_a_file(training: Training, private: Path, name: str) -> None:
     api = training.client
     config = {**training.form, "--model_type": "lora", "--lora_type": "lycoris", "--lycoris_config": f"files/{name}"}

@@ -183,12 +183,12 @@ def send_everything(training: Training, failures: Failures, share: int) -> None:
 
 FAST = {
     send_options: 128,
-    send_plain_options: 32,
+    send_plain_options: 96,
     send_adapters: 24,
     send_datasets: 128,
-    send_addresses: 400,
-    send_bodies: 32,
-    send_everything: 8,
+    send_addresses: 1600,
+    send_bodies: 96,
+    send_everything: 24,
 }
 """Fast tests send each place one value in so many; between them the places get every value."""
 WHOLE = {send_options: 1, send_plain_options: 1, send_adapters: 2, send_datasets: 4, send_addresses: 8, send_bodies: 1, send_everything: 1}

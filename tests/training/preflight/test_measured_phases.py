@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, Qwen3Model, T5EncoderModel, UMT5EncoderM
 
 from tests.helpers.live_bytes import LiveBytes, tensors_of
 from tests.helpers.models import options_with
-from tests.helpers.params import first_fast
+from tests.helpers.params import first_fast, first_rows_fast
 from trainer_engine.adapters.build import make_trainable
 from trainer_engine.config.datasets.sizes import caption_bytes
 from trainer_engine.config.families import specs
@@ -131,18 +131,18 @@ def test_the_estimate_is_what_reading_captions_holds(name: str, place: Path) -> 
 
 
 ENCODED = [
-    ("sd1x", 1, 1),
     ("sd1x", 1, 3),
     ("flux2", 1, 2),
-    ("wan", 1, 1),
     ("wan", 9, 1),
+    ("sd1x", 1, 1),
+    ("wan", 1, 1),
     ("wan", 17, 1),
     ("qwen_image_21", 1, 2),
     ("sana", 1, 2),
 ]
 
 
-@pytest.mark.parametrize(("name", "frames", "count"), ENCODED)
+@pytest.mark.parametrize(("name", "frames", "count"), first_rows_fast(ENCODED, 3))
 def test_the_estimate_is_what_the_autoencoder_holds(name: str, frames: int, count: int, place: Path) -> None:
     family, run = known(place, name)
     pixels = torch.rand(count, 3, *([frames] if frames > 1 else []), EDGE, EDGE)

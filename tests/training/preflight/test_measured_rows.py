@@ -11,7 +11,7 @@ import pytest
 from tests.bench.published import NETWORKS
 from tests.helpers.family_folders import assert_all_state
 from tests.helpers.measured_steps import EDGE, make_wide, measured_and_estimated, measured_options
-from tests.helpers.params import often
+from tests.helpers.params import OFTEN, first_fast
 from tests.helpers.pictures import generate_images
 from trainer_engine.config.families import specs
 from training.preflight.memory_table import OFFLOADS, TYPES, training_rows
@@ -66,7 +66,7 @@ def test_every_type_and_offload_of_the_table_is_measured() -> None:
     assert {family for family, _, values in ALL if values["model_type"] == "full"} == set(specs())
 
 
-@pytest.mark.parametrize("cell", often(FIRST, lambda cell: cell[0]), ids=title)
+@pytest.mark.parametrize("cell", first_fast(sorted(FIRST, key=lambda cell: cell[0] not in OFTEN), 2), ids=title)
 def test_the_estimate_of_an_adapter_is_what_a_step_holds(cell: Cell, place: Path) -> None:
     check(place, cell)
 

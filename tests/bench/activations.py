@@ -36,8 +36,7 @@ from training.preflight.step import step_memory
 
 CPU = torch.device("cpu")
 SMALL_EDGE = 512
-FAMILIES = tuple(name for name, network in NETWORKS.items() if network.reads_masks or not network.reads_numbers)
-"""Those whose networks compute without the numbers of their inputs."""
+FAMILIES = tuple(NETWORKS)
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "activations.md"
 COMMAND = "python -m tests.bench.activations > docs/activations.md"
 INTRODUCTION = f"""# Activations at real size
@@ -50,6 +49,7 @@ GPU. With `--estimates` it keeps what was measured, and estimates again.
   *most* is the largest moment of both passes, with the gradients of the trained weights. The estimate is of that moment.
 - One image, prompts as long as the family takes, bfloat16 and `adamw_bf16`. Adapters of rank 16 on the family's default layers.
 - *Dropout* is `lora_dropout=0.1`, the default. Each adapted layer then keeps the inputs that its dropout left, and which these are.
+- Experts of a network have the same number of tokens each.
 
 | family | weights | pixels | trained | gradient checkpointing | kept, GiB | most, GiB | estimated, GiB | estimated beside measured |
 |---|---|---|---|---|---|---|---|---|

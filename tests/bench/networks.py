@@ -71,9 +71,7 @@ class Network:
     padded_to: int | None = None
     """The multiple that prompts are padded to, if the sequence is as long as the caption; None if it is as long as the longest one."""
     reads_numbers: bool = False
-    """Whether a pass reads numbers of its inputs, which tensors without memory have none of."""
-    reads_masks: bool = False
-    """Whether these numbers follow from masks alone."""
+    """Whether a pass reads numbers of its inputs, which tensors without memory have none of: of masks, or which expert a token is for."""
     waits_for: frozenset[str] = frozenset()
     """Operators of its pass in diffusers that wait for the device or copy numbers to it: ``READS_A_NUMBER`` and those beside it."""
     has_autocast: bool = False

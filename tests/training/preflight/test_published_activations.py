@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from tests.bench.activations import FAMILIES, INTRODUCTION, PAGE, Case, cases, estimated, measured, row, rows_on
-from tests.bench.networks import Network
-from tests.bench.published import NETWORKS
 from tests.bench.real_indices import RealIndices, real_masks
 from trainer_engine.config.families import specs
 from training.preflight.memory_table import GIB, images_of, table_options
@@ -56,11 +55,26 @@ def test_a_network_of_known_shapes_is_not_modelled_from_its_number_of_weights() 
     assert modelled.activations > 5 * known.activations
 
 
-def test_every_network_that_needs_no_numbers_is_measured() -> None:
-    assert {case.family for case in MEASURED} == set(FAMILIES)
-    unread = {name for name, network in NETWORKS.items() if network.reads_numbers and not network.reads_masks}
-    assert set(NETWORKS) - set(FAMILIES) == unread
-    assert all(isinstance(network, Network) for network in NETWORKS.values())
+def test_every_network_is_measured() -> None:
+    assert {case.family for case in MEASURED} == set(FAMILIES) == set(specs())
+
+
+def test_experts_have_as_many_tokens_each_when_blocks_are_computed_again_too() -> None:
+    chosen: list[list[int]] = []
+
+    def block(tokens: Tensor) -> Tensor:
+        _, experts = torch.topk(tokens, k=2, dim=-1)
+        repeated, flat = tokens.repeat_interleave(2, dim=0), experts.view(-1)
+        chosen.append([len(repeated[flat == expert]) for expert in range(4)])
+        found = torch.empty_like(repeated)
+        for expert in range(4):
+            found[flat == expert] = repeated[flat == expert] ** 2
+        return found
+
+    with FakeTensorMode(allow_non_fake_inputs=True), RealIndices():
+        tokens = torch.empty(6, 4, requires_grad=True)
+        checkpoint(block, tokens, use_reentrant=False).sum().backward()
+    assert chosen == [[3] * 4] * 2 and tokens.grad is not None and tokens.grad.shape == (6, 4)
 
 
 def test_what_follows_from_real_masks_is_real_and_takes_the_places_of_masks_in_fake_tensors() -> None:

@@ -67,7 +67,7 @@ NETWORK = Network(
     text=lambda architecture: {
         "embeds": (TOKENS, architecture["caption_channels"][0]),
         "llama": (len(set(architecture["llama_layers"])), TOKENS, architecture["caption_channels"][1]),
-        "pooled": (architecture["text_emb_dim"],),
+        "pooled": (architecture.get("text_emb_dim", 2048),),
     },
     call=call_hidream,
     reads_numbers=True,

@@ -49,7 +49,6 @@ NETWORK = Network(
     call=call_lumina2,
     is_ragged=True,
     reads_numbers=True,
-    reads_masks=True,
     padded_to=1,
     waits_for=frozenset({COPIES_A_NUMBER}),  # a number that it makes in Python
 )

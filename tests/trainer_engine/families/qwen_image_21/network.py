@@ -64,7 +64,6 @@ NETWORK = Network(
     call=call_qwen_image_21,
     is_ragged=True,
     reads_numbers=True,
-    reads_masks=True,
     padded_to=1,
     waits_for=frozenset({READS_A_NUMBER, COPIES_A_NUMBER, COUNTS_A_MASK}),  # the places of images in a sequence
 )

@@ -57,6 +57,16 @@ def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
+def unmap_weights(module: nn.Module) -> None:
+    """Give weights that lie in a mapped file memory of their own.
+
+    Kernels of a CPU add in another order where a matrix begins at another address, and those in a file begin behind its header: without
+    this, the last bit of a step depends on which file the weights were read from, that of the base model or that of a checkpoint.
+    """
+    for tensor in module.state_dict(keep_vars=True).values():
+        tensor.data = tensor.data.clone()
+
+
 def free_device_memory(device: torch.device) -> None:
     """Hand cached blocks of the allocator back after weights have gone."""
     if device.type == "cuda":

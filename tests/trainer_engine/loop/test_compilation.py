@@ -84,11 +84,13 @@ def test_traced_networks_equal_eager_ones(tmp_path: Path, name: str, regional: b
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("kind", [{}, LORA], ids=["full", "lora"])
 def test_the_inductor_computes_what_the_eager_network_computes(name: str, kind: dict[str, Any]) -> None:
+    """Where it also rounds as the network does: it leaves out what Kandinsky rounds to bfloat16 on the way."""
     family = tiny(name, dynamo_backend="inductor", **REGIONAL, **kind)
     trainable, inputs = trainable_of(family), step_inputs(family)
     wanted = one_pass(family, trainable, inputs=inputs)
     network = compile_network(trainable.network, family.options.distributed, family.spec)
-    assert one_pass(family, trainable, network, inputs).is_close_to(wanted, rtol=1e-3, atol=1e-5)
+    with torch._inductor.config.patch(emulate_precision_casts=True):
+        assert one_pass(family, trainable, network, inputs).is_close_to(wanted, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

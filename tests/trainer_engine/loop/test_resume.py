@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from tests.helpers.models import tiny_model
 from tests.helpers.params import first_fast
 from tests.helpers.pictures import generate_images
 from tests.helpers.resuming import assert_same_checkpoints
@@ -119,6 +121,29 @@ def test_every_optimizer_schedule_and_adapter_resumes_exactly(tmp_path: Path, op
 )
 def test_other_ways_to_train_resume_exactly_too(tmp_path: Path, options: dict[str, Any]) -> None:
     assert_same_checkpoints(straight(tmp_path, **options), interrupted(tmp_path, 3, **options))
+
+
+def newest_weights(run: HereRun) -> Path:
+    return list_checkpoints(run.output_dir)[0].path / "transformer/diffusion_pytorch_model.safetensors"
+
+
+def place_in_mapping(file: Path) -> int:
+    """Where the first matrix of a safetensors file begins, beside the lines of memory that a kernel reads at once."""
+    return (8 + int.from_bytes(file.read_bytes()[:8], "little")) % 64
+
+
+def test_a_run_from_weights_that_another_program_wrote_resumes_exactly(tmp_path: Path) -> None:
+    """Their header has another length than that of a checkpoint, so that every matrix begins elsewhere when the file is mapped."""
+    model = shutil.copytree(tiny_model("kandinsky5_image"), tmp_path / "model")
+    file = model / "transformer/diffusion_pytorch_model.safetensors"
+    for length in range(0, 64, 8):
+        save_file(load_file(file), file, metadata={"format": "pt", "written by": "x" * length})
+        if place_in_mapping(file) == 0:
+            break
+    options = {"model_family": "kandinsky5_image", "model": str(model)}
+    whole, resumed = straight(tmp_path, **options), interrupted(tmp_path, 3, **options)
+    assert place_in_mapping(newest_weights(resumed)) != place_in_mapping(file) == 0
+    assert_same_checkpoints(whole, resumed)
 
 
 def test_reading_ahead_may_be_turned_on_in_between(tmp_path: Path) -> None:

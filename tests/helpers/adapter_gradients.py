@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tests.helpers.models import fixed
 from trainer_engine.adapters.base import Trainable
+from trainer_engine.families.modules import unmap_weights
 
 LORA = {"model_type": "lora", "lora_rank": 3, "lora_alpha": 6, "lora_dropout": 0}
 SCALE = 2
@@ -22,6 +23,7 @@ def placed_beside(trainable: Trainable, theirs: nn.Module) -> dict[str, Tensor]:
     Returns the copies, by the names of the parameters. They alone have gradients in ``theirs``.
     """
     theirs.requires_grad_(False)
+    unmap_weights(theirs)
     copies: dict[str, Tensor] = {}
     for number, (name, parameter) in enumerate(trainable.named_parameters):
         with torch.no_grad():

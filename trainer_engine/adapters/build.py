@@ -23,6 +23,7 @@ from trainer_engine.contract.errors import CheckpointUnusable, InvalidOptions, P
 from trainer_engine.contract.files import read_small_json
 from trainer_engine.families.base import Family
 from trainer_engine.families.common.controlnet import write_controlnet
+from trainer_engine.families.modules import unmap_weights
 from trainer_engine.runtime.seeds import derived_seed
 from trainer_engine.weights.quantization import is_quantised
 
@@ -33,10 +34,17 @@ def make_trainable(family: Family, checkpoint: Path | None) -> Trainable:
     Raises ModelUnavailable, InvalidOptions, CheckpointUnusable.
     """
     is_full = family.options.model.model_type == "full"
-    trainable = Full(family, family.load_network(checkpoint)) if is_full else _load_adapter(family, checkpoint)
+    trainable = Full(family, _load_network(family, checkpoint)) if is_full else _load_adapter(family, checkpoint)
     for parameter in family.unread_parameters(trainable.network):
         parameter.requires_grad_(False)
     return trainable
+
+
+def _load_network(family: Family, checkpoint: Path | None = None) -> nn.Module:
+    network = family.load_network(checkpoint)
+    if family.devices.device.type == "cpu":
+        unmap_weights(network)
+    return network
 
 
 def _load_adapter(family: Family, checkpoint: Path | None) -> AddedAdapter:
@@ -56,7 +64,7 @@ def _load_adapter(family: Family, checkpoint: Path | None) -> AddedAdapter:
 def _make_adapter(family: Family) -> AddedAdapter:
     """On the frozen base, which is quantised by now: an adapter under quantised layers would get no gradients."""
     options, device = family.options, family.devices.device
-    network = family.load_network().requires_grad_(False)
+    network = _load_network(family).requires_grad_(False)
     facts = {
         "model_family": family.spec.name,
         "model_flavour": options.model.model_flavour or family.spec.default_flavour,

@@ -31,7 +31,7 @@ from trainer_engine.datasets.hashes import FileHashes
 from trainer_engine.families.common.computation import prepare_network
 from trainer_engine.families.generation import GenerationRequest, SamplerStep
 from trainer_engine.families.inputs import Conditions, PromptBatch, PromptEmbedding, SampleFacts, StepInputs
-from trainer_engine.families.modules import DiffusersNetwork, cast_weights, join, split, unmap_weights
+from trainer_engine.families.modules import DiffusersNetwork, cast_weights, join, split
 from trainer_engine.media import Picture
 from trainer_engine.memory.placement import encoder_groups, held_back, stream_weights, streamed_groups
 from trainer_engine.memory.recompute import enable_checkpointing
@@ -220,8 +220,6 @@ class Family(ABC):
             module.register_to_config(_name_or_path=self.parts.base.name)
         if module.dtype != dtype:
             cast_weights(module, dtype)
-        elif self.devices.device.type == "cpu":
-            unmap_weights(module)
         precision = "no_change" if is_exact else self.options.precision.base_model_precision
         groups = [] if is_text else streamed_groups(module, self.options.memory)
         with held_back(module, groups):

@@ -58,13 +58,14 @@ def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def unmap_weights(module: nn.Module) -> None:
-    """Give weights that lie in a mapped file memory of their own.
+    """Give weights on the host that lie in a mapped file memory of their own. Quantised ones have it.
 
     Kernels of a CPU add in another order where a matrix begins at another address, and those in a file begin behind its header: without
     this, the last bit of a step depends on which file the weights were read from, that of the base model or that of a checkpoint.
     """
     for tensor in module.state_dict(keep_vars=True).values():
-        tensor.data = tensor.data.clone()
+        if tensor.device.type == "cpu" and type(tensor.data) is torch.Tensor:
+            tensor.data = tensor.data.clone()
 
 
 def free_device_memory(device: torch.device) -> None:

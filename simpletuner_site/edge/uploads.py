@@ -97,13 +97,14 @@ class FormRequest(ASGIRequest):
 
     @property
     def has_form(self) -> bool:
-        """Whether a form with files was read, or begun."""
+        """Whether files of a form may be left."""
         return bool(self._upload_handlers)
 
     def close(self) -> None:
-        """Remove every file of the form."""
+        """Remove every file of the form. Afterwards there is no form."""
         super().close()
-        for handler in self._upload_handlers:
+        handlers, self._upload_handlers = self._upload_handlers, []
+        for handler in handlers:
             handler.upload_interrupted()
 
 

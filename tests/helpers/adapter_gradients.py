@@ -12,9 +12,9 @@ from tests.helpers.models import fixed
 from trainer_engine.adapters.base import Trainable
 from trainer_engine.families.modules import unmap_weights
 
-LORA = {"model_type": "lora", "lora_rank": 3, "lora_alpha": 6, "lora_dropout": 0}
-SCALE = 2
-"""Alpha over rank."""
+RANK, SCALE = 3, 2
+"""The rank of ``LORA``, and its alpha over the rank."""
+LORA = {"model_type": "lora", "lora_rank": RANK, "lora_alpha": SCALE * RANK, "lora_dropout": 0}
 
 
 def placed_beside(trainable: Trainable, theirs: nn.Module) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.bench import published
 from tests.bench.network_loops import Setting, bare_loss, make_batch, make_family
 from tests.bench.networks import Network, make_network
-from tests.helpers.adapter_gradients import LORA, SCALE, assert_adapter_is_its_definition
+from tests.helpers.adapter_gradients import RANK, SCALE, assert_adapter_is_its_definition
 from tests.helpers.models import fixed
 from tests.helpers.params import often
 from trainer_engine.adapters.build import make_trainable
@@ -35,8 +35,7 @@ def fill_zeros(theirs: nn.Module, ours: nn.Module) -> None:
 @pytest.mark.parametrize("network", often(published.NETWORKS.values(), lambda network: network.family), ids=lambda network: network.family)
 def test_an_adapter_has_the_loss_and_gradients_of_its_definition(network: Network) -> None:
     """The network alone is diffusers', called as its pipeline calls it (``Network.call``)."""
-    rank = LORA["lora_rank"]
-    setting = Setting(device=CPU, model_type="lora", latent_edge=16, batch_size=2, lora_rank=rank, lora_alpha=SCALE * rank)
+    setting = Setting(device=CPU, model_type="lora", latent_edge=16, batch_size=2, lora_rank=RANK, lora_alpha=SCALE * RANK)
     architecture = {**network.architecture, **network.narrow, **network.shallow}
     family, batch = make_family(network, architecture, setting), make_batch(network, architecture, setting, 0)
     trainable, theirs = make_trainable(family, None), make_network(network, architecture, CPU, torch.float32)

@@ -160,12 +160,15 @@ def router_of(family: Family, network: nn.Module, *chosen: Route) -> TokenRouter
     return TokenRouter(network, family.spec.routing, chosen)
 
 
+OFTEN_CASES = often(CASES, lambda name: name.split()[0])
+
+
 def gradients(network: nn.Module) -> list[Tensor | None]:
     return [parameter.grad for parameter in network.parameters()]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", often(CASES, lambda name: name.split()[0]))
+@pytest.mark.parametrize("name", OFTEN_CASES)
 def test_loss_and_gradients_equal_those_of_tokens_taken_out_once(name: str, checkpointing: bool) -> None:
     case = CASES[name]
     family = case.family(gradient_checkpointing=checkpointing)
@@ -190,7 +193,7 @@ def test_loss_and_gradients_equal_those_of_tokens_taken_out_once(name: str, chec
     assert abs(unrouted.item() - loss.item()) > 1e-6, "routing changed nothing"
 
 
-@pytest.mark.parametrize("name", often(CASES, lambda name: name.split()[0]))
+@pytest.mark.parametrize("name", OFTEN_CASES)
 def test_a_ratio_of_zero_and_a_network_outside_training_are_the_plain_network_bit_for_bit(name: str) -> None:
     case = CASES[name]
     family = case.family(gradient_checkpointing=False)

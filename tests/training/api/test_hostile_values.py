@@ -76,7 +76,7 @@ def complete(training: Training) -> dict[str, str]:
     return {name.lstrip("-"): json.dumps(value) for name, value in training.form.items() if not name.startswith("__")}
 
 
-def spread(places: list[str], share: int) -> Iterator[tuple[str, str]]:
+def spread(places: Sequence[Place], share: int) -> Iterator[tuple[Place, str]]:
     """(place, JSON value): every place with one value in ``share``, at most as many as there are places, so that each is sent somewhere."""
     values, share = as_json(), min(share, len(places))
     for number, place in enumerate(places):
@@ -98,10 +98,10 @@ def send_plain_options(training: Training, failures: Failures, share: int) -> No
     """Numbers, switches and choices: the parser looks at each of them, whatever else is wrong."""
     form = complete(training)
     plain = [name for name in OPTIONS if name not in DEEP]
-    for start in range(0, len(plain), TOGETHER):
-        for value in as_json()[start // TOGETHER % share :: share]:
-            changed = document({**form, **dict.fromkeys(plain[start : start + TOGETHER], value)})
-            failures.call("POST", "/api/training/validate", changed, name=f"validate {plain[start]}...")
+    groups = [plain[start : start + TOGETHER] for start in range(0, len(plain), TOGETHER)]
+    for group, value in spread(groups, share):
+        changed = document({**form, **dict.fromkeys(group, value)})
+        failures.call("POST", "/api/training/validate", changed, name=f"validate {group[0]}...")
 
 
 def send_adapters(training: Training, failures: Failures, share: int) -> None:
@@ -183,12 +183,12 @@ def send_everything(training: Training, failures: Failures, share: int) -> None:
 
 FAST = {
     send_options: 128,
-    send_plain_options: 96,
+    send_plain_options: 32,
     send_adapters: 24,
     send_datasets: 128,
-    send_addresses: 1600,
-    send_bodies: 96,
-    send_everything: 24,
+    send_addresses: 400,
+    send_bodies: 32,
+    send_everything: 8,
 }
 """Fast tests send each place one value in so many; between them the places get every value."""
 WHOLE = {send_options: 1, send_plain_options: 1, send_adapters: 2, send_datasets: 4, send_addresses: 8, send_bodies: 1, send_everything: 1}
